@@ -1,0 +1,47 @@
+# Two commands are all the set-up: `make demo` and `make test`. Both use ./.venv.
+
+PYTHON ?= python3
+HOME_DIR ?= skyfix-data
+PORT ?= 8000
+BIN := .venv/bin
+# The two FAISS wheels install the same folder: one of them per environment.
+EXTRA := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+STAMP := .venv/installed-$(EXTRA)
+TOWN := $(HOME_DIR)/demo-town
+WEIGHTS := model/weights/msae-demo.safetensors
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Skyfix needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --progress-bar on --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	touch $@
+
+$(TOWN)/poses.csv: | $(STAMP)
+	$(BIN)/skyfix-train synth $(TOWN) --seed 1 --panoramas 10
+
+$(HOME_DIR)/index/CURRENT: $(TOWN)/poses.csv $(WEIGHTS)
+	$(BIN)/skyfix ingest $(TOWN)/aerial.tif --name demo-town --home $(HOME_DIR)
+	$(BIN)/skyfix build --home $(HOME_DIR)
+
+demo: $(STAMP) $(HOME_DIR)/index/CURRENT
+	@echo
+	@echo "Open http://127.0.0.1:$(PORT)/ or, from another terminal:"
+	@echo "  curl -F panorama=@$(firstword $(sort $(wildcard $(TOWN)/panoramas/*.jpg)) $(TOWN)/panoramas/0.jpg) 'http://127.0.0.1:$(PORT)/localize?top_k=3'"
+	@echo "True places stand in $(TOWN)/poses.csv. Stop with Ctrl-C."
+	@echo
+	$(BIN)/skyfix serve --home $(HOME_DIR) --host 127.0.0.1 --port $(PORT)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2
+
+clean:
+	rm -rf .venv $(HOME_DIR) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,38 @@
+"""The multi-scale attention encoder's mask (MSAE), eq. 3 and fig. 4 of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+KERNELS = (3, 5, 7)  # p in eq. 3
+
+
+class MultiScaleAttention(nn.Module):
+    """Feature maps to one spatial mask.
+
+    The maps are concatenated along the channel at the features' resolution; a group of
+    convolutions for each kernel size 3, 5, 7 reads them (eq. 3, with bias c); 1x1 weighs and sums
+    the groups to one channel; the mask is upsampled to the features' size.
+
+    Left open by the paper and chosen here: a group is `group_channels` wide (256 would be 27 M
+    weights on VGG16's 1,280 channels); its stride 2 is what the upsampling undoes; ReLU between
+    the groups and the 1x1; a sigmoid, so that the mask is a share in 0..1.
+    """
+
+    def __init__(self, channels: int, group_channels: int = 32) -> None:
+        super().__init__()
+        self.groups = nn.ModuleList(
+            nn.Conv2d(channels, group_channels, p, stride=2, padding=p // 2) for p in KERNELS
+        )
+        self.weigh = nn.Conv2d(group_channels * len(KERNELS), 1, 1)
+
+    def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Maps (N, C_i, H_i, W_i) and the features' (H, W) to a mask (N, 1, H, W) in 0..1."""
+        joined = torch.cat([functional.adaptive_avg_pool2d(one, size) for one in maps], dim=1)
+        context = torch.cat([torch.relu(group(joined)) for group in self.groups], dim=1)
+        mask = torch.sigmoid(self.weigh(context))
+        return functional.interpolate(mask, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,119 @@
+"""Convolutional trunks as lists of feature maps, coarse last.
+
+A trunk returns its intermediate maps, which the multi-scale attention reads, followed by the
+features that it re-weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+log = logging.getLogger(__name__)
+
+# Names of the maps inside torchvision's models: the last is the re-weighted features.
+# VGG16: relu3_3, relu4_3, relu5_3 (256 + 512 + 512 = 1,280 channels), then pool5: with relu5_3
+# as features the fully connected layer alone would hold 170 M weights a branch.
+_TORCHVISION_MAPS = {
+    "vgg16": ("features.15", "features.22", "features.29", "features.30"),
+    "resnet18": ("layer2", "layer3", "layer4", "layer4"),
+    "resnet50": ("layer2", "layer3", "layer4", "layer4"),
+    "convnext_tiny": ("features.3", "features.5", "features.7", "features.7"),
+    "convnext_small": ("features.3", "features.5", "features.7", "features.7"),
+    "convnext_base": ("features.3", "features.5", "features.7", "features.7"),
+}
+TRUNKS = ("small", *_TORCHVISION_MAPS)
+# Group norm, not batch norm: a descriptor must not depend on the others of its batch, so that
+# accumulated, distributed and single-process training see the same gradients.
+NORM_GROUPS = 8
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.first_norm = nn.GroupNorm(NORM_GROUPS, channels)
+        self.second = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.second_norm = nn.GroupNorm(NORM_GROUPS, channels)
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.skip = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.first_norm(self.first(x)))
+        hidden = self.second_norm(self.second(hidden))
+        return torch.relu(hidden + self.skip(x))
+
+
+class SmallTrunk(nn.Module):
+    """Plain residual convolutions, stride 16: 2.7 M weights, fast on a CPU.
+
+    For (N, 3, S, S): maps of 64 at S/4, 128 at S/8, 256 at S/16, then `neck` channels at S/16.
+    """
+
+    def __init__(self, neck: int = 32) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 4, 4, bias=False), nn.GroupNorm(NORM_GROUPS, 64), nn.ReLU(inplace=True)
+        )
+        self.quarter = _Residual(64, 64, 1)
+        self.eighth = nn.Sequential(_Residual(64, 128, 2), _Residual(128, 128, 1))
+        self.sixteenth = nn.Sequential(_Residual(128, 256, 2), _Residual(256, 256, 1))
+        self.neck = nn.Sequential(nn.Conv2d(256, neck, 1), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        quarter = self.quarter(self.stem(x))
+        eighth = self.eighth(quarter)
+        sixteenth = self.sixteenth(eighth)
+        return [quarter, eighth, sixteenth, self.neck(sixteenth)]
+
+
+class TorchvisionTrunk(nn.Module):
+    """A torchvision classifier without its head, cut at the maps in `_TORCHVISION_MAPS`."""
+
+    def __init__(self, name: str, *, pretrained: bool) -> None:
+        super().__init__()
+        self._names = _TORCHVISION_MAPS[name]
+        whole = _torchvision_model(name, pretrained=pretrained)
+        self.body = create_feature_extractor(whole, list(dict.fromkeys(self._names)))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.body(x)
+        return [maps[name] for name in self._names]
+
+
+def _torchvision_model(name: str, *, pretrained: bool) -> nn.Module:
+    build = getattr(torchvision.models, name)
+    if pretrained:
+        try:
+            return build(weights="IMAGENET1K_V1")  # type: ignore[no-any-return]
+        except OSError as error:  # URLError and HTTPError are OSErrors: the hub is out of reach
+            log.warning("ImageNet weights of %s are out of reach: random ones (%s)", name, error)
+    return build(weights=None)  # type: ignore[no-any-return]
+
+
+def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Module:
+    """A trunk by name, one of `TRUNKS`; `neck` is the small trunk's last width.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "small":
+        return SmallTrunk(neck)
+    if name in _TORCHVISION_MAPS:
+        return TorchvisionTrunk(name, pretrained=pretrained)
+    raise ValueError(f"trunk {name!r} is unknown; known: {', '.join(TRUNKS)}")
+
+
+def map_shapes(trunk: nn.Module, input_size: int) -> Sequence[torch.Size]:
+    """(C, H, W) of each map for one square input, found by running the trunk once."""
+    training = trunk.training
+    with torch.no_grad():
+        maps = trunk.eval()(torch.zeros(1, 3, input_size, input_size))
+    trunk.train(training)
+    return [one.shape[1:] for one in maps]

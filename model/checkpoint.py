@@ -1,0 +1,152 @@
+"""Checkpoints: safetensors whose header holds the whole configuration. No pickle anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from model.errors import SkyfixError
+from model.network import NetworkConfig, SiameseNetwork
+from model.panorama import Band
+from model.preprocessing import Preprocessing
+
+FORMAT = "skyfix-checkpoint-1"
+
+
+class CheckpointError(SkyfixError):
+    """The file is not a usable checkpoint."""
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write atomically: a killed or failing write leaves the previous file as it was."""
+    plain = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(save(plain, metadata=header))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything that turns images into descriptors, but for the weights.
+
+    `aerial_footprint_m` is the ground width in metres that the aerial branch was trained on.
+    """
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    aerial_footprint_m: float = 64.0
+
+    def build(self, *, pretrained: bool = False) -> SiameseNetwork:
+        """The network with fresh weights."""
+        return SiameseNetwork(self.network, self.preprocessing.input_size, pretrained=pretrained)
+
+    def to_json(self) -> str:
+        """Canonical JSON: the same configuration gives the same text."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
+        """The inverse of `asdict`, from JSON's lists.
+
+        Raises:
+            TypeError, KeyError: a field is missing or unknown.
+        """
+        preprocessing = dict(values["preprocessing"])
+        for name in ("strip_size", "mean", "std"):
+            preprocessing[name] = tuple(preprocessing[name])
+        band = preprocessing["band"]
+        preprocessing["band"] = None if band is None else Band(*band)
+        return cls(
+            NetworkConfig(**values["network"]),
+            Preprocessing(**preprocessing),
+            float(values["aerial_footprint_m"]),
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A configuration, its weights by name, and how they came about (recipe, data, results)."""
+
+    config: EncoderConfig
+    tensors: Mapping[str, Tensor]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over configuration and weights, hexadecimal; provenance does not count."""
+        digest = hashlib.sha256(self.config.to_json().encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name].detach().cpu().contiguous()
+            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def network(self) -> SiameseNetwork:
+        """The network with these weights in float32, ready to infer.
+
+        Raises:
+            CheckpointError: the weights do not fit the configuration.
+        """
+        network = self.config.build()
+        floats = {k: v.float() if v.is_floating_point() else v for k, v in self.tensors.items()}
+        try:
+            network.load_state_dict(floats)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"the checkpoint's weights do not fit its configuration: {error}"
+            ) from error
+        return network.eval()
+
+    def save(self, path: Path) -> None:
+        """Write atomically; see `write_safetensors`."""
+        header = {
+            "format": FORMAT,
+            "config": self.config.to_json(),
+            "provenance": json.dumps(self.provenance, sort_keys=True),
+        }
+        write_safetensors(path, self.tensors, header)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            CheckpointError: missing, truncated, not safetensors, or not one of ours.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint at {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        if header.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path} is no Skyfix checkpoint: its header states format "
+                f"{header.get('format')!r}, expected {FORMAT!r}"
+            )
+        try:
+            config = EncoderConfig.from_dict(json.loads(header["config"]))
+            provenance = json.loads(header.get("provenance", "{}"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} states a broken configuration: {error!r}") from error
+        return cls(config, tensors, provenance)

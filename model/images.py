@@ -1,0 +1,97 @@
+"""Encoded image bytes to uint8 RGB arrays, within stated bounds.
+
+Knows nothing of panoramas, tiles or the network. Training and serving both decode here: another
+decoder changes the descriptors.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from model.errors import SkyfixError
+
+Rgb = NDArray[np.uint8]
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 16_384 * 8_192  # the largest panorama cameras write: 134 megapixels
+MIN_SIDE = 16  # nothing smaller shows a street
+
+
+class ImageError(SkyfixError):
+    """The bytes are not an image that can be used."""
+
+
+def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image's header, checked: no pixel has been decoded yet.
+
+    Raises:
+        ImageError: empty, not JPEG/PNG/WebP, or its stated size is out of bounds.
+    """
+    if not data:
+        raise ImageError("the image is empty (0 bytes): send a JPEG, PNG or WebP file")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 megapixels; the bound below is ours and explicit.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"the image exceeds the limit of {max_pixels} pixels: {error}") from error
+    except Exception as error:  # Pillow's parsers raise whatever hostile bytes provoke
+        raise ImageError(
+            f"not a readable {', '.join(FORMATS)} image ({len(data)} bytes): {error}"
+        ) from error
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"the image is {width}x{height} = {width * height} pixels; the limit is {max_pixels}"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"the image is {width}x{height}; each side needs {MIN_SIDE} pixels")
+    return image
+
+
+def decode_image(
+    data: bytes, *, min_size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> Rgb:
+    """Decode to RGB, upright.
+
+    Args:
+        data: a JPEG, PNG or WebP file; the first frame of an animation is used.
+        min_size: (height, width) that suffices: a JPEG larger than that is decoded at the
+            smallest of the scales 1/2, 1/4, 1/8 that keeps both sides at least so large.
+        max_pixels: refuse images whose header states more, before decoding a pixel.
+
+    Returns:
+        uint8 (H, W, 3). EXIF orientation is applied; transparency is laid on black.
+
+    Raises:
+        ImageError: see `open_image`; also truncated or corrupt pixel data.
+    """
+    image = open_image(data, max_pixels=max_pixels)
+    if min_size is not None and image.format == "JPEG":
+        image.draft(None, (min_size[1], min_size[0]))
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        return np.asarray(_to_rgb(upright), dtype=np.uint8)
+    except Exception as error:  # see open_image
+        raise ImageError(f"the image is damaged and cannot be decoded: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow clips 16-bit values at 255 on conversion; keep the high byte instead.
+        return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
+    if "A" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        canvas = Image.new("RGBA", layered.size, (0, 0, 0, 255))
+        canvas.alpha_composite(layered)
+        return canvas.convert("RGB")
+    return image.convert("RGB")

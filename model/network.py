@@ -1,0 +1,80 @@
+"""The Siamese network: two branches that share no weights, each from a square image to a unit
+descriptor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.attention import MultiScaleAttention
+from model.backbones import build_trunk, map_shapes
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network.
+
+    Attributes:
+        trunk: one of `backbones.TRUNKS`.
+        neck: channels of the small trunk's last map.
+        attention: False builds the plain encoder (the paper's ablation "w/o MSAE").
+        group_channels: width of each of the attention's three kernel groups.
+        dimension: length of a descriptor, D.
+    """
+
+    trunk: str = "small"
+    neck: int = 32
+    attention: bool = True
+    group_channels: int = 16
+    dimension: int = 256
+
+
+class Branch(nn.Module):
+    """Trunk, multi-scale attention, one fully connected layer, L2 norm (fig. 2 and 4)."""
+
+    def __init__(self, config: NetworkConfig, input_size: int, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.trunk = build_trunk(config.trunk, pretrained=pretrained, neck=config.neck)
+        *maps, features = map_shapes(self.trunk, input_size)
+        self.attention: MultiScaleAttention | None = None
+        if config.attention:
+            self.attention = MultiScaleAttention(sum(one[0] for one in maps), config.group_channels)
+        self.head = nn.Linear(features.numel(), config.dimension)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, S, S) to descriptors (N, D) of length 1."""
+        *maps, features = self.trunk(images)
+        mask = None
+        if self.attention is not None:
+            mask = self.attention(maps, features.shape[-2:])
+        return self.describe(features, mask)
+
+    def describe(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Features (N, C, H, W), re-weighted by a mask (N, 1, H, W) if any, to (N, D)."""
+        if mask is not None:
+            features = features * mask
+        # In float32 whatever autocast does before: the loss reads small differences of distances.
+        return functional.normalize(self.head(features.flatten(1)).float(), dim=1)
+
+    def attention_mask(self, images: Tensor) -> Tensor | None:
+        """The mask (N, 1, H, W) for normalised images; None for the plain encoder."""
+        *maps, features = self.trunk(images)
+        if self.attention is None:
+            return None
+        mask: Tensor = self.attention(maps, features.shape[-2:])
+        return mask
+
+
+class SiameseNetwork(nn.Module):
+    """A street branch and an aerial branch of the same shape, without shared weights."""
+
+    def __init__(self, config: NetworkConfig, input_size: int, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.street = Branch(config, input_size, pretrained=pretrained)
+        self.aerial = Branch(config, input_size, pretrained=pretrained)
+
+    def forward(self, street: Tensor, aerial: Tensor) -> tuple[Tensor, Tensor]:
+        """Two normalised batches (N, 3, S, S) to their descriptors, each (N, D)."""
+        return self.street(street), self.aerial(aerial)

@@ -1,0 +1,122 @@
+"""From decoded images to what the network reads: one definition, stored in the checkpoint.
+
+Training and serving call these same functions; a change here is a change of the encoder, so the
+fingerprint covers this configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from model.images import Rgb
+from model.panorama import Band, PanoramaGeometry, cut_band
+from model.polar import North, ground_plane_projection, inverse_polar_transform
+
+Projection = Literal["polar", "ground", "none"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# What the street and a tile both show; on towns it mattered more than anything else.
+DEFAULT_BAND = Band(15.0, -45.0)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How both views become square inputs.
+
+    Attributes:
+        input_size: side of both network inputs in pixels.
+        strip_size: (height, width) to which a panorama is resampled before the projection.
+        band: elevations the strip covers; None: the whole image, as in the paper.
+        projection: "polar" is the paper's IPT; "ground" a metric ground plane; "none" only
+            resizes the strip (the paper's ablation "w/o IPT").
+        ground_span_m, ground_camera_height_m: for "ground" only.
+        mean, std: of RGB in 0..1; the mean also fills what a panorama lacks.
+    """
+
+    input_size: int = 128
+    strip_size: tuple[int, int] = (96, 512)
+    band: Band | None = DEFAULT_BAND
+    projection: Projection = "polar"
+    ground_span_m: float = 64.0
+    ground_camera_height_m: float = 2.0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The uint8 RGB that stands for nothing seen."""
+        red, green, blue = (round(255.0 * value) for value in self.mean)
+        return red, green, blue
+
+    def sufficient_size(self, geometry: PanoramaGeometry) -> tuple[int, int] | None:
+        """(height, width) of a panorama beyond which the strip gains nothing.
+
+        None where the image's height in degrees is unknown before it is decoded.
+        """
+        height, width = self.strip_size
+        width = round(width * geometry.horizontal_fov_deg / 360.0)
+        if self.band is None:
+            return height, width
+        if geometry.vertical_fov_deg is None:
+            return None
+        degrees = self.band.top_deg - self.band.bottom_deg
+        return round(height * geometry.vertical_fov_deg / degrees), width
+
+    def strip(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
+        """uint8 (H, W, 3) panorama to uint8 (*strip_size, 3); see `panorama.cut_band`."""
+        return cut_band(image, geometry, self.band, self.strip_size, self.fill)
+
+    def tile(self, image: Rgb) -> Rgb:
+        """uint8 (H, W, 3) aerial tile to uint8 (input_size, input_size, 3), area-averaged."""
+        side = self.input_size
+        if image.shape[:2] == (side, side):
+            return image
+        return np.asarray(
+            Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        )
+
+    def project(self, strips: Tensor, north: North) -> Tensor:
+        """Strips in 0..1, (N, 3, *strip_size), to the street branch's view, (N, 3, S, S)."""
+        if self.projection == "polar":
+            return inverse_polar_transform(strips, self.input_size, north=north)
+        if self.projection == "ground":
+            if self.band is None:
+                raise ValueError("the ground plane needs a band: the elevations of the strip")
+            return ground_plane_projection(
+                strips,
+                self.input_size,
+                band=self.band,
+                span_m=self.ground_span_m,
+                camera_height_m=self.ground_camera_height_m,
+                north=north,
+            )
+        size = (self.input_size, self.input_size)
+        return functional.interpolate(_turned(strips, north), size, mode="area")
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) in 0..1 to zero mean and unit deviation per channel."""
+        mean = images.new_tensor(self.mean).view(3, 1, 1)
+        std = images.new_tensor(self.std).view(3, 1, 1)
+        return (images - mean) / std
+
+
+def to_tensor(images: Sequence[Rgb], device: torch.device | str = "cpu") -> Tensor:
+    """uint8 (H, W, 3) arrays of one size to float (N, 3, H, W) in 0..1."""
+    stacked = torch.from_numpy(np.stack(images)).to(device)
+    return stacked.permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def _turned(strips: Tensor, north: North) -> Tensor:
+    """Roll each strip by whole columns so that north is its centre column."""
+    width = strips.shape[-1]
+    turns = torch.as_tensor(north, dtype=torch.float64).expand(strips.shape[0])
+    shifts = ((0.5 - turns) * width).round().long().tolist()
+    return torch.stack([strip.roll(shift, -1) for strip, shift in zip(strips, shifts, strict=True)])
