@@ -1,0 +1,193 @@
+"""Retrieval metrics: descriptors and positions in, numbers out.
+
+A street's rank is the number of *other* aerials at most as far from it (L2) as the right one: ties,
+exact duplicates of the right aerial among them, count against the query, so that a collapsed
+embedding scores 0 at rank 1. Distances are made in blocks: memory does not grow with the gallery
+beyond the descriptors themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from model.errors import SkyfixError
+
+Array = Tensor | NDArray[np.generic]
+
+_BLOCK = 2048  # streets by aerials at a time: 32 MiB of float64 distances
+
+
+class EvaluationError(SkyfixError):
+    """Descriptors, truth or positions of which no metric can be made."""
+
+
+class NonFiniteError(EvaluationError):
+    """A NaN or an infinity: no comparison with it means anything, so no score is given."""
+
+
+def recall_depths(references: int) -> dict[str, int]:
+    """How many of N references a query may retrieve, by metric; "1%" is K = max(1, N // 100)."""
+    return {"1": 1, "5": 5, "10": 10, "1%": max(1, references // 100)}
+
+
+def recall_at(
+    street: Array, aerial: Array, truth: Array | None = None, *, progress: bool = False
+) -> dict[str, float]:
+    """Share of streets whose right aerial is among the first K: {"1", "5", "10", "1%"} in 0..1.
+
+    The K are those of `recall_depths(len(aerial))`; report them, and N, with the result. Where K
+    is not below N everything is retrieved and the recall is 1: it then says nothing.
+    Arguments and errors as for `ranks`.
+    """
+    rank = ranks(street, aerial, truth, progress=progress)
+    return {name: float((rank < k).mean()) for name, k in recall_depths(len(aerial)).items()}
+
+
+def ranks(
+    street: Array,
+    aerial: Array,
+    truth: Array | None = None,
+    *,
+    block: int = _BLOCK,
+    progress: bool = False,
+) -> NDArray[np.int64]:
+    """Rank of the right aerial for each street, 0 = first, int64 (Nq,); ties count against.
+
+    A matrix product rounds equal rows differently by their place in it. So distances are float64,
+    and each is lowered by the bound of its own rounding (about 1e-13 for unit rows): whatever ties
+    is found to tie, on every machine and for every block size.
+
+    Args:
+        street, aerial: (Nq, D), (N, D), tensors or arrays.
+        truth: (Nq,) index of the right aerial of each street; row i for street i by default.
+        progress: draw a bar on standard error.
+
+    Raises NonFiniteError on NaN or infinity, EvaluationError on shapes that do not fit.
+    """
+    street, aerial = _descriptors(street, aerial)
+    right = _truth(truth, len(street), len(aerial)).to(aerial.device)
+    at_most_as_far = torch.zeros(len(street), dtype=torch.int64, device=street.device)
+    for rows in _blocks(len(street), block, progress):
+        own = _own_distances(street[rows], aerial[right[rows]])
+        for columns in _blocks(len(aerial), block):
+            distance, rounding = _distances(street[rows], aerial[columns])
+            at_most_as_far[rows] += (distance - rounding <= own[:, None]).sum(1)
+    result: NDArray[np.int64] = (at_most_as_far - 1).cpu().numpy()  # the right one itself
+    return result
+
+
+def nearest(
+    street: Array, aerial: Array, *, block: int = _BLOCK, progress: bool = False
+) -> NDArray[np.int64]:
+    """Index of the aerial nearest to each street, int64 (Nq,). Arguments and errors as `ranks`."""
+    street, aerial = _descriptors(street, aerial)
+    best = torch.full((len(street),), torch.inf, dtype=torch.float64, device=street.device)
+    index = torch.zeros(len(street), dtype=torch.int64, device=street.device)
+    for rows in _blocks(len(street), block, progress):
+        for columns in _blocks(len(aerial), block):
+            least, at = _distances(street[rows], aerial[columns])[0].min(1)
+            closer = least < best[rows]
+            best[rows] = torch.where(closer, least, best[rows])
+            index[rows] = torch.where(closer, at + columns.start, index[rows])
+    result: NDArray[np.int64] = index.cpu().numpy()
+    return result
+
+
+def recall_within(
+    found: Array, true: Array, radii_m: Sequence[float] = (10, 25, 50)
+) -> dict[str, float]:
+    """Share of queries placed at most so many metres off, and the median error in metres.
+
+    found, true: in metres, (Nq, 2) east and north on one plane or (Nq, 3) earth-centred.
+    Returns {"10 m": share, ..., "median_m": metres}. Raises EvaluationError.
+    """
+    found, true = (_tensor(name, x) for name, x in (("found", found), ("true", true)))
+    if found.shape != true.shape or found.shape[1] not in (2, 3):
+        raise EvaluationError(
+            f"positions are {tuple(found.shape)} and {tuple(true.shape)}: "
+            "expected (Nq, 2) or (Nq, 3), both the same"
+        )
+    error_m = (found.double() - true.double()).square().sum(1).sqrt().cpu().numpy()
+    within = {f"{radius:g} m": float((error_m <= radius).mean()) for radius in radii_m}
+    return within | {"median_m": float(np.median(error_m))}
+
+
+def _distances(street: Tensor, aerial: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared L2 in float64, (n, D), (m, D) -> (n, m), and a bound of its rounding error.
+
+    The bound: a sum of D + 3 roundings of 2^-53 each, of terms of at most
+    (|s| + |a|)^2 <= 2 (|s|^2 + |a|^2) (Higham, Accuracy and Stability, section 3.1).
+    """
+    street, aerial = street.double(), aerial.double()
+    norms = street.square().sum(1)[:, None] + aerial.square().sum(1)[None, :]
+    return norms - 2 * street @ aerial.T, _rounding(norms, street.shape[1])
+
+
+def _own_distances(street: Tensor, right: Tensor) -> Tensor:
+    """Squared L2 of matching rows, (n, D), (n, D) -> (n,), raised by the bound of its rounding."""
+    street, right = street.double(), right.double()
+    norms = street.square().sum(1) + right.square().sum(1)
+    return (street - right).square().sum(1) + _rounding(norms, street.shape[1])
+
+
+def _rounding(norms: Tensor, dimension: int) -> Tensor:
+    return norms * ((dimension + 8) * 2.0**-52)
+
+
+def _blocks(count: int, block: int, progress: bool = False) -> Iterator[slice]:
+    starts: Iterable[int] = range(0, count, block)
+    if progress:
+        starts = track(starts, "ranking", console=Console(stderr=True), transient=True)
+    return (slice(start, min(start + block, count)) for start in starts)
+
+
+def _descriptors(street: Array, aerial: Array) -> tuple[Tensor, Tensor]:
+    street, aerial = _tensor("street", street), _tensor("aerial", aerial)
+    if street.shape[1] != aerial.shape[1]:
+        raise EvaluationError(
+            f"street is {tuple(street.shape)} and aerial {tuple(aerial.shape)}: "
+            "both need the same dimension"
+        )
+    return street, aerial.to(street.device)
+
+
+def _tensor(name: str, values: Array) -> Tensor:
+    """A detached, finite, non-empty (N, D) tensor of it."""
+    tensor = _as_tensor(values)
+    if tensor.ndim != 2 or tensor.numel() == 0:
+        raise EvaluationError(f"{name} is {tuple(tensor.shape)}: expected (N, D), not empty")
+    bad = ~tensor.isfinite().all(1)
+    if bool(bad.any()):
+        raise NonFiniteError(
+            f"{name}: {int(bad.sum())} of {len(bad)} rows hold NaN or infinity, the first is row "
+            f"{int(bad.nonzero()[0, 0])}; no score is given for such an embedding"
+        )
+    return tensor
+
+
+def _as_tensor(values: Array) -> Tensor:
+    if isinstance(values, Tensor):
+        return values.detach()
+    return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # copies a read-only one
+
+
+def _truth(truth: Array | None, streets: int, aerials: int) -> Tensor:
+    right = torch.arange(streets) if truth is None else _as_tensor(truth)
+    if right.shape != (streets,) or right.is_floating_point() or right.dtype == torch.bool:
+        raise EvaluationError(
+            f"truth is {right.dtype} {tuple(right.shape)}: expected one integer for each of "
+            f"{streets} streets"
+        )
+    if int(right.min()) < 0 or int(right.max()) >= aerials:
+        raise EvaluationError(
+            f"truth reaches from {int(right.min())} to {int(right.max())}, but there are "
+            f"{aerials} aerials"
+        )
+    return right.long()
