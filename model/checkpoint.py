@@ -104,11 +104,13 @@ class Checkpoint:
         Raises:
             CheckpointError: the weights do not fit the configuration.
         """
-        network = self.config.build()
         floats = {k: v.float() if v.is_floating_point() else v for k, v in self.tensors.items()}
         try:
-            network.load_state_dict(floats)
-        except RuntimeError as error:
+            # On "meta" nothing is drawn only to be overwritten: seconds for VGG16.
+            with torch.device("meta"):
+                network = self.config.build()
+            network.load_state_dict(floats, assign=True)
+        except (RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"the checkpoint's weights do not fit its configuration: {error}"
             ) from error

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
-from model.images import Rgb, decode_image
+from model.images import Rgb
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
 
@@ -53,9 +53,8 @@ class Encoder:
         return cls(Checkpoint.load(path), device)
 
     def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
-        """Encoded panorama to strip, decoding no more pixels than the strip can use."""
-        size = self.config.preprocessing.sufficient_size(geometry)
-        return self.prepare_street(decode_image(data, min_size=size), geometry)
+        """Encoded panorama to strip; see `Preprocessing.read_strip`."""
+        return self.config.preprocessing.read_strip(data, geometry)
 
     def prepare_street(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
         """uint8 (H, W, 3) panorama to the uint8 strip that the street branch starts from.

@@ -7,19 +7,36 @@ decoder changes the descriptors.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from model.errors import SkyfixError
+
+log = logging.getLogger(__name__)
 
 Rgb = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 16_384 * 8_192  # the largest panorama cameras write: 134 megapixels
 MIN_SIDE = 16  # nothing smaller shows a street
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {  # EXIF orientation to what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LYING = (5, 6, 7, 8)  # stored with sides exchanged
 
 
 class ImageError(SkyfixError):
@@ -35,9 +52,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if not data:
         raise ImageError("the image is empty (0 bytes): send a JPEG, PNG or WebP file")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels; the bound below is ours and explicit.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _without_warnings():
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image exceeds the limit of {max_pixels} pixels: {error}") from error
@@ -53,6 +68,29 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"the image is {width}x{height}; each side needs {MIN_SIDE} pixels")
     return image
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Pillow warns from 89 megapixels (the bound here is explicit) and of damaged metadata."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def read_exif(image: Image.Image) -> Image.Exif:
+    """The EXIF fields; none where they are absent or damaged, and the log says so.
+
+    Unlike Pillow's `getexif`, decodes no pixel of a PNG.
+    """
+    exif = Image.Exif()
+    try:
+        with _without_warnings():
+            exif.load(image.info.get("exif", b""))
+    except Exception as error:  # damaged EXIF raises whatever its parser meets
+        log.warning("the EXIF metadata cannot be parsed and is ignored: %s", error)
+        return Image.Exif()
+    return exif
 
 
 def decode_image(
@@ -73,11 +111,14 @@ def decode_image(
         ImageError: see `open_image`; also truncated or corrupt pixel data.
     """
     image = open_image(data, max_pixels=max_pixels)
+    orientation = read_exif(image).get(_ORIENTATION)
     if min_size is not None and image.format == "JPEG":
-        image.draft(None, (min_size[1], min_size[0]))
+        height, width = min_size
+        image.draft(None, (height, width) if orientation in _LYING else (width, height))
     try:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
+        with _without_warnings():
+            image.load()
+        upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
         return np.asarray(_to_rgb(upright), dtype=np.uint8)
     except Exception as error:  # see open_image
         raise ImageError(f"the image is damaged and cannot be decoded: {error}") from error

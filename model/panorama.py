@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from model.errors import SkyfixError
-from model.images import Rgb, open_image
+from model.images import Rgb, open_image, read_exif
 
 log = logging.getLogger(__name__)
 
@@ -304,7 +304,7 @@ def _heading(gpano: Mapping[str, str], image: Image.Image) -> tuple[float | None
     if heading is not None:
         return heading, "GPano"
     try:
-        gps: Mapping[int, Any] = image.getexif().get_ifd(_GPS_IFD)
+        gps: Mapping[int, Any] = read_exif(image).get_ifd(_GPS_IFD)
         direction = float(gps[_GPS_DIRECTION])
     except KeyError:
         return None, "assumed"

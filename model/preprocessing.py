@@ -6,9 +6,10 @@ fingerprint covers this configuration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from model.images import Rgb
-from model.panorama import Band, PanoramaGeometry, cut_band
+from model.images import Rgb, decode_image, open_image
+from model.panorama import Band, GeometryError, PanoramaGeometry, cut_band
 from model.polar import North, ground_plane_projection, inverse_polar_transform
 
 Projection = Literal["polar", "ground", "none"]
@@ -50,25 +51,43 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
+    def __post_init__(self) -> None:
+        if self.projection not in get_args(Projection):
+            raise ValueError(
+                f"projection {self.projection!r} is unknown; known: {get_args(Projection)}"
+            )
+
     @property
     def fill(self) -> tuple[int, int, int]:
         """The uint8 RGB that stands for nothing seen."""
         red, green, blue = (round(255.0 * value) for value in self.mean)
         return red, green, blue
 
-    def sufficient_size(self, geometry: PanoramaGeometry) -> tuple[int, int] | None:
-        """(height, width) of a panorama beyond which the strip gains nothing.
+    def sufficient_size(self, geometry: PanoramaGeometry, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) beyond which a panorama of `size` gains the strip nothing.
 
-        None where the image's height in degrees is unknown before it is decoded.
+        Raises:
+            GeometryError: the geometry is impossible for this size.
         """
-        height, width = self.strip_size
-        width = round(width * geometry.horizontal_fov_deg / 360.0)
-        if self.band is None:
-            return height, width
-        if geometry.vertical_fov_deg is None:
-            return None
-        degrees = self.band.top_deg - self.band.bottom_deg
-        return round(height * geometry.vertical_fov_deg / degrees), width
+        extent = geometry.extent(*size)
+        rows, columns = self.strip_size
+        columns = math.ceil(columns * geometry.horizontal_fov_deg / 360.0)
+        if self.band is not None:
+            share = (extent.top_deg - extent.bottom_deg) / (
+                self.band.top_deg - self.band.bottom_deg
+            )
+            rows = math.ceil(rows * share)
+        return rows, columns
+
+    def read_strip(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
+        """Encoded panorama to its strip, decoding no more pixels than the strip can use.
+
+        Raises:
+            ImageError: not a readable image. GeometryError: impossible for this image.
+        """
+        width, height = open_image(data).size
+        size = self.sufficient_size(geometry, (height, width))
+        return self.strip(decode_image(data, min_size=size), geometry)
 
     def strip(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
         """uint8 (H, W, 3) panorama to uint8 (*strip_size, 3); see `panorama.cut_band`."""
@@ -89,7 +108,7 @@ class Preprocessing:
             return inverse_polar_transform(strips, self.input_size, north=north)
         if self.projection == "ground":
             if self.band is None:
-                raise ValueError("the ground plane needs a band: the elevations of the strip")
+                raise GeometryError("projection 'ground' needs a band: the strip's elevations")
             return ground_plane_projection(
                 strips,
                 self.input_size,

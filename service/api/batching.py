@@ -1,0 +1,149 @@
+"""One thread owns the model and the index; requests wait for it in a bounded queue.
+
+Whatever waits when the owner becomes free is taken together (up to `max_batch`), so batches grow
+with load and a lone request never waits for company. Knows nothing of HTTP, images or tiles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from model.errors import SkyfixError
+
+logger = logging.getLogger(__name__)
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class OverloadedError(SkyfixError):
+    """More work waits than the queue holds."""
+
+
+class DeadlineExceededError(SkyfixError):
+    """The answer was not ready in time; the work was dropped."""
+
+
+class OwnerDiedError(SkyfixError):
+    """The thread that owns the model is gone: the process must be restarted."""
+
+
+@dataclass
+class _Job(Generic[Q, A]):
+    query: Q
+    deadline: float  # time.monotonic()
+    future: Future[A] = field(default_factory=Future)
+
+    def claim(self) -> bool:
+        """True when somebody still waits for it; cancelled and expired jobs end here."""
+        if not self.future.set_running_or_notify_cancel():
+            return False
+        if time.monotonic() > self.deadline:
+            self.future.set_exception(DeadlineExceededError("expired while waiting for the model"))
+            return False
+        return True
+
+
+class Batcher(Generic[Q, A]):
+    """Runs `work` on batches of queries in one thread of its own.
+
+    work: queries to as many answers, in order. When a batch of several fails, each query is tried
+        alone, so one bad query cannot take the others down.
+    """
+
+    def __init__(
+        self, work: Callable[[Sequence[Q]], Sequence[A]], *, max_batch: int, max_waiting: int
+    ) -> None:
+        self._work = work
+        self._max_batch = max_batch
+        self._waiting: queue.Queue[_Job[Q, A]] = queue.Queue(max_waiting)
+        self._lock = threading.Lock()  # no job may enter once the owner has gone
+        self._open = True
+        self._stopping = threading.Event()
+        self._in_hand: list[_Job[Q, A]] = []
+        self._thread = threading.Thread(target=self._run, name="model-owner", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the owner still takes work."""
+        return self._open and self._thread.is_alive()
+
+    def submit(self, query: Q, deadline: float) -> Future[A]:
+        """Queue one query; cancelling the future before its batch starts drops it.
+
+        Args:
+            deadline: in `time.monotonic()` seconds; past it the query is dropped.
+
+        Raises:
+            OverloadedError: the queue is full. OwnerDiedError: nobody will answer.
+        """
+        job: _Job[Q, A] = _Job(query, deadline)
+        with self._lock:
+            if not self.alive:
+                raise OwnerDiedError("the model's thread has stopped: restart the service")
+            try:
+                self._waiting.put_nowait(job)
+            except queue.Full:
+                raise OverloadedError(
+                    f"{self._waiting.maxsize} requests already wait for the model: try again later"
+                ) from None
+        return job.future
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """Answer what waits, then end the thread."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            while not (self._stopping.is_set() and self._waiting.empty()):
+                self._in_hand = [job for job in self._take() if job.claim()]
+                if self._in_hand:
+                    self._answer(self._in_hand)
+        except BaseException:
+            logger.critical("the model's thread died; nothing can be located", exc_info=True)
+        finally:
+            self._close()
+
+    def _take(self) -> list[_Job[Q, A]]:
+        jobs: list[_Job[Q, A]] = []
+        with contextlib.suppress(queue.Empty):
+            jobs.append(self._waiting.get(timeout=0.1))
+            while len(jobs) < self._max_batch:
+                jobs.append(self._waiting.get_nowait())
+        return jobs
+
+    def _answer(self, jobs: Sequence[_Job[Q, A]]) -> None:
+        try:
+            answers = self._work([job.query for job in jobs])
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+                return
+            logger.warning("a batch of %d failed (%s); trying each alone", len(jobs), error)
+            for job in jobs:
+                self._answer([job])
+            return
+        for job, answer in zip(jobs, answers, strict=True):
+            job.future.set_result(answer)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._open = False
+        gone = OwnerDiedError("the model's thread has stopped: restart the service")
+        for job in self._in_hand:
+            if not job.future.done():
+                job.future.set_exception(gone)
+        while not self._waiting.empty():
+            job = self._waiting.get_nowait()
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(gone)

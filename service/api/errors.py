@@ -1,0 +1,137 @@
+"""Every failure as RFC 9457 problem+json, from one table of error class to status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import NamedTuple
+
+from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from model.errors import SkyfixError
+from model.images import ImageError
+from model.panorama import GeometryError
+from service.api.batching import DeadlineExceededError, OverloadedError, OwnerDiedError
+from service.api.pipeline import CanaryError
+from service.api.upload import BodyTimeoutError, BodyTooLargeError, MediaTypeError, UploadError
+from service.hints import HintError
+from service.imagery.source import SourceError, SourceMissing
+from service.index.catalogue import CatalogueError, TileUnknown
+from service.index.manifest import VersionCorrupt
+from service.index.versions import EncoderMismatch, IndexMissing, VersionUnknown
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 2
+
+
+class Problem(NamedTuple):
+    """A row of the table: HTTP status, stable slug of the type URN, title."""
+
+    status: int
+    slug: str
+    title: str
+
+
+PROBLEMS: dict[type[Exception], Problem] = {
+    ImageError: Problem(422, "image", "The upload is not a usable image"),
+    GeometryError: Problem(422, "geometry", "The image is not a usable panorama"),
+    HintError: Problem(422, "hint", "A hint is not usable"),
+    RequestValidationError: Problem(422, "request", "The request does not fit the API"),
+    UploadError: Problem(400, "upload", "The form cannot be read"),
+    MediaTypeError: Problem(415, "media-type", "The body is not a multipart form"),
+    BodyTooLargeError: Problem(413, "body-too-large", "The body is too large"),
+    BodyTimeoutError: Problem(408, "body-timeout", "The body arrived too slowly"),
+    OverloadedError: Problem(503, "overloaded", "The service is busy"),
+    DeadlineExceededError: Problem(503, "deadline", "The answer took too long"),
+    OwnerDiedError: Problem(503, "model-stopped", "The model has stopped"),
+    CanaryError: Problem(503, "canary", "A made-up panorama was not answered sensibly"),
+    IndexMissing: Problem(503, "index-missing", "There is no index yet"),
+    EncoderMismatch: Problem(503, "index-encoder", "The index was built by another encoder"),
+    VersionCorrupt: Problem(503, "index-corrupt", "The index is damaged"),
+    VersionUnknown: Problem(503, "index-unknown", "The live index version is not there"),
+    TileUnknown: Problem(404, "tile-unknown", "There is no such tile"),
+    SourceMissing: Problem(410, "imagery-gone", "The tile's imagery is no longer there"),
+    SourceError: Problem(500, "imagery", "The tile's imagery cannot be read"),
+    CatalogueError: Problem(500, "catalogue", "The catalogue cannot be used"),
+}
+UNEXPECTED = Problem(500, "internal", "Something went wrong here")
+
+
+def problem_of(error: Exception) -> Problem:
+    """The table's row for the error's class or its nearest listed ancestor."""
+    for cls in type(error).__mro__:
+        if cls in PROBLEMS:
+            return PROBLEMS[cls]
+    return UNEXPECTED
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers that turn every failure of `app` into a problem."""
+    app.add_exception_handler(SkyfixError, _listed)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def respond(
+    request: Request,
+    problem: Problem,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **more: object,
+) -> Response:
+    """One application/problem+json answer; `more` are RFC 9457 extension members."""
+    body = {
+        "type": f"urn:skyfix:problem:{problem.slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail.encode(errors="replace").decode(),  # a lone surrogate is no JSON
+        "instance": request.url.path,
+        **more,
+    }
+    headers = dict(headers or {})
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    return JSONResponse(body, problem.status, headers, "application/problem+json")
+
+
+async def _listed(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    if problem is UNEXPECTED:
+        logger.error("%s has no row in the table of problems", type(error).__name__)
+    return respond(request, problem, str(error))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = [
+        {"field": ".".join(map(str, one["loc"])), "value": one.get("input"), "reason": one["msg"]}
+        for one in error.errors()
+    ]
+    detail = "; ".join(f"{one['field']}={one['value']}: {one['reason']}" for one in found)
+    return respond(request, problem_of(error), detail[:1000], errors=jsonable_encoder(found))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    problem = Problem(status, status.phrase.lower().replace(" ", "-"), status.phrase)
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return respond(request, problem, detail, error.headers)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    logger.info("the client left while %s was being read", request.url.path)
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return respond(request, UNEXPECTED, "the failure is in the service's log")

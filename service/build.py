@@ -1,0 +1,261 @@
+"""Catalogue to index version: encode what is new, write, verify, publish.
+
+Reads aloud in `build`. A build may be killed at any moment: what it encoded is found again in
+shards, and the live version is untouched until the new one is verified.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import SkyfixError
+from model.images import Rgb
+from service.imagery.tiles import TilePictures
+from service.index.catalogue import Catalogue
+from service.index.durable import sync
+from service.index.lock import build_lock
+from service.index.manifest import TILES, VECTORS, Content, Manifest
+from service.index.search import TileIndex
+from service.index.shards import Hashes, Shards, Vectors
+from service.index.tiles import Records, freeze
+from service.index.versions import Versions, verify_folder
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+SHARD_TILES = 1024  # encoded again after a kill: at most this many
+MAX_SIZE_MISMATCH = 0.05  # tile size against the footprint that the encoder was trained on
+UNIT_TOLERANCE = 1e-3
+
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
+
+
+class AerialEncoder(Protocol):
+    """What of model.encoder.Encoder a build needs."""
+
+    fingerprint: str
+    dimension: int
+    aerial_footprint_m: float
+    aerial_pixels: int
+
+    def encode_aerials(self, images: Sequence[Rgb]) -> Vectors: ...
+
+
+class NothingToBuild(SkyfixError):
+    """The catalogue holds no tile."""
+
+
+class FootprintMismatch(SkyfixError):
+    """The tiles' ground size is not the one the encoder was trained on."""
+
+
+class EncodingFailed(SkyfixError):
+    """The encoder gave descriptors that cannot be searched."""
+
+
+class BuildFailed(SkyfixError):
+    """The system refused a write; nothing was published."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version. `encoded` + `reused` = tiles."""
+
+    name: str
+    tiles: int
+    encoded: int
+    reused: int
+    seconds: float
+
+
+def build(
+    home: Path,
+    encoder: AerialEncoder,
+    *,
+    batch: int = BATCH,
+    progress: Progress = lambda done, expected: None,
+) -> Version:
+    """Encodes the catalogue's tiles and makes them the live index version.
+
+    Tiles whose content the live version, or an interrupted build, has already encoded with this
+    encoder are not encoded again; neither are several tiles of the same content.
+
+    Raises:
+        NothingToBuild, FootprintMismatch, ImageryChanged, EncodingFailed, BuildLocked,
+        BuildFailed, SourceError: nothing was published, the live version is as before.
+    """
+    versions = Versions(home)
+    try:
+        with build_lock(versions.folder), Catalogue.of(home) as catalogue:
+            return _Build(versions, catalogue, encoder, batch, progress).run()
+    except OSError as error:
+        raise BuildFailed(f"{versions.folder}: the build stopped: {error}") from error
+
+
+class _Build:
+    """One run: the state that its steps share."""
+
+    def __init__(
+        self,
+        versions: Versions,
+        catalogue: Catalogue,
+        encoder: AerialEncoder,
+        batch: int,
+        progress: Progress,
+    ) -> None:
+        self.versions, self.encoder, self.batch, self.progress = versions, encoder, batch, progress
+        self.sources = {source.name: source for source in catalogue.sources()}
+        self.tiles = list(catalogue.tiles())
+        self.shards = Shards(versions.folder, encoder.fingerprint, encoder.dimension)
+
+    def run(self) -> Version:
+        began = time.monotonic()
+        self._check()
+        name = self.versions.next_name(datetime.now(UTC))
+        records = freeze(self.tiles, len(self.tiles))
+        folder = self._fresh_folder(name)
+        try:
+            encoded = self._write(folder, name, records)
+            verify_folder(folder)
+            self.versions.publish(folder, name)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self.shards.clear()
+        version = Version(
+            name, len(records), encoded, len(records) - encoded, time.monotonic() - began
+        )
+        log.info("published %s", version)
+        return version
+
+    def _check(self) -> None:
+        if not self.tiles:
+            raise NothingToBuild("the catalogue holds no tile: run `skyfix ingest` first")
+        wanted = self.encoder.aerial_footprint_m
+        wrong = [t for t in self.tiles if abs(t.size_m / wanted - 1.0) > MAX_SIZE_MISMATCH]
+        if wrong:
+            raise FootprintMismatch(
+                f"{len(wrong)} of {len(self.tiles)} tiles do not fit the encoder, which was "
+                f"trained on {wanted:g} m of ground; the first is {wrong[0].tile_id!r} with "
+                f"{wrong[0].size_m:g} m: ingest {wrong[0].source!r} again with --size-m {wanted:g}"
+            )
+
+    def _fresh_folder(self, name: str) -> Path:
+        self.versions.sweep()
+        folder = self.versions.folder / f".new-{name}"
+        folder.mkdir()
+        return folder
+
+    def _write(self, folder: Path, name: str, records: Records) -> int:
+        np.save(folder / TILES, records)
+        shape = (len(records), self.encoder.dimension)
+        vectors = _allocate(folder / VECTORS, shape)
+        encoded = self._fill(records["sha256"], vectors)
+        vectors.flush()
+        for file in (TILES, VECTORS):
+            sync(folder / file)
+        self._manifest(folder, name).write(folder)
+        return encoded
+
+    def _fill(self, hashes: Hashes, vectors: Vectors) -> int:
+        """Writes row i's descriptor into vectors[i]; returns how many had to be encoded."""
+        contents, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+        done = np.zeros(len(contents), dtype=bool)
+        for known_hashes, known_vectors in self._known():
+            places = np.searchsorted(contents, known_hashes).clip(max=len(contents) - 1)
+            rows = np.flatnonzero((contents[places] == known_hashes) & ~done[places])
+            vectors[first[places[rows]]] = known_vectors[rows]
+            done[places[rows]] = True
+        todo = np.sort(first[~done])
+        self._encode(hashes, vectors, todo)
+        copies = np.flatnonzero(first[inverse] != np.arange(len(hashes)))
+        vectors[copies] = vectors[first[inverse[copies]]]
+        return len(todo)
+
+    def _known(self) -> Iterator[tuple[Hashes, Vectors]]:
+        """Descriptors of this encoder by content: the live version's, then the shards'."""
+        yield from self.shards.read()
+        name = self.versions.current()
+        if name is None:
+            return
+        try:
+            self.versions.verify(name)
+            live = TileIndex.open(self.versions.path(name))
+        except SkyfixError as error:
+            log.error("the live version is not reused, its tiles are encoded anew: %s", error)
+            return
+        if live.manifest.encoder == self.encoder.fingerprint:
+            yield live.tiles.records["sha256"], live.vectors
+
+    def _encode(self, hashes: Hashes, vectors: Vectors, todo: NDArray[np.intp]) -> None:
+        """Reads pictures in one thread while this one encodes; a shard every SHARD_TILES."""
+        unsaved: list[NDArray[np.intp]] = []
+        finished = len(hashes) - len(todo)
+        with TilePictures(self.sources, self.tiles, self.encoder.aerial_pixels) as pictures:
+            for rows, images in pictures.batches(todo, self.batch):
+                vectors[rows] = self._checked(self.encoder.encode_aerials(images), len(rows))
+                unsaved.append(rows)
+                finished += len(rows)
+                if sum(map(len, unsaved)) >= SHARD_TILES:
+                    saved = np.concatenate(unsaved)
+                    self.shards.add(hashes[saved], vectors[saved])
+                    unsaved.clear()
+                self.progress(finished, len(hashes))
+
+    def _checked(self, vectors: Vectors, count: int) -> Vectors:
+        expected = (count, self.encoder.dimension)
+        if vectors.shape != expected:
+            raise EncodingFailed(f"the encoder gave {vectors.shape} for {expected} descriptors")
+        lengths = np.linalg.norm(vectors, axis=1)
+        if not (np.abs(lengths - 1.0) <= UNIT_TOLERANCE).all():  # also false for NaN
+            raise EncodingFailed(
+                f"the encoder gave descriptors of length {lengths.min():g} to {lengths.max():g}, "
+                "not 1: its weights are damaged, or its number format overflows"
+            )
+        return vectors
+
+    def _manifest(self, folder: Path, name: str) -> Manifest:
+        sizes = [tile.size_m for tile in self.tiles]
+        return Manifest(
+            version=name,
+            encoder=self.encoder.fingerprint,
+            preprocessing={
+                "aerial_footprint_m": self.encoder.aerial_footprint_m,
+                "aerial_pixels": self.encoder.aerial_pixels,
+            },
+            dimension=self.encoder.dimension,
+            count=len(self.tiles),
+            tile_size_m=(min(sizes), max(sizes)),
+            sources=self._credits(),
+            built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            files={file: Content.of(folder / file) for file in (VECTORS, TILES)},
+        )
+
+    def _credits(self) -> list[dict[str, Any]]:
+        counts = Counter(tile.source for tile in self.tiles)
+        kept = ("name", "kind", "stride_m", "licence", "attribution", "ingested_at")
+        return [
+            {**{key: getattr(source, key) for key in kept}, "tiles": counts[source.name]}
+            for source in self.sources.values()
+            if counts[source.name]
+        ]
+
+
+def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """A zeroed .npy file mapped for writing. Raises OSError when the disk cannot hold it."""
+    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    with path.open("r+b") as file:  # a hole in a mapped file would kill the process when full
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return vectors

@@ -1,0 +1,47 @@
+"""What an answer holds. The wire form stands in service.api.schemas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from model.geo import Bounds, LatLon
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A geometry value and who said it: given, GPano, EXIF, assumed or unknown."""
+
+    value: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """One tile of the index.
+
+    distance: squared L2 distance of unit descriptors, 0 (same) to 4.
+    heading_deg: heading of the panorama's centre column: the stated one, or the best roll's.
+    """
+
+    rank: int
+    tile_id: str
+    latitude: float
+    longitude: float
+    bounds: Bounds
+    distance: float
+    heading_deg: float
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Where a panorama was taken, as far as one index version can tell.
+
+    position: the centre of the best match's tile, None when no tile was allowed by the hints.
+    """
+
+    matches: tuple[Match, ...]
+    position: LatLon | None
+    index_version: str
+    encoder: str
+    geometry: dict[str, Stated]
+    timings_ms: dict[str, float]

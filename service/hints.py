@@ -1,0 +1,120 @@
+"""What a caller may say about a panorama besides its pixels, checked in one place.
+
+The command line and the HTTP routes both build `Hints`; the bounds below also stand in the API's
+documentation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from model.errors import SkyfixError
+from model.geo import Bounds, LatLon
+
+MAX_TOP_K = 100
+DEFAULT_RADIUS_M = 500.0
+
+# Name of a number -> smallest and largest allowed value.
+LIMITS: dict[str, tuple[float, float]] = {
+    "heading_deg": (-360.0, 360.0),
+    "north": (0.0, 1.0),
+    "vertical_fov_deg": (1.0, 180.0),
+    "horizontal_fov_deg": (1.0, 360.0),
+    "horizon": (-1.0, 2.0),
+    "radius_m": (1.0, 20_100_000.0),
+}
+
+
+class HintError(SkyfixError):
+    """A hint is out of bounds, unreadable, or contradicts another."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Optional knowledge about one panorama; None means not known.
+
+    heading_deg: degrees clockwise from north that the panorama's centre column faces.
+    north: the same as a fraction of the turn, (0.5 - heading_deg / 360) mod 1: in a full panorama
+        the fraction of the width, from the left, that faces north. Excludes heading_deg.
+    vertical_fov_deg: degrees of elevation from the bottom row to the top row.
+    horizontal_fov_deg: degrees from the left to the right edge; 360 for a full turn.
+    horizon: the horizon's row as a fraction of the height, from the top; outside 0..1 when the
+        crop does not contain it.
+    near, radius_m: only tiles whose centre lies within the radius; without one, 500 m.
+    bbox: only tiles whose centre lies inside; west > east crosses the dateline.
+
+    Raises:
+        HintError: names the value and what is allowed.
+    """
+
+    heading_deg: float | None = None
+    north: float | None = None
+    vertical_fov_deg: float | None = None
+    horizontal_fov_deg: float | None = None
+    horizon: float | None = None
+    near: LatLon | None = None
+    radius_m: float | None = None
+    bbox: Bounds | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise HintError(f"{name}={value:g}: allowed is {low:g} to {high:g}")
+        if self.heading_deg is not None and self.north is not None:
+            raise HintError(
+                f"heading_deg={self.heading_deg:g} and north={self.north:g} say the same thing "
+                "twice: give one of them"
+            )
+        if self.radius_m is not None and self.near is None:
+            raise HintError(f"radius_m={self.radius_m:g} needs near=latitude,longitude")
+
+    @property
+    def centre_heading_deg(self) -> float | None:
+        """`heading_deg`, or the same from `north`: heading = (0.5 - north) * 360."""
+        if self.north is None:
+            return self.heading_deg
+        return (0.5 - self.north) * 360.0
+
+
+def check_top_k(top_k: int) -> int:
+    """`top_k` itself, when 1 to MAX_TOP_K; HintError otherwise."""
+    if not 1 <= top_k <= MAX_TOP_K:
+        raise HintError(f"top_k={top_k}: allowed is 1 to {MAX_TOP_K}")
+    return top_k
+
+
+def parse_near(text: str) -> LatLon:
+    """`latitude,longitude` in degrees, or HintError."""
+    latitude, longitude = _numbers("near", text, ("latitude", "longitude"))
+    _check_degrees("near", text, (latitude,), (longitude,))
+    return LatLon(latitude, longitude)
+
+
+def parse_bbox(text: str) -> Bounds:
+    """`west,south,east,north` in degrees, or HintError."""
+    west, south, east, north = _numbers("bbox", text, ("west", "south", "east", "north"))
+    _check_degrees("bbox", text, (south, north), (west, east))
+    if south >= north:
+        raise HintError(f"bbox={text}: south {south:g} must be below north {north:g}")
+    return Bounds(west, south, east, north)
+
+
+def _numbers(name: str, text: str, parts: tuple[str, ...]) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != len(parts) or not all(map(math.isfinite, values)):
+        raise HintError(f"{name}={text!r}: expected {','.join(parts)} in degrees")
+    return values
+
+
+def _check_degrees(
+    name: str, text: str, latitudes: tuple[float, ...], longitudes: tuple[float, ...]
+) -> None:
+    if not all(-90.0 <= latitude <= 90.0 for latitude in latitudes):
+        raise HintError(f"{name}={text}: latitude must be -90 to 90")
+    if not all(-180.0 <= longitude <= 180.0 for longitude in longitudes):
+        raise HintError(f"{name}={text}: longitude must be -180 to 180")

@@ -1,0 +1,115 @@
+"""The worldwide lattice on which tile centres lie: metres everywhere, whatever the imagery.
+
+Rows are `stride_m` apart along the meridian and numbered from the equator, north positive. Within
+a row, columns are numbered eastward from Greenwich, and their number is rounded so that they close
+around the parallel: neighbours are `stride_m` apart to within stride / circumference (3e-7 for
+16 m at 60 degrees), also at the dateline and at high latitudes. A tile's identity is therefore a
+function of source name, stride, row and column, and never of the raster that happened to hold it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import SkyfixError
+from model.geo import ECCENTRICITY_SQUARED, EQUATORIAL_RADIUS_M, wrap_longitude
+
+MAX_LATITUDE = 89.0  # beyond, east and north turn within a single tile
+
+_FLATTENING = 1.0 - math.sqrt(1.0 - ECCENTRICITY_SQUARED)
+_N = _FLATTENING / (2.0 - _FLATTENING)  # third flattening
+_RECTIFYING_RADIUS_M = EQUATORIAL_RADIUS_M / (1.0 + _N) * (1.0 + _N**2 / 4.0 + _N**4 / 64.0)
+
+
+class GridError(SkyfixError):
+    """A size, stride or extent from which no grid of tiles follows."""
+
+
+class Extent(NamedTuple):
+    """Degrees covered by imagery; `west` may lie below -180 or `east` above 180 (dateline)."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+
+class GridRow(NamedTuple):
+    """The lattice points of one row inside an extent."""
+
+    row: int
+    latitude: float
+    columns: NDArray[np.int64]
+    longitudes: NDArray[np.float64]  # in [-180, 180)
+
+
+def check_metres(name: str, value: float) -> float:
+    """`value` when it is a positive, finite number of metres; GridError otherwise."""
+    if not (math.isfinite(value) and value > 0.0):
+        raise GridError(f"{name} is {value:g} m: it must be a positive number of metres")
+    return value
+
+
+def meridian_distance(latitude: float) -> float:
+    """Metres along the meridian from the equator (Helmert's series, below 0.1 mm on WGS84)."""
+    phi = math.radians(latitude)
+    series = (
+        phi
+        - (3.0 / 2.0 * _N - 9.0 / 16.0 * _N**3) * math.sin(2.0 * phi)
+        + 15.0 / 16.0 * _N**2 * math.sin(4.0 * phi)
+        - 35.0 / 48.0 * _N**3 * math.sin(6.0 * phi)
+    )
+    return _RECTIFYING_RADIUS_M * series
+
+
+def latitude_at(meridian_m: float) -> float:
+    """Inverse of `meridian_distance`, in degrees (below 0.1 mm on WGS84)."""
+    mu = meridian_m / _RECTIFYING_RADIUS_M
+    phi = (
+        mu
+        + (3.0 / 2.0 * _N - 27.0 / 32.0 * _N**3) * math.sin(2.0 * mu)
+        + 21.0 / 16.0 * _N**2 * math.sin(4.0 * mu)
+        + 151.0 / 96.0 * _N**3 * math.sin(6.0 * mu)
+    )
+    return math.degrees(phi)
+
+
+def columns_around(latitude: float, stride_m: float) -> int:
+    """Number of columns that close the parallel at `latitude`, at least one."""
+    phi = math.radians(latitude)
+    prime_vertical = EQUATORIAL_RADIUS_M / math.sqrt(
+        1.0 - ECCENTRICITY_SQUARED * math.sin(phi) ** 2
+    )
+    return max(1, round(2.0 * math.pi * prime_vertical * math.cos(phi) / stride_m))
+
+
+def rows(extent: Extent, stride_m: float) -> Iterator[GridRow]:
+    """The lattice inside `extent`, from north to south, each row from west to east.
+
+    Raises:
+        GridError: the stride is not positive, or the extent is not on Earth.
+    """
+    check_metres("stride", stride_m)
+    if not (-90.0 <= extent.south <= extent.north <= 90.0 and extent.west <= extent.east):
+        raise GridError(f"the imagery's extent {tuple(extent)} in degrees lies outside the Earth")
+    top = math.floor(meridian_distance(min(extent.north, MAX_LATITUDE)) / stride_m)
+    bottom = math.ceil(meridian_distance(max(extent.south, -MAX_LATITUDE)) / stride_m)
+    for row in range(top, bottom - 1, -1):
+        latitude = latitude_at(row * stride_m)
+        around = columns_around(latitude, stride_m)
+        first = math.ceil(extent.west * around / 360.0)
+        last = min(math.floor(extent.east * around / 360.0), first + around - 1)
+        unwrapped = np.arange(first, last + 1, dtype=np.int64)
+        longitudes = np.array([wrap_longitude(c * 360.0 / around) for c in unwrapped])
+        yield GridRow(row, latitude, unwrapped % around, longitudes)
+
+
+def tile_id(source: str, stride_m: float, row: int, column: int) -> str:
+    """The stable name of a lattice point: `town-16m-n350123-e104711`."""
+    hemisphere = "n" if row >= 0 else "s"
+    return f"{source}-{stride_m:g}m-{hemisphere}{abs(row)}-e{column}"

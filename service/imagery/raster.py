@@ -1,0 +1,231 @@
+"""Georeferenced rasters (GeoTIFF, COG, whatever GDAL reads) as a source of north-up tiles.
+
+A tile is a square in the tangent plane at its centre, true north up. Its four corners are
+projected to the raster's pixels and the affine map through them is applied: for 64 m tiles the
+map's error is below a centimetre in UTM, Web Mercator and geographic coordinates alike (it grows
+with the square of the size). Knows nothing of catalogues and encoders.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
+
+from model.geo import LatLon, offset, wrap_longitude
+from service.imagery.bands import Bands
+from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
+from service.imagery.source import Cut, Picture, SourceError, source_name
+from service.imagery.square import Points, Square, fill
+
+WGS84 = CRS.from_epsg(4326)
+MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
+EXTENT_SAMPLES = 33  # points along each side from which the extent in degrees is found
+
+
+class RasterSource:
+    """One raster. Tiles lie on the worldwide grid, wherever their centre is inside the raster."""
+
+    kind = "raster"
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Opens and checks; no pixels are read but a few samples of non-uint8 rasters.
+
+        Raises:
+            SourceError: not a raster, without georeference, or outside the Earth.
+        """
+        self.path = path
+        self.name = source_name(path, name)
+        self._raster = _open(path)
+        try:
+            self._bands = Bands.of(self._raster)
+            self._to_pixel = ~self._raster.transform
+            self.extent = self._find_extent()
+        except BaseException:
+            self.close()
+            raise
+        tags = {key.lower(): value for key, value in self._raster.tags().items()}
+        self.licence = tags.get("licence") or tags.get("license") or ""
+        self.attribution = tags.get("attribution") or tags.get("tifftag_copyright") or ""
+
+    def close(self) -> None:
+        """Releases the file."""
+        self._raster.close()
+
+    def signature(self) -> str:
+        """Size and modification time of the file."""
+        stat = self.path.stat()
+        return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+    def count(self, size_m: float | None, stride_m: float | None) -> int:
+        """The raster's ground area over the stride's square."""
+        stride = check_metres("stride", stride_m or 0.0)
+        pixel_m = self._pixel_size_m(self._centre())
+        area = self._raster.width * self._raster.height * pixel_m[0] * pixel_m[1]
+        return max(1, int(area / stride**2))
+
+    def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
+        """Grid points inside the raster, from north to south, row by row.
+
+        Raises:
+            GridError: size or stride not positive, or tiles of too few source pixels.
+        """
+        size = check_metres("tile size", size_m or 0.0)
+        stride = check_metres("stride", stride_m or 0.0)
+        coarsest = max(self._pixel_size_m(self._centre()))
+        if size / coarsest < MIN_PIXELS_ACROSS:
+            raise GridError(
+                f"{self.path.name}: at {coarsest:.3g} m per pixel a tile of {size:g} m is "
+                f"{size / coarsest:.2g} pixels wide; {MIN_PIXELS_ACROSS} are needed: use finer "
+                "imagery or larger tiles"
+            )
+        for row in rows(self.extent, stride):
+            inside = self._contains(row.longitudes, row.latitude)
+            for column, longitude in zip(row.columns[inside], row.longitudes[inside], strict=True):
+                name = tile_id(self.name, stride, row.row, int(column))
+                yield Cut(name, LatLon(row.latitude, float(longitude)), size)
+
+    def read(self, cut: Cut, pixels: int) -> Picture:
+        """The cut's picture: averaged down by whole pixels (overviews), then sampled bilinearly."""
+        square = Square.through(self._corners(cut))
+        try:
+            return self._sample(square, pixels)
+        except RasterioError as error:
+            raise SourceError(
+                f"{self.path}: tile {cut.tile_id} cannot be read; the file is damaged: {error}"
+            ) from error
+
+    def _sample(self, square: Square, pixels: int) -> Picture:
+        factors = np.maximum(1, np.hypot(square.east, square.south) // pixels).astype(int)
+        window = square.window(factors, (self._raster.width, self._raster.height))
+        if window is None:
+            return Picture(np.zeros((pixels, pixels, 3), np.uint8), 0.0)
+        shape = (-(-window.height // factors[1]), -(-window.width // factors[0]))
+        rgb, mask = self._bands.read(self._raster, window, shape)
+        scale = np.array([shape[1] / window.width, shape[0] / window.height])
+        local = square.moved(window.col_off, window.row_off).scaled(scale)
+        picture = local.sample(rgb, pixels)
+        covered = np.ones((pixels, pixels), dtype=bool)
+        if mask is not None or not local.inside(shape):
+            extent = np.full(shape, 255, np.uint8) if mask is None else mask
+            covered = local.sample(extent, pixels) == 255
+        # Without a declared mask, exact black is what a collar without imagery looks like; it is
+        # counted but left, since shadows may be as black.
+        seen = covered if mask is not None else covered & picture.any(axis=2)
+        return Picture(fill(picture, covered), float(seen.mean()))
+
+    def _corners(self, cut: Cut) -> Points:
+        """Pixel coordinates of the cut's corners: NW, NE, SE, SW."""
+        half = cut.size_m / 2.0
+        ground = [
+            offset(cut.centre, e * half, n * half) for e, n in ((-1, 1), (1, 1), (1, -1), (-1, -1))
+        ]
+        return self._pixels([p.longitude for p in ground], [p.latitude for p in ground])
+
+    def _pixels(self, longitudes: list[float], latitudes: list[float]) -> Points:
+        """WGS84 degrees to (column, row), (N, 2); not finite where the CRS has no such point."""
+        xs, ys = transform(WGS84, self._raster.crs, longitudes, latitudes)
+        if self._raster.crs.is_geographic:  # a raster may run on beyond 180 degrees
+            middle = (self._raster.bounds.left + self._raster.bounds.right) / 2.0
+            xs = [middle + wrap_longitude(x - middle) for x in xs]
+        columns, lines = _apply(self._to_pixel, np.asarray(xs), np.asarray(ys))
+        return np.stack([columns, lines], axis=1)
+
+    def _contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
+        if not len(longitudes):
+            return np.zeros(0, dtype=bool)
+        at = self._pixels(longitudes.tolist(), [latitude] * len(longitudes))
+        size = np.array([self._raster.width, self._raster.height])
+        return np.asarray(((at >= 0.0) & (at < size)).all(axis=1))
+
+    def _centre(self) -> LatLon:
+        west, south, east, north = self.extent
+        return LatLon((south + north) / 2.0, (west + east) / 2.0)
+
+    def _pixel_size_m(self, at: LatLon) -> tuple[float, float]:
+        """Ground metres per column and per row at a place."""
+        points = (at, offset(at, 1.0, 0.0), offset(at, 0.0, 1.0))
+        here, east, north = self._pixels(
+            [p.longitude for p in points], [p.latitude for p in points]
+        )
+        per_metre = np.hypot(east - here, north - here)
+        return float(1.0 / per_metre[0]), float(1.0 / per_metre[1])
+
+    def _find_extent(self) -> Extent:
+        """A box in degrees around the raster; longitudes run on past 180 across the dateline."""
+        steps = np.linspace(0.0, 1.0, EXTENT_SAMPLES)
+        columns, lines = np.meshgrid(steps * self._raster.width, steps * self._raster.height)
+        xs, ys = _apply(self._raster.transform, columns.ravel(), lines.ravel())
+        longitudes, latitudes = (
+            np.asarray(v) for v in transform(self._raster.crs, WGS84, xs.tolist(), ys.tolist())
+        )
+        if not (
+            np.isfinite(longitudes).all()
+            and np.abs(latitudes).max() <= 90.0
+            and np.abs(longitudes).max() <= 360.0
+        ):
+            raise SourceError(
+                f"{self.path.name}: its bounds {tuple(self._raster.bounds)} in "
+                f"{self._raster.crs.to_string()} lie outside the Earth: the georeference is wrong"
+            )
+        turn = longitudes - longitudes[longitudes.size // 2]
+        longitudes = longitudes - 360.0 * np.round(turn / 360.0) * (np.abs(turn) > 180.0)
+        margin = 0.02 * np.ptp(latitudes), 0.02 * np.ptp(longitudes)
+        box = Extent(
+            float(longitudes.min() - margin[1]),
+            float(max(-90.0, latitudes.min() - margin[0])),
+            float(longitudes.max() + margin[1]),
+            float(min(90.0, latitudes.max() + margin[0])),
+        )
+        return self._around_poles(box)
+
+    def _around_poles(self, box: Extent) -> Extent:
+        """All longitudes, where a pole lies inside the raster."""
+        if self._raster.crs.is_geographic:
+            return box
+        for latitude in (90.0, -90.0):
+            if self._contains(np.zeros(1), latitude).all():
+                south, north = sorted((latitude, box.south if latitude > 0 else box.north))
+                box = Extent(-180.0, south, 180.0, north)
+        return box
+
+
+def _apply(
+    affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
+
+
+def _open(path: Path) -> rasterio.DatasetReader:
+    """The dataset, warped where only ground control points place it.
+
+    Raises:
+        SourceError: unreadable, or nothing says where on Earth it is.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            raster = rasterio.open(path)
+    except RasterioError as error:
+        raise SourceError(f"{path}: not a raster that can be read: {error}") from error
+    points, points_crs = raster.gcps
+    if raster.crs is None and len(points) >= 3 and points_crs is not None:
+        return WarpedVRT(raster, src_crs=points_crs, crs=points_crs, add_alpha=True)
+    problem = None
+    if raster.crs is None:
+        problem = "it names no coordinate reference system (CRS)"
+    elif raster.transform.is_identity or raster.transform.is_degenerate:
+        problem = "it holds no georeference (its transform is the identity)"
+    if problem is not None:
+        raster.close()
+        raise SourceError(f"{path.name}: {problem}: assign one, for example with gdal_edit.py")
+    return raster

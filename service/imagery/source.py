@@ -1,0 +1,81 @@
+"""What a source of imagery is: tiles it can cut, and the picture of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from model.errors import SkyfixError
+from model.geo import LatLon
+from model.images import Rgb
+
+TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class SourceError(SkyfixError):
+    """Imagery that cannot be used, with the reason."""
+
+
+class SourceMissing(SourceError):
+    """The imagery's file or folder is not where it was said to be."""
+
+
+class Cut(NamedTuple):
+    """A square of ground to cut out: `size_m` metres wide, true north up."""
+
+    tile_id: str
+    centre: LatLon
+    size_m: float
+
+
+class Picture(NamedTuple):
+    """A cut's pixels, uint8 (P, P, 3), and the fraction of them that the imagery covers.
+
+    Pixels without imagery hold the mean colour of the others.
+    """
+
+    pixels: Rgb
+    valid: float
+
+
+class Source(Protocol):
+    """Imagery on disk. Not thread-safe: one thread uses an instance at a time."""
+
+    kind: str
+    path: Path
+    name: str
+    licence: str
+    attribution: str
+
+    def signature(self) -> str:
+        """Changes whenever the files behind the pictures change."""
+
+    def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
+        """Every tile, in a stable order; the source states which arguments it needs."""
+
+    def count(self, size_m: float | None, stride_m: float | None) -> int:
+        """About how many cuts there will be: for a progress bar."""
+
+    def read(self, cut: Cut, pixels: int) -> Picture:
+        """The picture of `cut`, resampled to `pixels` x `pixels` without aliasing."""
+
+    def close(self) -> None:
+        """Releases the files."""
+
+
+def source_name(path: Path, name: str | None) -> str:
+    """`name`, or one made of the file's; it becomes part of every tile id.
+
+    Raises:
+        SourceError: the name holds characters a tile id may not.
+    """
+    if name is None:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.")[:64] or "imagery"
+    if not SOURCE_NAME.fullmatch(name):
+        raise SourceError(
+            f"the source name {name!r} is not 1-64 of the characters A-Z a-z 0-9 . _ -"
+        )
+    return name

@@ -1,0 +1,27 @@
+"""Opens imagery by what it is: a raster file, or a folder of images with a CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.imagery.folder import FolderSource
+from service.imagery.raster import RasterSource
+from service.imagery.source import Source, SourceMissing
+
+
+def open_source(path: Path, name: str | None = None) -> Source:
+    """The source at `path`, checked as far as that is possible without reading its pixels.
+
+    Args:
+        name: its name in the catalogue and in its tiles' ids; by default the file's stem.
+
+    Raises:
+        SourceMissing: nothing is there.
+        SourceError: what is there cannot be used, with the reason.
+    """
+    resolved = path.expanduser().resolve()
+    if resolved.is_dir():
+        return FolderSource(resolved, name)
+    if resolved.is_file():
+        return RasterSource(resolved, name)
+    raise SourceMissing(f"{path} is neither a raster file nor a folder of images")

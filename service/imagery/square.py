@@ -1,0 +1,78 @@
+"""A tile in a raster's pixel coordinates, and its picture sampled from them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.windows import Window
+
+from model.images import Rgb
+
+Points = NDArray[np.float64]  # (2,) or (N, 2): columns, rows; the first pixel spans 0 to 1
+
+MAX_RESIDUAL = 1.25  # source pixels per sample beyond which bilinear sampling would alias
+
+
+class Square(NamedTuple):
+    """A tile in pixel coordinates: its north-west corner and its sides to the east and south."""
+
+    corner: Points
+    east: Points
+    south: Points
+
+    @classmethod
+    def through(cls, corners: Points) -> Square:
+        """The parallelogram nearest to four corners NW, NE, SE, SW (least squares)."""
+        nw, ne, se, sw = corners
+        east, south = (ne - nw + se - sw) / 2.0, (sw - nw + se - ne) / 2.0
+        return cls(corners.mean(axis=0) - east / 2.0 - south / 2.0, east, south)
+
+    def corners(self) -> Points:
+        """NW, NE, SE, SW."""
+        nw, ne, sw = self.corner, self.corner + self.east, self.corner + self.south
+        return np.stack([nw, ne, ne + self.south, sw])
+
+    def moved(self, left: int, top: int) -> Square:
+        """Seen from the pixel (left, top) as origin."""
+        return self._replace(corner=self.corner - np.array([left, top]))
+
+    def scaled(self, scale: Points) -> Square:
+        """In pixels that are 1 / `scale` (columns, rows) as large."""
+        return Square(self.corner * scale, self.east * scale, self.south * scale)
+
+    def window(self, factors: NDArray[np.int_], size: tuple[int, int]) -> Window | None:
+        """The whole multiples of `factors` pixels that hold the square, within the raster."""
+        at = self.corners()
+        if not np.isfinite(at).all():
+            return None
+        low = np.maximum(0, np.floor(at.min(axis=0) / factors - 2) * factors).astype(int)
+        high = np.minimum(size, np.ceil(at.max(axis=0) / factors + 2) * factors).astype(int)
+        width, height = (int(v) for v in high - low)
+        return Window(int(low[0]), int(low[1]), width, height) if min(width, height) > 0 else None
+
+    def inside(self, shape: tuple[int, int]) -> bool:
+        """Whether every bilinear sample lies within an image of this shape."""
+        at = self.corners()
+        return bool((at >= 0.0).all() and (at <= np.array([shape[1], shape[0]])).all())
+
+    def sample(self, image: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
+        """(h, w[, 3]) to (pixels, pixels[, 3]); pixel centres at +0.5, zero outside."""
+        residual = float(np.hypot(self.east, self.south).max()) / pixels
+        finer = max(1, math.ceil(residual / MAX_RESIDUAL))
+        side = pixels * finer
+        (a, d), (b, e), (c, f) = self.east / side, self.south / side, self.corner
+        sampled = Image.fromarray(image).transform(
+            (side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
+        )
+        return np.array(sampled.reduce(finer) if finer > 1 else sampled)
+
+
+def fill(picture: Rgb, covered: NDArray[np.bool_]) -> Rgb:
+    """The picture, its pixels outside `covered` (P, P) in the mean colour of the others."""
+    if covered.any() and not covered.all():
+        picture[~covered] = picture[covered].mean(axis=0).round().astype(np.uint8)
+    return picture

@@ -1,0 +1,251 @@
+"""The catalogue: which tiles there are, from which imagery, with what content.
+
+One SQLite file. A source is replaced in one transaction: whoever reads, at any moment, sees the
+old tiles or the new ones, and a process killed in between leaves the old. Holds no pixels.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from model.errors import SkyfixError
+from model.geo import Bounds, LatLon, bounds_around
+
+FORMAT = 1  # PRAGMA user_version of the file
+
+SCHEMA = f"""
+BEGIN;
+CREATE TABLE IF NOT EXISTS sources (
+    name TEXT PRIMARY KEY, kind TEXT NOT NULL, path TEXT NOT NULL,
+    size_m REAL, stride_m REAL,           -- as asked for; NULL: the images' own
+    licence TEXT NOT NULL, attribution TEXT NOT NULL,
+    signature TEXT NOT NULL, ingested_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tiles (
+    tile_id TEXT PRIMARY KEY, source TEXT NOT NULL REFERENCES sources(name),
+    latitude REAL NOT NULL, longitude REAL NOT NULL, size_m REAL NOT NULL,
+    sha256 BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tiles_of_source ON tiles (source);
+PRAGMA user_version = {FORMAT};
+COMMIT;
+"""
+
+
+class CatalogueError(SkyfixError):
+    """The catalogue's file cannot be used."""
+
+
+class TileUnknown(SkyfixError):
+    """No tile has this id."""
+
+
+class SourceUnknown(SkyfixError):
+    """No source has this name."""
+
+
+class TileIdTaken(SkyfixError):
+    """Another source already holds a tile of this id."""
+
+
+class Tile(NamedTuple):
+    """One square of ground. `sha256`: of its pixels, cut at service.ingest.HASH_PIXELS."""
+
+    tile_id: str
+    source: str
+    latitude: float
+    longitude: float
+    size_m: float
+    sha256: bytes
+
+    @property
+    def centre(self) -> LatLon:
+        return LatLon(self.latitude, self.longitude)
+
+    @property
+    def bounds(self) -> Bounds:
+        return bounds_around(self.centre, self.size_m)
+
+
+class SourceRecord(NamedTuple):
+    """Where tiles come from. `signature` tells whether its files changed since."""
+
+    name: str
+    kind: str
+    path: str
+    size_m: float | None
+    stride_m: float | None
+    licence: str
+    attribution: str
+    signature: str
+    ingested_at: str  # ISO 8601, UTC
+
+
+class Changes(NamedTuple):
+    """What replacing a source did, in tiles."""
+
+    added: int
+    updated: int
+    removed: int
+    unchanged: int
+
+
+class Catalogue:
+    """A context manager over the file; usable by the one thread that opened it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the catalogue, creating an empty one (and its folder) where there is none.
+
+        Raises:
+            CatalogueError: not a catalogue, damaged, or of another format.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise CatalogueError(f"{path}: the catalogue cannot be opened: {error}") from error
+        try:
+            self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    @classmethod
+    def of(cls, home: Path) -> Catalogue:
+        """The catalogue of a home folder."""
+        return cls(home / "catalogue.sqlite")
+
+    def _prepare(self) -> None:
+        try:
+            (found,) = self._db.execute("PRAGMA user_version").fetchone()
+            if found not in (0, FORMAT):
+                raise CatalogueError(
+                    f"{self.path} is a catalogue of format {found}, this program writes {FORMAT}: "
+                    "ingest into a new home"
+                )
+            if found == 0:
+                self._db.executescript(SCHEMA)
+        except sqlite3.Error as error:
+            raise CatalogueError(f"{self.path} is not a usable catalogue: {error}") from error
+
+    def __enter__(self) -> Catalogue:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; nothing is pending."""
+        self._db.close()
+
+    def replace_source(self, source: SourceRecord, tiles: Iterable[Tile]) -> Changes:
+        """Makes `tiles` the source's only ones; the iterable is read before anything changes.
+
+        Raises:
+            TileIdTaken: a tile id belongs to another source.
+            CatalogueError: the file is locked, damaged, or its disk is full.
+        """
+        db = self._db
+        db.execute("DROP TABLE IF EXISTS temp.incoming")
+        db.execute("CREATE TEMP TABLE incoming AS SELECT * FROM tiles LIMIT 0")
+        db.execute("CREATE UNIQUE INDEX temp.incoming_id ON incoming (tile_id)")
+        with self._transaction("BEGIN"):
+            db.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)", tiles)
+        with self._transaction("BEGIN IMMEDIATE"):
+            changes = self._compare(source.name)
+            db.execute("INSERT OR REPLACE INTO sources VALUES (?,?,?,?,?,?,?,?,?)", source)
+            db.execute("DELETE FROM tiles WHERE source = ?", (source.name,))
+            db.execute("INSERT INTO tiles SELECT * FROM incoming")
+        db.execute("DROP TABLE temp.incoming")
+        return changes
+
+    def _compare(self, name: str) -> Changes:
+        joined = "incoming AS new JOIN tiles AS old USING (tile_id)"
+        others = f"SELECT tile_id, old.source FROM {joined} WHERE old.source <> ? LIMIT 1"
+        taken = next(self._rows(others, name), None)
+        if taken:
+            raise TileIdTaken(
+                f"tile id {taken[0]!r} already belongs to the source {taken[1]!r}: remove that "
+                f"source, or ingest under its name, or rename the tiles"
+            )
+        same = "new.sha256 = old.sha256 AND new.size_m = old.size_m"
+        unchanged = self._number(f"SELECT count(*) FROM {joined} WHERE {same}")
+        common = self._number(f"SELECT count(*) FROM {joined}")
+        before = self._number("SELECT count(*) FROM tiles WHERE source = ?", name)
+        incoming = self._number("SELECT count(*) FROM incoming")
+        return Changes(incoming - common, common - unchanged, before - common, unchanged)
+
+    def remove_source(self, name: str) -> int:
+        """Removes a source and its tiles; returns how many.
+
+        Raises:
+            SourceUnknown: there is none of this name.
+        """
+        self.source(name)
+        with self._transaction("BEGIN IMMEDIATE"):
+            removed = self._db.execute("DELETE FROM tiles WHERE source = ?", (name,)).rowcount
+            self._db.execute("DELETE FROM sources WHERE name = ?", (name,))
+        return removed
+
+    def sources(self) -> list[SourceRecord]:
+        """All sources, by name."""
+        return [SourceRecord(*row) for row in self._rows("SELECT * FROM sources ORDER BY name")]
+
+    def source(self, name: str) -> SourceRecord:
+        """Raises SourceUnknown when there is none of this name."""
+        row = next(self._rows("SELECT * FROM sources WHERE name = ?", name), None)
+        if row is None:
+            known = [source.name for source in self.sources()]
+            raise SourceUnknown(f"no source is named {name!r}; there are {known}")
+        return SourceRecord(*row)
+
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles in the order of their ids, as of one moment."""
+        return (Tile(*row) for row in self._rows("SELECT * FROM tiles ORDER BY tile_id"))
+
+    def count(self) -> int:
+        """How many tiles there are."""
+        return self._number("SELECT count(*) FROM tiles")
+
+    def tile(self, tile_id: str) -> Tile:
+        """Raises TileUnknown when there is none of this id."""
+        row = next(self._rows("SELECT * FROM tiles WHERE tile_id = ?", tile_id), None)
+        if row is None:
+            raise TileUnknown(f"no tile has the id {tile_id!r}")
+        return Tile(*row)
+
+    def _number(self, query: str, *values: str) -> int:
+        return int(next(self._rows(query, *values))[0])
+
+    def _rows(self, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        try:
+            self._db.execute(begin)
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise self._unusable(error) from error
+            raise
+
+    def _unusable(self, error: sqlite3.Error) -> CatalogueError:
+        return CatalogueError(f"{self.path}: the catalogue cannot be read or written: {error}")

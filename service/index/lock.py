@@ -1,0 +1,48 @@
+"""One builder at a time, across processes; the lock ends with its process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from model.errors import SkyfixError
+
+
+class BuildLocked(SkyfixError):
+    """Another process is building or pruning."""
+
+
+@contextmanager
+def build_lock(folder: Path) -> Iterator[None]:
+    """Holds `folder`/.lock while the block runs.
+
+    Raises:
+        BuildLocked: naming the process that holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise BuildLocked(
+                f"the index in {folder} is being built by {file.read() or 'another process'}: "
+                "wait until it has finished"
+            ) from error
+        owner = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        file.truncate(0)
+        file.write(json.dumps(owner))
+        file.flush()
+        yield
+        file.truncate(0)

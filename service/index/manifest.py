@@ -1,0 +1,112 @@
+"""The manifest: what an index version holds, who made it, and how to tell that it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.errors import SkyfixError
+from service.index.durable import sha256_of, write_atomically
+
+FORMAT = 1
+FILE = "manifest.json"
+VECTORS = "vectors.npy"  # float32 (N, D), unit rows: the exact index is the vectors
+TILES = "tiles.npy"  # see service.index.tiles
+
+
+class VersionCorrupt(SkyfixError):
+    """An index version's files are not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """One file of a version."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> Content:
+        return cls(path.stat().st_size, sha256_of(path))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Stored as manifest.json in the version's folder, with a digest of itself."""
+
+    version: str
+    encoder: str  # fingerprint
+    preprocessing: dict[str, float]
+    dimension: int
+    count: int
+    tile_size_m: tuple[float, float]  # smallest and largest
+    sources: list[dict[str, Any]]  # name, kind, licence, attribution, stride_m, ingested_at, tiles
+    built_at: str  # ISO 8601, UTC
+    files: dict[str, Content]
+    metric: str = "squared L2 of unit vectors"
+    format: int = FORMAT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def write(self, folder: Path) -> None:
+        """Writes it, durably."""
+        fields = self.as_dict()
+        document = {**fields, "sha256": _digest(fields)}
+        write_atomically(folder / FILE, json.dumps(document, indent=2).encode() + b"\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a version's folder.
+
+        Raises:
+            VersionCorrupt: missing, damaged, or of a format this program does not read.
+        """
+        try:
+            document = json.loads((folder / FILE).read_bytes())
+            stated = document.pop("sha256")
+            if document["format"] != FORMAT:
+                raise VersionCorrupt(
+                    f"index version {folder.name} has format {document['format']}, this program "
+                    f"reads {FORMAT}: run `skyfix build`"
+                )
+            if stated != _digest(document):
+                raise ValueError("its digest does not match")
+            files = {name: Content(**content) for name, content in document.pop("files").items()}
+            smallest, largest = document.pop("tile_size_m")
+            return cls(**document, files=files, tile_size_m=(smallest, largest))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise VersionCorrupt(
+                f"index version {folder.name}: {FILE} cannot be used: {error!r}"
+            ) from error
+
+    def check(self, folder: Path, *, digests: bool) -> None:
+        """Compares the files' sizes and, when asked, their whole content.
+
+        Raises:
+            VersionCorrupt: naming the first file that differs.
+        """
+        for name, stated in self.files.items():
+            try:
+                size = (folder / name).stat().st_size
+                sha256 = sha256_of(folder / name) if digests else stated.sha256
+            except OSError as error:
+                raise VersionCorrupt(f"index version {self.version}: {error}") from error
+            if size != stated.bytes:
+                raise VersionCorrupt(
+                    f"index version {self.version}: {name} has {size} bytes, not {stated.bytes}"
+                )
+            if sha256 != stated.sha256:
+                raise VersionCorrupt(
+                    f"index version {self.version}: the content of {name} has changed on disk "
+                    f"(sha256 {sha256[:12]}, not {stated.sha256[:12]})"
+                )
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

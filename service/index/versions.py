@@ -1,0 +1,161 @@
+"""Index versions on disk: immutable folders, and CURRENT, the pointer to the live one.
+
+index/000007-20260731T101500Z/{manifest.json, vectors.npy, tiles.npy}
+index/CURRENT                                     the live version's name
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from model.errors import SkyfixError
+from service.index.durable import sync, write_atomically
+from service.index.lock import build_lock
+from service.index.manifest import Manifest, VersionCorrupt
+from service.index.search import SearchError, TileIndex
+
+NAME = re.compile(r"\d{6,}-\d{8}T\d{6}Z")
+CANARIES = 16  # vectors that must find themselves
+CANARY_DISTANCE = 1e-4  # squared; float32 leaves about 1e-6
+
+
+class IndexMissing(SkyfixError):
+    """There is no live index version."""
+
+
+class VersionUnknown(SkyfixError):
+    """No index version has this name."""
+
+
+class EncoderMismatch(SkyfixError):
+    """The index was built by another encoder."""
+
+
+@dataclass(frozen=True)
+class VersionReport:
+    """What `verify` found whole."""
+
+    version: str
+    tiles: int
+    bytes: int
+    canaries: int
+
+
+class Versions:
+    """The versions under a home folder, oldest first. Reading needs no lock."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "index"
+        self.pointer = self.folder / "CURRENT"
+
+    def names(self) -> list[str]:
+        """All versions, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if NAME.fullmatch(p.name))
+
+    def current(self) -> str | None:
+        """The live version's name, or None before the first build."""
+        try:
+            return self.pointer.read_text(encoding="utf-8", errors="replace").strip()
+        except FileNotFoundError:
+            return None
+
+    def require_current(self) -> str:
+        """Raises IndexMissing before the first build."""
+        name = self.current()
+        if name is None:
+            raise IndexMissing(f"{self.folder} holds no index yet: run `skyfix build`")
+        return name
+
+    def path(self, name: str) -> Path:
+        """Raises VersionUnknown when there is no such version."""
+        if not NAME.fullmatch(name) or not (self.folder / name).is_dir():
+            raise VersionUnknown(
+                f"no index version is named {name!r} in {self.folder}; there are {self.names()}"
+            )
+        return self.folder / name
+
+    def manifest(self, name: str) -> Manifest:
+        """Raises VersionUnknown, VersionCorrupt."""
+        return Manifest.read(self.path(name))
+
+    def next_name(self, now: datetime) -> str:
+        """A name that sorts after all others, whatever the clock says."""
+        numbers = [int(name.split("-")[0]) for name in self.names()]
+        return f"{max(numbers, default=0) + 1:06d}-{now:%Y%m%dT%H%M%SZ}"
+
+    def verify(self, name: str) -> VersionReport:
+        """Reads every byte, and lets some vectors find themselves.
+
+        Raises:
+            VersionUnknown, VersionCorrupt.
+        """
+        return verify_folder(self.path(name))
+
+    def activate(self, name: str) -> VersionReport:
+        """Verifies a version, then makes it the live one: atomic and durable.
+
+        Raises:
+            VersionUnknown, VersionCorrupt: the live version stays.
+        """
+        report = self.verify(name)
+        write_atomically(self.pointer, f"{name}\n".encode())
+        return report
+
+    def publish(self, folder: Path, name: str) -> None:
+        """Gives a finished, verified folder its name and makes it the live version."""
+        os.rename(folder, self.folder / name)
+        sync(self.folder)
+        write_atomically(self.pointer, f"{name}\n".encode())
+
+    def prune(self, keep: int) -> list[str]:
+        """Removes all but the newest `keep` versions and the live one; returns their names.
+
+        Raises:
+            BuildLocked: a build is running.
+            ValueError: `keep` is negative.
+        """
+        if keep < 0:
+            raise ValueError(f"keep is {keep}: it must not be negative")
+        with build_lock(self.folder):
+            self.sweep()
+            current = self.current()
+            names = self.names()
+            old = [name for name in names[: len(names) - keep] if name != current]
+            for name in old:
+                os.rename(self.folder / name, self.folder / f".old-{name}")
+            self.sweep()
+        return old
+
+    def sweep(self) -> None:
+        """Removes what killed builds and prunes left behind. The caller holds the build lock."""
+        for pattern in (".new-*", ".old-*"):
+            for left in self.folder.glob(pattern):
+                shutil.rmtree(left)
+
+
+def verify_folder(folder: Path) -> VersionReport:
+    """See Versions.verify; also for a folder that is not published yet."""
+    manifest = Manifest.read(folder)
+    manifest.check(folder, digests=True)
+    index = TileIndex.open(folder)
+    rows = np.unique(np.linspace(0, manifest.count - 1, CANARIES).astype(int))
+    try:
+        distances, _ = index.search(index.vectors[rows], 1)
+    except SearchError as error:
+        raise VersionCorrupt(f"index version {manifest.version}: as {error}") from error
+    lost = rows[distances[:, 0] > CANARY_DISTANCE]
+    if lost.size:
+        raise VersionCorrupt(
+            f"index version {manifest.version}: vectors {lost.tolist()} do not find themselves"
+        )
+    size = sum(content.bytes for content in manifest.files.values())
+    return VersionReport(manifest.version, manifest.count, size, len(rows))

@@ -1,0 +1,173 @@
+"""Imagery in, catalogue entries out: every tile is cut once to see whether it holds anything.
+
+Knows nothing of encoders: what is embedded is decided later, by `service.build`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from model.errors import SkyfixError
+from model.images import Rgb
+from service.imagery.source import Source, SourceError
+from service.imagery.sources import open_source
+from service.index.catalogue import Catalogue, SourceRecord, Tile
+
+log = logging.getLogger(__name__)
+
+HASH_PIXELS = 128  # side at which a tile's content is hashed: 0.5 m for 64 m tiles
+MIN_VALID = 0.5  # share of a tile that imagery must cover
+STRIDE_SHARE = 0.25  # of the size: any place is within 0.18 sizes of a tile's centre
+MAX_BAD_PICTURES_NAMED = 5
+
+Progress = Callable[[int, int], None]  # done so far, expected in all
+
+
+class NothingToIngest(SkyfixError):
+    """The imagery gives no tile."""
+
+
+class BadPictures(SkyfixError):
+    """Some of a folder's images cannot be used."""
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did; counts are of tiles."""
+
+    source: str
+    tiles: int
+    skipped_empty: int
+    added: int
+    updated: int
+    removed: int
+    unchanged: int
+    seconds: float
+
+
+def ingest(
+    catalogue: Catalogue,
+    path: Path,
+    *,
+    size_m: float | None,
+    stride_m: float | None = None,
+    name: str | None = None,
+    min_valid: float = MIN_VALID,
+    licence: str | None = None,
+    attribution: str | None = None,
+    progress: Progress = lambda done, expected: None,
+) -> IngestReport:
+    """Cuts `path` into tiles and makes them the only ones of its source.
+
+    Args:
+        path: a georeferenced raster, or a folder of images with a CSV.
+        size_m: ground width of a tile; None keeps a folder's images whole.
+        stride_m: between the centres of a raster's tiles; None is a quarter of the size.
+        name: of the source; ingesting under the same name again replaces it.
+        min_valid: tiles of which imagery covers a smaller share are skipped and counted.
+        licence: overrides what the imagery itself states; so does `attribution`.
+
+    Raises:
+        SourceError, GridError: the imagery or the sizes cannot be used, with the reason.
+        BadPictures, NothingToIngest: see there. The catalogue is unchanged after any error.
+    """
+    began = time.monotonic()
+    if stride_m is None and size_m is not None:
+        stride_m = size_m * STRIDE_SHARE
+    source = open_source(path, name)
+    try:
+        record = _record(source, size_m, stride_m, licence, attribution)
+        cutting = _Cutting(source, size_m, stride_m, min_valid, progress)
+        changes = catalogue.replace_source(record, cutting.tiles())
+    finally:
+        source.close()
+    tiles = changes.added + changes.updated + changes.unchanged
+    seconds = time.monotonic() - began
+    log.info("source %s: %d tiles in %.1f s, %s", source.name, tiles, seconds, changes)
+    return IngestReport(source.name, tiles, cutting.skipped, *changes, seconds)
+
+
+def content_hash(picture: Rgb) -> bytes:
+    """SHA-256 of a tile's pixels, cut at HASH_PIXELS."""
+    return hashlib.sha256(picture.tobytes()).digest()
+
+
+class _Cutting:
+    """Turns a source into catalogue tiles, counting what it leaves out."""
+
+    def __init__(
+        self,
+        source: Source,
+        size_m: float | None,
+        stride_m: float | None,
+        min_valid: float,
+        progress: Progress,
+    ) -> None:
+        self._source, self._size_m, self._stride_m = source, size_m, stride_m
+        self._min_valid, self._progress = min_valid, progress
+        self.kept = 0
+        self.skipped = 0
+
+    def tiles(self) -> Iterator[Tile]:
+        """Every tile with enough imagery.
+
+        Raises:
+            BadPictures: after trying all, when some could not be read.
+            NothingToIngest: when none was left.
+        """
+        expected = self._source.count(self._size_m, self._stride_m)
+        bad: list[str] = []
+        for cut in self._source.cuts(self._size_m, self._stride_m):
+            try:
+                picture = self._source.read(cut, HASH_PIXELS)
+            except SourceError as error:
+                bad.append(str(error))
+                continue
+            if picture.valid < self._min_valid:
+                self.skipped += 1
+            else:
+                self.kept += 1
+                yield Tile(cut.tile_id, self._source.name, *cut.centre, cut.size_m,
+                           content_hash(picture.pixels))  # fmt: skip
+            done = self.kept + self.skipped
+            self._progress(done, max(expected, done))
+        self._conclude(bad)
+
+    def _conclude(self, bad: list[str]) -> None:
+        if bad:
+            shown = "; ".join(bad[:MAX_BAD_PICTURES_NAMED])
+            raise BadPictures(
+                f"{len(bad)} tiles of {self._source.path} cannot be read, nothing was changed: "
+                f"{shown}"
+            )
+        if not self.kept:
+            raise NothingToIngest(
+                f"{self._source.path} gives no tile: {self.skipped} were cut and are covered by "
+                f"imagery to less than {self._min_valid:.0%}: use smaller tiles or other imagery"
+            )
+
+
+def _record(
+    source: Source,
+    size_m: float | None,
+    stride_m: float | None,
+    licence: str | None,
+    attribution: str | None,
+) -> SourceRecord:
+    return SourceRecord(
+        name=source.name,
+        kind=source.kind,
+        path=str(source.path),
+        size_m=size_m,
+        stride_m=stride_m,
+        licence=source.licence if licence is None else licence,
+        attribution=source.attribution if attribution is None else attribution,
+        signature=source.signature(),
+        ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,274 @@
+"""The whole query path: geometry, decode, encode, search, describe.
+
+`prepare` is safe in any thread; `answer` belongs to the one thread that owns the model and the
+index. Knows nothing of HTTP, torch or faiss: both engines stand behind their own class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.geo import Bounds, LatLon
+from model.images import open_image
+from model.panorama import PanoramaGeometry, read_geometry
+from service.fix import Fix, Match, Stated
+from service.hints import DEFAULT_RADIUS_M, Hints, check_top_k
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
+    from service.index.versions import Versions
+
+Strip = NDArray[np.uint8]
+Descriptors = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+NO_HINTS = Hints()
+
+
+class StreetEncoder(Protocol):
+    """What of `model.encoder.Encoder` a query needs."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Strip: ...
+
+    def encode_strips(self, strips: Sequence[Strip], norths: Sequence[float]) -> Descriptors: ...
+
+
+class LiveTiles(Protocol):
+    """What of `service.index.live.LiveIndex` a query needs."""
+
+    @property
+    def versions(self) -> Versions: ...
+
+    def get(self) -> TileIndex: ...
+
+
+@dataclass(frozen=True)
+class Query:
+    """One panorama, decoded and projected: all that the model's owner needs."""
+
+    strip: Strip
+    north: float | None
+    hints: Hints
+    top_k: int
+    geometry: dict[str, Stated]
+    timings_ms: dict[str, float]
+    ready_at: float  # time.perf_counter() when it began to wait for the owner
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The nearest rows of one query, best first, each with the north of its best roll."""
+
+    rows: list[int]
+    distances: list[float]
+    norths: list[float]
+
+
+class Localizer:
+    """Turns panoramas into fixes against whichever index version is live.
+
+    rolls: how many headings are tried, evenly spaced, for a panorama whose heading is unknown.
+    """
+
+    def __init__(self, encoder: StreetEncoder, live: LiveTiles, *, rolls: int = 16) -> None:
+        self.encoder = encoder
+        self.live = live
+        self._rolls = rolls
+
+    def locate(self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10) -> Fix:
+        """One encoded image to its fix; see `prepare` and `answer` for what is raised."""
+        return self.answer([self.prepare(data, hints, top_k)])[0]
+
+    def prepare(self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10) -> Query:
+        """Settle the geometry, decode to the encoder's strip. Safe in any thread.
+
+        Raises:
+            ImageError: not a usable image. GeometryError: not a panorama the encoder can read.
+            HintError: top_k is out of bounds.
+        """
+        check_top_k(top_k)
+        timings: dict[str, float] = {}
+        with _timed(timings, "geometry"):
+            geometry, sources = _settle(data, hints)
+            stated = _stated(data, geometry, sources)
+        with _timed(timings, "decode"):
+            strip = self.encoder.read_street(data, geometry)
+        ready_at = time.perf_counter()
+        return Query(strip, stated["north"].value, hints, top_k, stated, timings, ready_at)
+
+    def answer(self, queries: Sequence[Query]) -> list[Fix]:
+        """Encode all queries in one batch and search one index version for all of them.
+
+        Raises:
+            IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.
+        """
+        timings: dict[str, float] = {}
+        begun = time.perf_counter()
+        index = self.live.get()
+        with _timed(timings, "encode"):
+            norths = [self._norths(query) for query in queries]
+            strips = [q.strip for q, tried in zip(queries, norths, strict=True) for _ in tried]
+            vectors = self.encoder.encode_strips(strips, [n for tried in norths for n in tried])
+        with _timed(timings, "search"):
+            found = _search(index, queries, norths, vectors)
+        return [
+            self._describe(
+                index, query, candidates, {"queue": _ms(begun - query.ready_at), **timings}
+            )
+            for query, candidates in zip(queries, found, strict=True)
+        ]
+
+    def _norths(self, query: Query) -> list[float]:
+        if query.north is not None:
+            return [query.north]
+        return [roll / self._rolls for roll in range(self._rolls)]
+
+    def _describe(
+        self, index: TileIndex, query: Query, found: _Candidates, timings: dict[str, float]
+    ) -> Fix:
+        matches = []
+        for rank, row in enumerate(found.rows, start=1):
+            tile = index.tiles[row]
+            heading = _heading_of_centre(found.norths[rank - 1])
+            matches.append(
+                Match(
+                    rank=rank,
+                    tile_id=tile.tile_id,
+                    latitude=tile.latitude,
+                    longitude=tile.longitude,
+                    bounds=Bounds(*tile.bounds),
+                    distance=found.distances[rank - 1],
+                    heading_deg=heading,
+                )
+            )
+        return Fix(
+            matches=tuple(matches),
+            position=LatLon(matches[0].latitude, matches[0].longitude) if matches else None,
+            index_version=index.version,
+            encoder=self.encoder.fingerprint,
+            geometry=query.geometry,
+            timings_ms={**query.timings_ms, **timings},
+        )
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = _ms(time.perf_counter() - start)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000.0, 3)
+
+
+def _heading_of_centre(north: float) -> float:
+    return (0.5 - north) * 360.0 % 360.0
+
+
+def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]]:
+    """The image's own geometry, overridden by what was given; a source for each value."""
+    reading = read_geometry(data)
+    heading = hints.centre_heading_deg
+    given = {
+        "horizon": hints.horizon,
+        "vertical_fov_deg": hints.vertical_fov_deg,
+        "horizontal_fov_deg": hints.horizontal_fov_deg,
+    }
+    stated = {name: value for name, value in given.items() if value is not None}
+    sources = {**reading.sources, **dict.fromkeys(stated, "given")}
+    if heading is None:
+        heading = reading.geometry.heading_of_centre_deg
+    else:
+        sources["north"] = "given"
+    geometry = dataclasses.replace(reading.geometry, **stated)
+    if heading is None:
+        return geometry, {**sources, "north": "unknown"}
+    north = PanoramaGeometry.north_of(heading, geometry.horizontal_fov_deg)
+    return dataclasses.replace(geometry, north=north), sources
+
+
+def _stated(data: bytes, geometry: PanoramaGeometry, sources: dict[str, str]) -> dict[str, Stated]:
+    """Every value with its source; impossible proportions are refused before a pixel is decoded."""
+    width, height = open_image(data).size
+    extent = geometry.extent(height, width)
+    values = {
+        "heading_deg": geometry.heading_of_centre_deg,
+        "north": None if geometry.north is None else geometry.strip_north,
+        "horizon": geometry.horizon,
+        "vertical_fov_deg": extent.top_deg - extent.bottom_deg,
+        "horizontal_fov_deg": geometry.horizontal_fov_deg,
+    }
+    sources = {**sources, "heading_deg": sources["north"]}
+    return {name: Stated(value, sources[name]) for name, value in values.items()}
+
+
+def _allowed(index: TileIndex, hints: Hints) -> Mask | None:
+    """Rows that the place hints allow; None when nothing is restricted."""
+    masks = []
+    if hints.near is not None:
+        masks.append(index.within(hints.near, hints.radius_m or DEFAULT_RADIUS_M))
+    if hints.bbox is not None:
+        masks.append(index.in_bbox(hints.bbox))
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def _search(
+    index: TileIndex,
+    queries: Sequence[Query],
+    norths: Sequence[Sequence[float]],
+    vectors: Descriptors,
+) -> list[_Candidates]:
+    """One search for all unrestricted queries together, one for each restricted query."""
+    ends = np.cumsum([len(tried) for tried in norths])
+    blocks = np.split(np.arange(len(vectors)), ends[:-1])
+    masks = [_allowed(index, query.hints) for query in queries]
+    free = [number for number, mask in enumerate(masks) if mask is None]
+    groups = [[number] for number, mask in enumerate(masks) if mask is not None]
+    found: dict[int, _Candidates] = {}
+    for group in [free, *groups] if free else groups:
+        picked = np.concatenate([blocks[number] for number in group])
+        depth = max(queries[number].top_k for number in group)
+        distances, rows = index.search(vectors[picked], depth, masks[group[0]])
+        start = 0
+        for number in group:
+            stop = start + len(blocks[number])
+            found[number] = _best_per_tile(
+                distances[start:stop], rows[start:stop], norths[number], queries[number].top_k
+            )
+            start = stop
+    return [found[number] for number in range(len(queries))]
+
+
+def _best_per_tile(
+    distances: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    norths: Sequence[float],
+    top_k: int,
+) -> _Candidates:
+    """Merge the rolls of one panorama: each tile once, at its best roll.
+
+    distances, rows: (rolls, k). Exact for the top k tiles: a tile among the best k over all rolls
+    is among the best k of its own best roll.
+    """
+    order = np.argsort(distances, axis=None, kind="stable")
+    flat_rows = rows.reshape(-1)[order]
+    _, first = np.unique(flat_rows, return_index=True)
+    kept = order[np.sort(first)[:top_k]]
+    width = max(rows.shape[1], 1)
+    return _Candidates(
+        rows=[int(row) for row in rows.reshape(-1)[kept]],
+        distances=[float(distance) for distance in distances.reshape(-1)[kept]],
+        norths=[norths[int(place) // width] for place in kept],
+    )

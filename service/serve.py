@@ -1,0 +1,39 @@
+"""Runs the application under uvicorn, with bounds on connections, headers and shutdown."""
+
+from __future__ import annotations
+
+import logging
+
+import uvicorn
+
+from service.api.app import create_app
+from service.compose import open_localizer
+from service.settings import Settings
+
+
+def server(settings: Settings) -> uvicorn.Server:
+    """A server that is ready to `run()`; weights are loaded, nothing is bound yet.
+
+    Raises:
+        DeviceError, CheckpointError: see `open_localizer`.
+    """
+    config = uvicorn.Config(
+        create_app(open_localizer(settings), settings),
+        host=settings.host,
+        port=settings.port,
+        http="h11",  # bounds the headers of a request; httptools does not
+        h11_max_incomplete_event_size=64 * 1024,
+        ws="none",
+        limit_concurrency=1024,  # connections; uploads in flight are bounded far below
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=30,
+        server_header=False,
+        log_config=None,  # the root logger's format
+    )
+    return uvicorn.Server(config)
+
+
+def serve(settings: Settings) -> None:
+    """Answer requests until a signal ends the process; requests in flight are finished."""
+    logging.getLogger().setLevel(logging.INFO)
+    server(settings).run()

@@ -1,0 +1,134 @@
+"""What an operator may set: one frozen dataclass, read from an environment handed in.
+
+Knows nothing of argparse or os: the command line passes `os.environ` and overrides fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from model.errors import SkyfixError
+
+logger = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+DEVICES = ("auto", "cpu", "cuda")
+DEMO_WEIGHTS = "msae-demo.safetensors"
+
+
+class SettingsError(SkyfixError):
+    """A setting's value is not allowed; the message names the variable and what is."""
+
+
+def _packaged_weights() -> Path:
+    return Path(str(resources.files("model") / "weights" / DEMO_WEIGHTS))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything configurable about the service. Sizes in bytes, times in seconds.
+
+    Uploads held in memory are bounded by `max_in_flight * max_body_bytes`; decoded images by
+    `decode_threads` (a decoded panorama costs up to 3 bytes a pixel, 400 MB at the pixel cap).
+    """
+
+    home: Path = Path("skyfix-data")
+    weights: Path = field(default_factory=_packaged_weights)
+    device: str = "auto"  # auto | cpu | cuda
+    host: str = "127.0.0.1"
+    port: int = 8000
+    rolls: int = 16  # headings tried when none is known: 22.5 degrees apart
+    max_body_bytes: int = 32 * MIB
+    max_in_flight: int = 32  # uploads being read, decoded, waiting or encoded; more get a 503
+    max_batch: int = 8  # panoramas in one encoder call
+    decode_threads: int = 2
+    body_deadline_s: float = 30.0  # for the client to finish sending
+    request_deadline_s: float = 30.0  # from the whole body received to the answer
+    admin_token: str = field(default="", repr=False)  # empty: the admin routes do not exist
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Settings from `SKYFIX_*` variables; an empty or absent one means the default.
+
+        Raises:
+            SettingsError: a value that does not parse or is out of bounds.
+        """
+        known = {f"SKYFIX_{name.upper()}": (name, parse) for name, parse in _PARSERS.items()}
+        for variable in sorted(v for v in environ if v.startswith("SKYFIX_") and v not in known):
+            logger.warning("%s is not a setting; known are %s", variable, ", ".join(known))
+        chosen = {
+            name: parse(variable, environ[variable])
+            for variable, (name, parse) in known.items()
+            if environ.get(variable, "") != ""
+        }
+        return dataclasses.replace(cls(), **chosen)  # type: ignore[arg-type]  # typed by _PARSERS
+
+    @property
+    def catalogue(self) -> Path:
+        """The catalogue's file."""
+        return self.home / "catalogue.sqlite"
+
+    def shown(self) -> dict[str, str]:
+        """All settings as text under their variable names; secrets hidden."""
+        values = {name: str(getattr(self, name)) for name in _PARSERS}
+        values["admin_token"] = "(set, hidden)" if self.admin_token else "(not set)"
+        return {f"SKYFIX_{name.upper()}": value for name, value in values.items()}
+
+
+def _path(variable: str, text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _device(variable: str, text: str) -> str:
+    if text not in DEVICES:
+        raise SettingsError(f"{variable}={text!r}: allowed values are {', '.join(DEVICES)}")
+    return text
+
+
+def _text(variable: str, text: str) -> str:
+    return text
+
+
+def _integer(low: int, high: int) -> Callable[[str, str], int]:
+    def parse(variable: str, text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise SettingsError(f"{variable}={text!r} is not a whole number") from None
+        if not low <= value <= high:
+            raise SettingsError(f"{variable}={value}: allowed is {low} to {high}")
+        return value
+
+    return parse
+
+
+def _seconds(variable: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise SettingsError(f"{variable}={text!r} is not a number of seconds") from None
+    if not 0.0 < value <= 3600.0:
+        raise SettingsError(f"{variable}={text}: allowed is above 0 to 3600 seconds")
+    return value
+
+
+_PARSERS: dict[str, Callable[[str, str], object]] = {
+    "home": _path,
+    "weights": _path,
+    "device": _device,
+    "host": _text,
+    "port": _integer(0, 65535),
+    "rolls": _integer(1, 360),
+    "max_body_bytes": _integer(1024, 1024 * MIB),
+    "max_in_flight": _integer(1, 4096),
+    "max_batch": _integer(1, 256),
+    "decode_threads": _integer(1, 64),
+    "body_deadline_s": _seconds,
+    "request_deadline_s": _seconds,
+    "admin_token": _text,
+}

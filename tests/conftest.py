@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+# One thread a worker: xdist fills the cores, and sums round alike on every machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real images beside the project, for local tests only."""
+    folder = Path(__file__).parents[2] / "shared" / "real"
+    if not folder.is_dir():
+        pytest.skip("no real data beside the project")
+    return folder

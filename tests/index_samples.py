@@ -1,0 +1,49 @@
+"""Small index versions, written without a build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.geo import LatLon, wrap_longitude
+from service.index.catalogue import Tile
+from service.index.manifest import TILES, VECTORS, Content, Manifest
+from service.index.tiles import freeze
+
+ENCODER = "fa" * 32
+
+
+def random_units(count: int, dimension: int, seed: int) -> NDArray[np.float32]:
+    vectors = np.random.default_rng(seed).standard_normal((count, dimension))
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(units, np.float32)
+
+
+def write_version(
+    index_folder: Path,
+    count: int,
+    dimension: int,
+    *,
+    name: str = "000001-20260101T000000Z",
+    encoder: str = ENCODER,
+    centre: LatLon = LatLon(50.0, 15.0),  # noqa: B008 (immutable)
+    spread: float = 0.01,
+) -> Path:
+    """A whole version of random vectors and tiles `spread` degrees around `centre`."""
+    folder = index_folder / name
+    folder.mkdir(parents=True)
+    around = np.random.default_rng(1).uniform(-spread, spread, (count, 2)) + np.array(centre)
+    tiles = [
+        Tile(f"t{i}", "town", float(lat), wrap_longitude(float(lon)), 64.0, i.to_bytes(32, "big"))
+        for i, (lat, lon) in enumerate(around)
+    ]
+    np.save(folder / VECTORS, random_units(count, dimension, seed=0))
+    np.save(folder / TILES, freeze(tiles, count))
+    files = {file: Content.of(folder / file) for file in (VECTORS, TILES)}
+    Manifest(
+        version=name, encoder=encoder, preprocessing={}, dimension=dimension, count=count,
+        tile_size_m=(64.0, 64.0), sources=[], built_at="2026-01-01T00:00:00+00:00", files=files,
+    ).write(folder)  # fmt: skip
+    return folder

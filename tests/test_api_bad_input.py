@@ -1,0 +1,186 @@
+"""Whatever a client sends: a 4xx problem that names value and limit, and the next request works."""
+
+import asyncio
+import struct
+import tempfile
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fakes import FakeEncoder, colours, encoded, panorama_of
+from serving import publish, served
+
+from model.images import Rgb
+from model.panorama import PanoramaGeometry
+
+pytestmark = pytest.mark.anyio
+LIMIT = 100_000
+GPANO_FISHEYE = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    'xmlns:GPano="http://ns.google.com/photos/1.0/panorama/" '
+    'GPano:ProjectionType="fisheye"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Three tiles behind tight limits; at the end a good request must still be answered."""
+    encoder = FakeEncoder()
+    publish(tmp_path, "town", range(3), encoder)
+    async with served(tmp_path, encoder, max_body_bytes=LIMIT, body_deadline_s=0.3) as made:
+        yield made
+        good = await made.post("/localize?heading_deg=0", files=form(panorama_of(1)))
+        assert (good.status_code, good.json()["matches"][0]["tile_id"]) == (200, "t1")
+
+
+def form(data: bytes, field: str = "panorama") -> dict[str, tuple[str, bytes]]:
+    return {field: ("p.jpg", data)}
+
+
+def check(answer: httpx.Response, status: int, *named: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert {"type", "title", "detail", "instance"} <= problem.keys()
+    for text in named:
+        assert text in problem["detail"]
+
+
+def bomb() -> bytes:
+    """A PNG of 60000x60000 pixels in a few hundred bytes."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100_000)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+JPEG = encoded(colours(0).repeat(2, axis=1), "JPEG")
+UNUSABLE = {
+    "empty": (b"", "0 bytes"),
+    "text": (b"GIF89a nothing of the kind", "JPEG, PNG, WEBP"),
+    "truncated": (JPEG[: len(JPEG) // 2], "damaged"),
+    "1x1": (encoded(np.zeros((1, 1, 3), np.uint8)), "1x1"),
+    "bomb": (bomb(), "3600000000"),
+    "gif": (encoded(colours(0), "GIF"), "JPEG, PNG, WEBP"),
+    "tower": (encoded(np.zeros((900, 100, 3), np.uint8)), "100x900"),
+    "ribbon": (encoded(np.zeros((16, 2000, 3), np.uint8)), "2000x16"),
+    "fisheye": (encoded(colours(0), "JPEG", xmp=GPANO_FISHEYE.encode()), "fisheye"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+async def test_an_unusable_image_is_refused(client: httpx.AsyncClient, name: str) -> None:
+    data, named = UNUSABLE[name]
+    check(await client.post("/localize", files=form(data)), 422, named)
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("top_k=0", "top_k=0"),
+        ("top_k=101", "100"),
+        ("top_k=many", "many"),
+        ("heading_deg=nan", "heading_deg"),
+        ("heading_deg=400", "360"),
+        ("heading_deg=1&north=0.5", "twice"),
+        ("vertical_fov_deg=0", "vertical_fov_deg"),
+        ("near=91,0", "91"),
+        ("near=here", "latitude,longitude"),
+        ("radius_m=10", "near"),
+        ("bbox=1,2,3", "west,south,east,north"),
+        ("bbox=0,20,1,10", "south"),
+        ("headin_deg=0", "headin_deg"),
+    ],
+)
+async def test_a_bad_query_is_refused(client: httpx.AsyncClient, query: str, named: str) -> None:
+    check(await client.post(f"/localize?{query}", files=form(JPEG)), 422, named)
+
+
+async def test_a_form_without_the_file_is_refused(client: httpx.AsyncClient) -> None:
+    check(await client.post("/localize", files=form(JPEG, "photo")), 400, "panorama", "photo")
+    check(await client.post("/localize", files=[*form(JPEG).items()] * 2), 400, "1")
+    check(await client.post("/localize"), 415, "multipart/form-data")
+    check(await client.post("/localize", json={}), 415, "application/json")
+    text = {"panorama": (None, b"text, not a file")}
+    check(await client.post("/localize", files=text), 400, "panorama")
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "undefined", "idna", "hex", "\\x00", "no-such"])
+async def test_a_broken_form_is_refused(client: httpx.AsyncClient, charset: str) -> None:
+    kind = f"multipart/form-data; boundary=B; charset={charset}"
+    part = b'--B\r\ncontent-disposition: form-data; name="panorama\xff"; filename="p"\r\n\r\n'
+    for body in (b"", b"--B", part, part + JPEG, b"\r\n".join([part, b"--B--", b"more"]), b"--C--"):
+        answer = await client.post("/localize", content=body, headers={"content-type": kind})
+        check(answer, 400)
+    check(await client.post("/localize", content=b"", headers={"content-type": kind[:19]}), 400)
+
+
+async def test_an_oversized_body_is_refused_stated_or_chunked(client: httpx.AsyncClient) -> None:
+    big = form(b"\0" * (2 * LIMIT))
+    check(await client.post("/localize", files=big), 413, str(LIMIT))
+    request = client.build_request("POST", "/localize", files=big)
+    taken = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal taken
+        body = await request.aread()
+        for start in range(0, len(body), 1000):
+            taken += 1
+            yield body[start : start + 1000]
+
+    kind = {"content-type": request.headers["content-type"]}
+    check(await client.post("/localize", content=chunks(), headers=kind), 413, str(LIMIT))
+    assert taken <= LIMIT // 1000 + 1
+
+
+async def test_a_slow_body_is_given_up(client: httpx.AsyncClient) -> None:
+    async def dripping() -> AsyncIterator[bytes]:
+        while True:
+            yield b"\r\n"
+            await asyncio.sleep(0.05)
+
+    kind = {"content-type": "multipart/form-data; boundary=B"}
+    check(await client.post("/localize", content=dripping(), headers=kind), 408, "0.3 s")
+
+
+async def test_unknown_routes_and_methods_are_problems(client: httpx.AsyncClient) -> None:
+    check(await client.get("/nowhere"), 404, "/nowhere")
+    wrong = await client.get("/localize")
+    check(wrong, 405)
+    assert wrong.headers["allow"] == "POST"
+
+
+async def test_a_failure_of_ours_tells_nothing(tmp_path: Path) -> None:
+    class Broken(FakeEncoder):
+        def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
+            raise RuntimeError("a secret of the inside")
+
+    async with served(tmp_path, Broken()) as client:
+        answer = await client.post("/localize", files=form(panorama_of(1)))
+    check(answer, 500)
+    assert "secret" not in answer.text
+
+
+async def test_an_upload_never_touches_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    noise = np.random.default_rng(0).integers(0, 256, (800, 1600, 3), np.uint8)
+    assert len(encoded(noise)) > 3_000_000
+    publish(tmp_path, "town", range(3), FakeEncoder())
+    async with served(tmp_path, FakeEncoder()) as client:
+        answer = await client.post("/localize", files=form(encoded(noise)))
+    assert answer.status_code == 200

@@ -1,0 +1,106 @@
+"""The catalogue changes whole sources at once, or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.index.catalogue import (
+    Catalogue,
+    CatalogueError,
+    Changes,
+    SourceRecord,
+    SourceUnknown,
+    Tile,
+    TileIdTaken,
+    TileUnknown,
+)
+
+
+def source(name: str = "town") -> SourceRecord:
+    return SourceRecord(name, "raster", "/a.tif", 64.0, 16.0, "CC0", "", "1-2", "2026-01-01")
+
+
+def tiles(numbers: str, content: str = "a", of: str = "town") -> list[Tile]:
+    return [Tile(f"t{n}", of, 50.0, 15.0, 64.0, content.encode() * 32) for n in numbers]
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
+    with Catalogue.of(tmp_path / "home") as catalogue:
+        yield catalogue
+
+
+def test_replacing_counts_what_changed(catalogue: Catalogue) -> None:
+    assert catalogue.replace_source(source(), tiles("123")) == Changes(3, 0, 0, 0)
+    new = tiles("1") + tiles("2", "b") + tiles("45")
+    assert catalogue.replace_source(source(), new) == Changes(2, 1, 1, 1)
+    assert list(catalogue.tiles()) == new
+    assert catalogue.count() == 4
+    assert catalogue.tile("t2") == new[1]
+
+
+def test_an_ingest_that_fails_leaves_the_old_tiles(catalogue: Catalogue) -> None:
+    def failing() -> Iterator[Tile]:
+        yield from tiles("89")
+        raise RuntimeError
+
+    catalogue.replace_source(source(), tiles("12"))
+    with pytest.raises(RuntimeError):
+        catalogue.replace_source(source()._replace(licence="other"), failing())
+    assert list(catalogue.tiles()) == tiles("12")
+    assert catalogue.source("town").licence == "CC0"
+    assert catalogue.replace_source(source(), tiles("1")).removed == 1
+
+
+def test_readers_see_old_tiles_until_the_new_are_whole(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source(), tiles("12"))
+
+    def while_reading() -> Iterator[Tile]:
+        for tile in tiles("345"):
+            with Catalogue(catalogue.path) as reader:
+                assert list(reader.tiles()) == tiles("12")
+            yield tile
+
+    catalogue.replace_source(source(), while_reading())
+    assert list(catalogue.tiles()) == tiles("345")
+
+
+def test_sources_stand_beside_each_other(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source("a"), tiles("12", of="a"))
+    catalogue.replace_source(source("b"), tiles("34", of="b"))
+    with pytest.raises(TileIdTaken, match="'t2' already belongs to the source 'a'"):
+        catalogue.replace_source(source("b"), tiles("23", of="b"))
+    assert [s.name for s in catalogue.sources()] == ["a", "b"]
+    assert catalogue.remove_source("a") == 2
+    assert list(catalogue.tiles()) == tiles("34", of="b")
+
+
+def test_unknown_names_are_named(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source(), tiles("1"))
+    with pytest.raises(TileUnknown, match="'t9'"):
+        catalogue.tile("t9")
+    with pytest.raises(SourceUnknown, match=r"'city'; there are \['town'\]"):
+        catalogue.remove_source("city")
+
+
+def test_a_tile_knows_its_bounds() -> None:
+    (tile,) = tiles("1")
+    assert tile.bounds.west < 15.0 < tile.bounds.east
+    assert tile.bounds.north - tile.bounds.south == pytest.approx(64.0 / 111_229.0, rel=1e-3)
+
+
+def test_files_that_are_no_catalogue_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a database, but long enough to look at " * 50)
+    with pytest.raises(CatalogueError, match="not a usable catalogue"):
+        Catalogue(tmp_path / "text")
+    with sqlite3.connect(tmp_path / "other") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(CatalogueError, match="format 99"):
+        Catalogue(tmp_path / "other")
+    with pytest.raises(CatalogueError, match="cannot be opened"):
+        Catalogue(tmp_path / "text" / "below-a-file")

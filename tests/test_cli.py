@@ -1,0 +1,150 @@
+"""The console script: ingest, build, locate and the versions, and one line for every problem."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from fakes import coloured_region, panorama_of
+
+from model.checkpoint import Checkpoint, EncoderConfig
+from model.network import NetworkConfig
+from model.preprocessing import Preprocessing
+from service.__main__ import main
+from service.api.schemas import FixSchema
+
+TINY = EncoderConfig(
+    NetworkConfig(neck=4, group_channels=4, dimension=16), Preprocessing(input_size=64)
+)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    Checkpoint(TINY, TINY.build().state_dict()).save(path)
+    return path
+
+
+@pytest.fixture
+def options(tmp_path: Path, weights: Path) -> list[str]:
+    return ["--home", str(tmp_path / "home"), "--weights", str(weights), "--device", "cpu"]
+
+
+@pytest.fixture
+def built(tmp_path: Path, options: list[str]) -> Path:
+    """A home with one version of three tiles; returns the imagery's folder."""
+    region = coloured_region(tmp_path / "town", range(3))
+    assert main(["ingest", str(region), *options]) == 0
+    assert main(["build", *options]) == 0
+    return region
+
+
+def problem(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error of a command that fails with exit code 1."""
+    capsys.readouterr()
+    assert main(argv) == 1
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("skyfix: ")]
+    assert (out, len(lines)) == ("", 1)
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def test_an_image_is_located_with_the_same_document_as_over_http(
+    tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "street.png"
+    image.write_bytes(panorama_of(1))
+    capsys.readouterr()
+    arguments = ["--json", "--top-k", "2", "--heading-deg", "90", "--near=25,-80"]
+    assert main(["locate", str(image), *arguments, *options]) == 0
+    fix = FixSchema.model_validate_json(capsys.readouterr().out)
+    assert [match.rank for match in fix.matches] == [1, 2]
+    assert fix.geometry["heading_deg"].value == 90.0
+    assert main(["locate", str(image), *options]) == 0
+    assert fix.matches[0].tile_id in capsys.readouterr().out
+
+
+def test_versions_are_listed_verified_and_activated(
+    built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", *options]) == 0
+    capsys.readouterr()
+    assert main(["versions", *options]) == 0
+    first, second = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert (len(first), second[0]) == (1, "*")
+    assert main(["verify", first[0], *options]) == 0
+    assert main(["activate", first[0], *options]) == 0
+    capsys.readouterr()
+    main(["versions", *options])
+    assert capsys.readouterr().out.splitlines()[0] == f"* {first[0]}"
+
+
+def test_every_problem_is_one_line_and_exit_code_1(
+    tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "street.png"
+    image.write_bytes(panorama_of(1))
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    locate = ["locate", str(image), *options]
+    assert "top_k=0" in problem([*locate, "--top-k", "0"], capsys)
+    assert "near=" in problem([*locate, "--near", "here"], capsys)
+    assert "nowhere.png" in problem(["locate", "nowhere.png", *options], capsys)
+    assert "broken.safetensors" in problem([*locate, "--weights", str(broken)], capsys)
+    assert "skyfix build" in problem([*locate, "--home", str(tmp_path / "empty")], capsys)
+    assert "000099" in problem(["activate", "000099-20250101T000000Z", *options], capsys)
+    assert "nowhere.tif" in problem(["ingest", "nowhere.tif", *options], capsys)
+    assert "0 m" in problem(["ingest", str(built), "--size-m", "0", *options], capsys)
+    assert "ingest" in problem(["build", *options, "--home", str(tmp_path / "empty")], capsys)
+    assert "SKYFIX_PORT" in problem(["serve", "--port", "70000", *options], capsys)
+
+
+def test_an_index_of_another_encoder_is_refused_by_name(
+    tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Checkpoint(TINY, TINY.build().state_dict())
+    other.save(tmp_path / "other.safetensors")
+    image = tmp_path / "street.png"
+    image.write_bytes(panorama_of(1))
+    argv = ["locate", str(image), *options, "--weights", str(tmp_path / "other.safetensors")]
+    assert other.fingerprint[:12] in problem(argv, capsys)
+
+
+def test_wrong_usage_is_exit_code_2() -> None:
+    for argv in ([], ["fly"], ["locate"], ["serve", "--port", "eighty"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(argv)
+        assert stopped.value.code == 2
+
+
+def test_settings_are_shown_without_secrets(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYFIX_ADMIN_TOKEN", "s3cr3t")
+    assert main(["serve", "--port", "81", "--print-settings", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "SKYFIX_PORT=81" in shown
+    assert "s3cr3t" not in shown
+
+
+def test_serve_answers_over_a_socket_and_stops_on_sigterm(built: Path, options: list[str]) -> None:
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stderr is not None
+            said = next(line for line in server.stderr if "running on" in line)
+            address = re.search(r"http://[\d.:]+", said)[0]
+            form = {"panorama": panorama_of(1)}
+            answer = httpx.post(f"{address}/localize?heading_deg=0", files=form, timeout=30.0)
+            assert answer.status_code == 200
+            assert httpx.get(f"{address}/readyz").json()["status"] == "ready"
+        finally:
+            server.send_signal(signal.SIGTERM)
+            code = server.wait(30.0)
+    assert code in (0, -signal.SIGTERM)

@@ -1,0 +1,296 @@
+"""Tiles are cut where independent geodesy says, whatever the raster's CRS, type and mask."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from imagery_samples import EAST_M, NORTH_M, patchwork, write_raster
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
+from scipy.ndimage import map_coordinates
+
+from model.geo import LatLon, distance_m
+from service.imagery.grid import GridError
+from service.imagery.raster import RasterSource
+from service.imagery.source import Cut, SourceError
+
+REAL = Path(__file__).parents[2] / "shared" / "real" / "georaster"
+
+
+def ground(cut: Cut, pixels: int) -> NDArray[np.float64]:
+    """Independent (azimuthal equidistant): (P, P, 2) longitudes, latitudes of pixel centres."""
+    local = CRS.from_proj4(
+        f"+proj=aeqd +lat_0={cut.centre.latitude} +lon_0={cut.centre.longitude} +datum=WGS84"
+    )
+    steps = ((np.arange(pixels) + 0.5) / pixels - 0.5) * cut.size_m
+    east, north = np.meshgrid(steps, -steps)
+    to_degrees = Transformer.from_crs(local, "EPSG:4326", always_xy=True)
+    return np.stack(to_degrees.transform(east, north), axis=-1)
+
+
+def columns_and_rows(path: Path, cut: Cut, pixels: int) -> NDArray[np.float64]:
+    """Independent: (2, P, P) rows and columns of the raster's pixels, centres at .0."""
+    with rasterio.open(path) as raster:
+        to_raster = Transformer.from_crs("EPSG:4326", raster.crs.to_wkt(), always_xy=True)
+        x, y = to_raster.transform(*np.moveaxis(ground(cut, pixels), -1, 0))
+        t = ~raster.transform
+        columns, rows = t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
+    return np.stack([rows - 0.5, columns - 0.5])
+
+
+def centremost(source: RasterSource, size_m: float) -> Cut:
+    return min(
+        source.cuts(size_m, size_m / 4), key=lambda cut: distance_m(cut.centre, source._centre())
+    )
+
+
+CRSES = {
+    "utm": ("EPSG:32633", (500_000.0, 5_540_000.0), 0.5),
+    "mercator": ("EPSG:3857", (1_669_000.0, 6_440_000.0), 0.8),
+    "degrees": ("EPSG:4326", (15.0, 78.2), 5e-6),
+    "polar": ("EPSG:3413", (300_000.0, -900_000.0), 0.5),
+    "southern": ("EPSG:32756", (334_000.0, 6_252_000.0), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", CRSES)
+def test_pictures_are_true_north_up_in_any_crs(name: str, tmp_path: Path) -> None:
+    crs, origin, resolution = CRSES[name]
+    image = patchwork(600, 600, cell=24)
+    north_west = Affine(resolution, 0.0, origin[0], 0.0, -resolution, origin[1])
+    path = write_raster(tmp_path / "a.tif", image, crs=crs, transform=north_west)
+    source = RasterSource(path)
+    width_m = max(source._pixel_size_m(source._centre())) * 128
+    cut = centremost(source, width_m)
+    at = columns_and_rows(path, cut, 128)
+    # Degrees are no squares far north: both sides are read as finely as the coarser one.
+    corners = source._corners(cut)
+    assert np.abs(corners.mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5).max() < 0.01
+    if name != "degrees":
+        expected = np.stack([map_coordinates(image[..., b].astype(float), at, order=1)
+                             for b in range(3)], axis=-1)  # fmt: skip
+        assert np.abs(source.read(cut, 128).pixels - expected).mean() < 1.0
+
+
+def test_the_affine_map_is_within_a_centimetre_for_64_m_tiles(tmp_path: Path) -> None:
+    for crs, origin, resolution in CRSES.values():
+        transform = Affine(resolution, 0.0, origin[0], 0.0, -resolution, origin[1])
+        path = write_raster(tmp_path / "a.tif", patchwork(400, 400), crs=crs, transform=transform)
+        source = RasterSource(path)
+        cut = centremost(source, 64.0)
+        pixel_m = min(source._pixel_size_m(cut.centre))
+        exact = columns_and_rows(path, cut, 9)[::-1] + 0.5
+        steps = (np.arange(9) + 0.5) / 9.0
+        nw, ne, _, sw = source._corners(cut)
+        affine = nw[:, None, None] + (
+            (ne - nw)[:, None, None] * steps + (sw - nw)[:, None, None] * steps[:, None]
+        )
+        assert np.abs(affine - exact).max() * pixel_m < 0.01
+
+
+def test_grid_points_do_not_move_with_the_raster(tmp_path: Path) -> None:
+    image = patchwork(800, 800)
+    whole = RasterSource(write_raster(tmp_path / "w.tif", image), "town")
+    shifted = Affine(0.5, 0.0, EAST_M + 101.3, 0.0, -0.5, NORTH_M - 57.7)
+    part = RasterSource(write_raster(tmp_path / "p.tif", image[:500], transform=shifted), "town")
+    of_whole = {cut.tile_id: cut for cut in whole.cuts(64.0, 16.0)}
+    common = [cut for cut in part.cuts(64.0, 16.0) if cut.tile_id in of_whole]
+    assert len(common) > 100
+    assert all(of_whole[cut.tile_id] == cut for cut in common)
+    assert len(of_whole) == pytest.approx(whole.count(64.0, 16.0), rel=0.05)
+
+
+def test_a_rotated_raster_is_cut_north_up(tmp_path: Path) -> None:
+    turned = Affine.translation(EAST_M, NORTH_M) @ Affine.rotation(30.0) @ Affine.scale(0.5, -0.5)
+    image = patchwork(700, 700, cell=24)
+    path = write_raster(tmp_path / "r.tif", image, transform=turned)
+    source = RasterSource(path)
+    cut = centremost(source, 64.0)
+    at = columns_and_rows(path, cut, 128)
+    expected = map_coordinates(image[..., 0].astype(float), at, order=1)
+    assert np.abs(source.read(cut, 128).pixels[..., 0] - expected).mean() < 1.0
+
+
+def test_reducing_averages_instead_of_aliasing(tmp_path: Path) -> None:
+    checks = np.indices((600, 600)).sum(axis=0) % 2 * 254  # every other pixel: must become grey
+    image = np.repeat(checks[..., None], 3, axis=2).astype(np.uint8)
+    source = RasterSource(write_raster(tmp_path / "c.tif", image))
+    for pixels in (32, 50, 64, 100):
+        picture = source.read(centremost(source, 64.0), pixels).pixels.astype(float)
+        assert abs(picture.mean() - 127.0) < 4.0
+        assert picture.std() < 40.0
+
+
+def test_nodata_mask_and_alpha_all_hide_the_same_ground(tmp_path: Path) -> None:
+    image = patchwork(400, 400)
+    hidden = np.zeros((400, 400), bool)
+    hidden[:, 200:] = True
+    blank = np.where(hidden[..., None], 0, image).astype(np.uint8)
+    mask = np.where(hidden, 0, 255).astype(np.uint8)
+    layered = np.dstack([image, mask])
+    paths = [
+        write_raster(tmp_path / "nodata.tif", blank, nodata=0),
+        write_raster(tmp_path / "mask.tif", image, mask=mask),
+        write_raster(tmp_path / "alpha.tif", layered, photometric="RGB", alpha="YES"),
+        write_raster(tmp_path / "collar.tif", blank),
+    ]
+    for path in paths:
+        source = RasterSource(path)
+        shares = [source.read(cut, 64).valid for cut in source.cuts(64.0, 8.0)]
+        assert min(shares) < 0.05
+        assert max(shares) == 1.0
+        assert np.mean(shares) == pytest.approx(0.47, abs=0.06), path.name
+
+
+def test_pixels_without_imagery_take_the_mean_colour(tmp_path: Path) -> None:
+    image = np.full((200, 200, 3), 90, np.uint8)
+    source = RasterSource(write_raster(tmp_path / "a.tif", image, nodata=0))
+    edge = next(source.cuts(64.0, 16.0))
+    picture = source.read(edge, 64)
+    assert 0.2 < picture.valid < 0.8
+    assert (picture.pixels == 90).all()
+
+
+def test_grey_uint16_and_palette_become_rgb(tmp_path: Path) -> None:
+    grey = patchwork(300, 300)[..., :1]
+    deep = grey.astype(np.uint16) * 40 + 1000
+    paths = {
+        "grey": write_raster(tmp_path / "grey.tif", grey),
+        "deep": write_raster(tmp_path / "deep.tif", deep),
+        "palette": write_raster(tmp_path / "palette.tif", grey % 4, photometric="palette"),
+    }
+    with rasterio.open(paths["palette"], "r+") as raster:
+        raster.write_colormap(1, {i: (i * 60, 255 - i * 60, 7, 255) for i in range(4)})
+    pictures = {name: RasterSource(p) for name, p in paths.items()}
+    cut = centremost(pictures["grey"], 64.0)
+    shallow, scaled, coloured = (s.read(cut, 128).pixels.astype(int) for s in pictures.values())
+    assert (shallow[..., 0] == shallow[..., 2]).all()
+    assert np.corrcoef(shallow.ravel(), scaled.ravel())[0, 1] > 0.99
+    assert scaled.std() > 50
+    assert (coloured[..., 2] == 7).all()
+    assert np.abs(coloured[..., 0] + coloured[..., 1] - 255).max() <= 2
+
+
+def test_colours_are_found_by_their_names(tmp_path: Path) -> None:
+    image = patchwork(300, 300)
+    path = write_raster(tmp_path / "bgr.tif", image[..., ::-1], photometric="RGB")
+    with rasterio.open(path, "r+") as raster:
+        raster.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+    straight = RasterSource(write_raster(tmp_path / "rgb.tif", image))
+    cut = centremost(straight, 64.0)
+    assert (RasterSource(path).read(cut, 64).pixels == straight.read(cut, 64).pixels).all()
+
+
+def test_ground_control_points_place_a_raster(tmp_path: Path) -> None:
+    image = patchwork(300, 300)
+    points = [
+        GroundControlPoint(row, column, EAST_M + column * 0.5, NORTH_M - row * 0.5)
+        for row in (0, 150, 300)
+        for column in (0, 150, 300)
+    ]
+    path = tmp_path / "gcps.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", height=300, width=300, count=3, dtype="uint8",
+            gcps=points, crs="EPSG:32633",
+        ) as raster:  # fmt: skip
+            raster.write(np.moveaxis(image, -1, 0))
+    placed = RasterSource(write_raster(tmp_path / "plain.tif", image))
+    cut = centremost(placed, 64.0)
+    expected = placed.read(cut, 64).pixels.astype(int)
+    assert np.abs(RasterSource(path).read(cut, 64).pixels - expected).mean() < 8.0
+
+
+def test_licence_and_attribution_are_read_from_the_file(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", patchwork(64, 64))
+    with rasterio.open(path, "r+") as raster:
+        raster.update_tags(LICENCE="CC0", ATTRIBUTION="the survey")
+    source = RasterSource(path)
+    assert (source.licence, source.attribution) == ("CC0", "the survey")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_rasters_without_a_place_on_earth_are_refused(tmp_path: Path) -> None:
+    image = patchwork(64, 64)
+    no_crs = write_raster(tmp_path / "no-crs.tif", image, crs=None)
+    nowhere = write_raster(tmp_path / "identity.tif", image, transform=Affine.identity())
+    far = Affine(0.1, 0.0, 15.0, 0.0, -0.1, 95.0)
+    beyond = write_raster(tmp_path / "beyond.tif", image, crs="EPSG:4326", transform=far)
+    text = tmp_path / "notes.tif"
+    text.write_text("not a raster")
+    for path, reason in (
+        (no_crs, "no coordinate reference system"),
+        (nowhere, "no georeference"),
+        (beyond, "outside the Earth"),
+        (text, "not a raster"),
+    ):
+        with pytest.raises(SourceError, match=reason):
+            RasterSource(path)
+
+
+def test_sizes_that_show_nothing_are_refused(tmp_path: Path) -> None:
+    source = RasterSource(write_raster(tmp_path / "a.tif", patchwork(64, 64), resolution_m=30.0))
+    with pytest.raises(GridError, match="30 m per pixel"):
+        next(source.cuts(64.0, 16.0))
+    for size_m, stride_m, named in ((0.0, 16.0, "size"), (640.0, 0.0, "stride"), (-1, 1, "size")):
+        with pytest.raises(GridError, match=named):
+            next(source.cuts(size_m, stride_m))
+
+
+def test_an_absurd_raster_costs_nothing_to_open(tmp_path: Path) -> None:
+    path = tmp_path / "world.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=18_000, width=36_000, count=3, dtype="uint8",
+        crs="EPSG:4326", transform=Affine(0.01, 0, -180, 0, -0.01, 90), tiled=True, SPARSE_OK=True,
+    ):  # fmt: skip
+        pass
+    source = RasterSource(path)
+    assert source.extent[0] <= -180.0
+    assert source.extent[2] >= 180.0
+    cuts = source.cuts(40_000.0, 10_000.0)
+    assert source.read(next(cuts), 32).valid == 0.0
+    assert source.count(40_000.0, 10_000.0) > 1_000_000
+
+
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the real rasters are not here")
+
+
+@real
+@pytest.mark.parametrize("path", sorted(REAL.glob("*.tif")), ids=lambda p: p.stem[-12:])
+def test_real_rasters_are_cut_to_the_pixel_or_refused(path: Path) -> None:
+    if path.name == "rotated.tif":
+        with pytest.raises(SourceError, match="CRS"):
+            RasterSource(path)
+        return
+    source = RasterSource(path)
+    if path.name == "cog_gcps.tif":
+        assert next(source.cuts(20_000.0, 5_000.0)).centre.latitude == pytest.approx(11.2, abs=0.2)
+        return
+    pixel_m = max(source._pixel_size_m(source._centre()))
+    cut = centremost(source, pixel_m * 64)
+    at = columns_and_rows(path, cut, 64)
+    off = source._corners(cut).mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5
+    assert np.abs(off).max() < 0.1
+    if source._bands.high == 255.0:
+        with rasterio.open(path) as raster:
+            image = raster.read(1).astype(float)
+        expected = map_coordinates(image, at, order=1)
+        off = np.abs(source.read(cut, 64).pixels[..., 0] - expected)
+        assert np.median(off) < 1.0  # where a mask hides pixels, their colour is another
+
+
+@real
+def test_the_dateline_is_crossed() -> None:
+    source = RasterSource(REAL / "cog_dateline.tif")
+    longitudes = [cut.centre.longitude for cut in source.cuts(20_000.0, 10_000.0)]
+    assert min(longitudes) < -178.0
+    assert max(longitudes) > 179.0
+    assert isinstance(next(source.cuts(20_000.0, 10_000.0)).centre, LatLon)

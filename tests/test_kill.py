@@ -1,0 +1,58 @@
+"""What a SIGKILL, or a disk that is full, leaves behind is whole."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fakes import FakeEncoder
+from imagery_samples import patchwork, write_raster
+from kills import check, kill_repeatedly, update, write_towns
+
+from service.build import BuildFailed, build
+from service.index.catalogue import Catalogue, CatalogueError
+from service.index.versions import Versions
+from service.ingest import ingest
+
+
+@contextmanager
+def files_no_longer_than(size: int) -> Iterator[None]:
+    """Stands for a full disk: the system refuses to let any file of this process grow beyond."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
+    kill_repeatedly(tmp_path, kills=10, seed=1)
+
+
+def test_a_full_disk_publishes_nothing_and_the_next_build_works(tmp_path: Path) -> None:
+    write_towns(tmp_path)
+    update(tmp_path, "a.tif")
+    live = Versions(tmp_path).current()
+    for limit in (100, 4_000, 12_000):
+        with files_no_longer_than(limit), pytest.raises(BuildFailed, match="the build stopped"):
+            build(tmp_path, FakeEncoder(fingerprint="bb" * 32))
+        assert Versions(tmp_path).names() == [live]
+        check(tmp_path)
+    assert build(tmp_path, FakeEncoder()).name != live
+
+
+def test_a_full_disk_leaves_the_catalogue_as_it_was(tmp_path: Path) -> None:
+    write_towns(tmp_path)
+    update(tmp_path, "a.tif")
+    write_raster(tmp_path / "large.tif", patchwork(900, 900))
+    with Catalogue.of(tmp_path) as catalogue:
+        before = list(catalogue.tiles())
+        size = catalogue.path.stat().st_size
+        with files_no_longer_than(size), pytest.raises(CatalogueError, match="cannot be"):
+            ingest(catalogue, tmp_path / "large.tif", size_m=64.0)
+        assert list(catalogue.tiles()) == before
+    check(tmp_path)

@@ -1,0 +1,189 @@
+"""The query path against brute force: geometry's precedence, unknown headings, place hints."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.geo import Bounds, LatLon, bounds_around, distance_m, offset
+from model.images import ImageError, decode_image
+from model.panorama import GeometryError, PanoramaGeometry
+from service.hints import HintError, Hints
+from service.localizer import Localizer
+
+COLUMNS = 64
+ORIGIN = LatLon(25.0, -80.0)
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+    'xmlns:GPano="http://ns.google.com/photos/1.0/panorama/" '
+    'GPano:ProjectionType="{projection}" GPano:PoseHeadingDegrees="{heading}"/>'
+    "</rdf:RDF></x:xmpmeta>"
+)
+
+
+class TurningEncoder:
+    """A descriptor is the strip turned north-up, as one unit vector: exact under rolls."""
+
+    fingerprint = "turning"
+
+    def __init__(self) -> None:
+        self.encoded: list[int] = []
+
+    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> NDArray[np.uint8]:
+        small = Image.fromarray(decode_image(data)).resize((COLUMNS, 8), Image.Resampling.BOX)
+        return np.asarray(small)
+
+    def encode_strips(
+        self, strips: list[NDArray[np.uint8]], norths: list[float]
+    ) -> NDArray[np.float32]:
+        self.encoded.append(len(strips))
+        turned = [
+            np.roll(strip, round((0.5 - north) * COLUMNS), axis=1).ravel()
+            for strip, north in zip(strips, norths, strict=True)
+        ]
+        vectors = np.array(turned, np.float32) - 127.0
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class ListedTiles:
+    """An index in memory, searched by brute force; its own live holder."""
+
+    version = "v1"
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        self.vectors = vectors
+        self.searches = 0
+        self.centres = [offset(ORIGIN, 100.0 * row, 0.0) for row in range(len(vectors))]
+        self.tiles = [
+            SimpleNamespace(tile_id=f"t{row}", latitude=c.latitude, longitude=c.longitude,
+                            bounds=bounds_around(c, 64.0))
+            for row, c in enumerate(self.centres)
+        ]  # fmt: skip
+
+    def get(self) -> "ListedTiles":
+        return self
+
+    def search(
+        self, vectors: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        self.searches += 1
+        rows = np.arange(len(self.vectors)) if allowed is None else np.flatnonzero(allowed)
+        squared = ((vectors[:, None] - self.vectors[rows][None]) ** 2).sum(-1)
+        order = np.argsort(squared, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(squared, order, 1), rows[order]
+
+    def within(self, near: LatLon, radius_m: float) -> NDArray[np.bool_]:
+        return np.array([distance_m(near, centre) <= radius_m for centre in self.centres])
+
+    def in_bbox(self, box: Bounds) -> NDArray[np.bool_]:
+        return np.array([box.west <= c.longitude <= box.east for c in self.centres])
+
+
+def panorama(seed: int, heading: float | None = None, projection: str = "equirectangular") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, COLUMNS, 3), np.uint8)
+    buffer = io.BytesIO()
+    xmp = {} if heading is None else {"xmp": XMP.format(heading=heading, projection=projection)}
+    Image.fromarray(pixels).save(buffer, "PNG") if not xmp else Image.fromarray(pixels).save(
+        buffer, "WEBP", lossless=True, xmp=xmp["xmp"].encode()
+    )
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def encoder() -> TurningEncoder:
+    return TurningEncoder()
+
+
+@pytest.fixture
+def tiles(encoder: TurningEncoder) -> ListedTiles:
+    """Tile i is what panorama(i) looks like with north in its centre column."""
+    strips = [encoder.read_street(panorama(seed), PanoramaGeometry()) for seed in range(20)]
+    return ListedTiles(encoder.encode_strips(strips, [0.5] * 20))
+
+
+@pytest.fixture
+def localizer(encoder: TurningEncoder, tiles: ListedTiles) -> Localizer:
+    return Localizer(encoder, tiles, rolls=16)
+
+
+def test_a_known_heading_finds_its_tile(localizer: Localizer, tiles: ListedTiles) -> None:
+    fix = localizer.locate(panorama(7), Hints(heading_deg=0.0), 3)
+    assert [match.rank for match in fix.matches] == [1, 2, 3]
+    assert fix.matches[0].tile_id == "t7"
+    assert fix.matches[0].distance == pytest.approx(0.0, abs=1e-6)
+    assert fix.position == tiles.centres[7]
+    assert (fix.index_version, fix.encoder) == ("v1", "turning")
+    assert set(fix.timings_ms) == {"geometry", "decode", "queue", "encode", "search"}
+
+
+@pytest.mark.parametrize("turn", range(0, 16, 3))
+def test_an_unknown_heading_is_estimated(localizer: Localizer, turn: int) -> None:
+    pixels = np.roll(decode_image(panorama(3)), turn * COLUMNS // 16, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    best = localizer.locate(buffer.getvalue(), top_k=1).matches[0]
+    assert (best.tile_id, best.distance) == ("t3", pytest.approx(0.0, abs=1e-6))
+    assert best.heading_deg == pytest.approx(-turn * 22.5 % 360.0)
+
+
+def test_rolls_keep_each_tile_once_at_its_best(
+    localizer: Localizer, encoder: TurningEncoder, tiles: ListedTiles
+) -> None:
+    strip = encoder.read_street(panorama(42), PanoramaGeometry())
+    rolled = encoder.encode_strips([strip] * 16, [roll / 16 for roll in range(16)])
+    squared = ((rolled[:, None] - tiles.vectors[None]) ** 2).sum(-1).min(axis=0)
+    fix = localizer.locate(panorama(42), top_k=20)
+    assert [match.tile_id for match in fix.matches] == [f"t{row}" for row in np.argsort(squared)]
+    assert [match.distance for match in fix.matches] == pytest.approx(np.sort(squared), abs=1e-5)
+
+
+def test_a_batch_answers_as_each_alone(localizer: Localizer, encoder: TurningEncoder) -> None:
+    asked = [Hints(heading_deg=10.0), Hints(), Hints(near=ORIGIN, radius_m=450.0), Hints()]
+    queries = [
+        localizer.prepare(panorama(seed), hints, seed + 1) for seed, hints in enumerate(asked)
+    ]
+    encoder.encoded.clear()
+    together = localizer.answer(queries)
+    assert encoder.encoded == [1 + 16 + 16 + 16]
+    for query, fix in zip(queries, together, strict=True):
+        assert fix.matches == localizer.answer([query])[0].matches
+        assert len(fix.matches) == min(query.top_k, 5 if query.hints.near else 20)
+
+
+def test_place_hints_hide_every_other_tile(localizer: Localizer) -> None:
+    near = offset(ORIGIN, 1000.0, 0.0)
+    fix = localizer.locate(panorama(3), Hints(near=near, radius_m=150.0), 20)
+    assert {match.tile_id for match in fix.matches} == {"t9", "t10", "t11"}
+    box = Bounds(ORIGIN.longitude - 0.1, 24.0, near.longitude - 0.0005, 26.0)
+    both = localizer.locate(panorama(3), Hints(near=near, radius_m=150.0, bbox=box), 20)
+    assert {match.tile_id for match in both.matches} == {"t9"}
+
+
+def test_a_place_without_tiles_gives_no_match(localizer: Localizer) -> None:
+    fix = localizer.locate(panorama(3), Hints(near=LatLon(0.0, 0.0)), 5)
+    assert (fix.matches, fix.position) == ((), None)
+
+
+def test_given_wins_over_gpano_over_assumed(localizer: Localizer) -> None:
+    unknown = localizer.locate(panorama(3)).geometry
+    assert unknown["north"].value is None
+    assert unknown["north"].source == unknown["heading_deg"].source == "unknown"
+    assert (unknown["vertical_fov_deg"].value, unknown["horizon"].source) == (180.0, "assumed")
+    read = localizer.locate(panorama(3, heading=90.0)).geometry
+    assert (read["heading_deg"].value, read["heading_deg"].source) == (90.0, "GPano")
+    given = localizer.locate(panorama(3, heading=90.0), Hints(north=0.5, horizon=0.4)).geometry
+    assert (given["heading_deg"].value, given["north"].source) == (0.0, "given")
+    assert (given["horizon"].value, given["horizon"].source) == (0.4, "given")
+
+
+def test_unusable_input_is_refused(localizer: Localizer) -> None:
+    with pytest.raises(HintError, match="top_k=0"):
+        localizer.locate(panorama(3), top_k=0)
+    with pytest.raises(GeometryError, match="fisheye"):
+        localizer.locate(panorama(3, heading=0.0, projection="fisheye"))
+    with pytest.raises(ImageError):
+        localizer.locate(b"no image")

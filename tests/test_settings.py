@@ -1,0 +1,55 @@
+"""Settings come from the mapping handed in, and bad values are named with what is allowed."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env({"SKYFIX_PORT": "", "PATH": "/bin"}) == Settings()
+
+
+def test_every_field_can_be_set_by_its_variable() -> None:
+    texts = {
+        "HOME": "/data", "WEIGHTS": "w.safetensors", "DEVICE": "cpu", "HOST": "0.0.0.0",
+        "PORT": "81", "ROLLS": "36", "MAX_BODY_BYTES": "5000", "MAX_IN_FLIGHT": "3",
+        "MAX_BATCH": "4", "DECODE_THREADS": "1", "BODY_DEADLINE_S": "1.5",
+        "REQUEST_DEADLINE_S": "2.5", "ADMIN_TOKEN": "secret",
+    }  # fmt: skip
+    settings = Settings.from_env({f"SKYFIX_{name}": text for name, text in texts.items()})
+    assert {field.name.upper() for field in fields(Settings)} == set(texts)
+    assert {f.name.upper(): str(getattr(settings, f.name)) for f in fields(Settings)} == texts
+    assert settings.home == Path("/data")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("DEVICE", "tpu", "auto, cpu, cuda"),
+        ("PORT", "eighty", "whole number"),
+        ("PORT", "70000", "65535"),
+        ("ROLLS", "0", "1 to 360"),
+        ("BODY_DEADLINE_S", "nan", "3600"),
+        ("REQUEST_DEADLINE_S", "soon", "seconds"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name: str, text: str, allowed: str) -> None:
+    with pytest.raises(SettingsError, match=f"SKYFIX_{name}") as caught:
+        Settings.from_env({f"SKYFIX_{name}": text})
+    assert text in str(caught.value)
+    assert allowed in str(caught.value)
+
+
+def test_an_unknown_variable_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    Settings.from_env({"SKYFIX_PROT": "81"})
+    assert "SKYFIX_PROT" in caplog.text
+
+
+def test_the_token_is_never_shown() -> None:
+    settings = Settings.from_env({"SKYFIX_ADMIN_TOKEN": "s3cr3t"})
+    assert "s3cr3t" not in repr(settings) + str(settings.shown())
+    assert len(settings.shown()) == len(fields(Settings))

@@ -1,0 +1,93 @@
+"""Damage is found wherever it is, and the pointer only ever moves to a whole version."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from index_samples import write_version
+
+from service.index.manifest import TILES, VECTORS, Content, Manifest, VersionCorrupt
+from service.index.search import TileIndex
+from service.index.versions import IndexMissing, Versions, VersionUnknown
+
+FIRST, SECOND = "000001-20260101T000000Z", "000002-20260102T000000Z"
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Versions:
+    for name in (FIRST, SECOND):
+        write_version(tmp_path / "index", 40, 8, name=name)
+    versions = Versions(tmp_path)
+    versions.activate(SECOND)
+    return versions
+
+
+def test_names_pointer_and_manifest(versions: Versions) -> None:
+    (versions.folder / ".new-000009-20260101T000000Z").mkdir()
+    assert versions.names() == [FIRST, SECOND]
+    assert versions.current() == SECOND
+    assert versions.manifest(FIRST).count == 40
+    assert versions.verify(FIRST).tiles == 40
+
+
+def test_before_the_first_build(tmp_path: Path) -> None:
+    empty = Versions(tmp_path / "nowhere")
+    assert (empty.names(), empty.current()) == ([], None)
+    with pytest.raises(IndexMissing, match="skyfix build"):
+        empty.require_current()
+
+
+def test_names_sort_by_age_whatever_the_clock_says(versions: Versions) -> None:
+    assert versions.next_name(datetime(1999, 1, 1, tzinfo=UTC)) == "000003-19990101T000000Z"
+
+
+@pytest.mark.parametrize("file", [VECTORS, TILES, "manifest.json"])
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.999])
+def test_a_flipped_bit_is_found(versions: Versions, file: str, where: float) -> None:
+    path = versions.path(FIRST) / file
+    data = bytearray(path.read_bytes())
+    data[int(where * (len(data) - 2))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(VersionCorrupt, match=FIRST):
+        versions.activate(FIRST)
+    assert versions.current() == SECOND
+
+
+@pytest.mark.parametrize("file", [VECTORS, TILES, "manifest.json"])
+def test_a_short_or_missing_file_is_found_at_once(versions: Versions, file: str) -> None:
+    path = versions.path(FIRST) / file
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(VersionCorrupt):
+        TileIndex.open(versions.path(FIRST))
+    path.unlink()
+    with pytest.raises(VersionCorrupt):
+        TileIndex.open(versions.path(FIRST))
+
+
+def test_vectors_that_do_not_find_themselves_are_found(versions: Versions) -> None:
+    folder = versions.path(FIRST)
+    np.save(folder / VECTORS, np.full((40, 8), np.nan, np.float32))
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    files = {file: Content.of(folder / file) for file in (VECTORS, TILES)}
+    kept = {k: v for k, v in manifest.items() if k not in ("files", "sha256")}
+    Manifest(**kept, files=files).write(folder)
+    with pytest.raises(VersionCorrupt, match="not finite"):
+        versions.verify(FIRST)
+
+
+@pytest.mark.parametrize("name", ["000009-20260101T000000Z", "../index", "", ".lock"])
+def test_unknown_versions_are_named(versions: Versions, name: str) -> None:
+    with pytest.raises(VersionUnknown, match=f"there are .*{SECOND}"):
+        versions.activate(name)
+    assert versions.current() == SECOND
+
+
+def test_prune_keeps_the_newest_and_the_live_one(versions: Versions, tmp_path: Path) -> None:
+    for number in (3, 4):
+        write_version(tmp_path / "index", 10, 8, name=f"00000{number}-20260103T000000Z")
+    assert versions.prune(keep=1) == [FIRST, "000003-20260103T000000Z"]
+    assert versions.names() == [SECOND, "000004-20260103T000000Z"]

@@ -1,0 +1,52 @@
+"""Procedural towns as `skyfix-train synth` writes them: one raster, panoramas, true poses."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import rasterio
+from rasterio.warp import transform
+
+from model.geo import LatLon
+from training.pairs import AerialView, Pair, PairError
+
+
+def load(root: Path, split: str) -> Sequence[Pair]:
+    """All panoramas of the town at `root`, or of every town folder in it; `split` must be "all".
+
+    The geometry is left to the panoramas' own GPano, as in serving.
+    """
+    if split != "all":
+        raise PairError(f"a town has only the split 'all', not {split!r}: give other seeds instead")
+    towns = [root] if (root / "poses.csv").is_file() else sorted(root.glob("*/poses.csv"))
+    if not towns:
+        raise PairError(f"no town at {root}: make one with `skyfix-train synth`")
+    folders = [one if one.is_dir() else one.parent for one in towns]
+    return [pair for folder in folders for pair in _town(folder)]
+
+
+def _town(folder: Path) -> list[Pair]:
+    raster = folder / "aerial.tif"
+    with (folder / "poses.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    positions = [LatLon(float(row["latitude"]), float(row["longitude"])) for row in rows]
+    with rasterio.open(raster) as image:
+        east, north = transform(
+            "EPSG:4326",
+            image.crs,
+            [one.longitude for one in positions],
+            [one.latitude for one in positions],
+        )
+        pixels = [~image.transform * point for point in zip(east, north, strict=True)]
+        metres_per_pixel = float(image.res[0])
+    return [
+        Pair(
+            id=f"{folder.name}/{row['id']}",
+            street=folder / row["file"],
+            aerial=AerialView(raster, metres_per_pixel, column, line),
+            position=position,
+        )
+        for row, position, (column, line) in zip(rows, positions, pixels, strict=True)
+    ]

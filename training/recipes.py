@@ -1,0 +1,197 @@
+"""Recipes: everything that decides what a training run makes, in one frozen dataclass.
+
+`msae-vgg16` is the paper to the letter; where the paper is silent, the field's comment says what
+was chosen and why. The resolved recipe is stored in the checkpoint that it made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from model.checkpoint import EncoderConfig
+from model.errors import SkyfixError
+from model.network import NetworkConfig
+from model.panorama import Band
+from model.preprocessing import Preprocessing
+
+
+class RecipeError(SkyfixError):
+    """An unknown recipe, or a value its field cannot take."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Lengths in metres, angles in degrees, durations in epochs or steps."""
+
+    name: str
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    pretrained: bool = False  # ImageNet initialisation of a torchvision trunk
+
+    loss: Literal["triplet", "info_nce"] = "triplet"
+    alpha: float = 10.0  # "triplet", eq. 4-6
+    temperature: float = 0.07  # "info_nce"
+    label_smoothing: float = 0.1  # "info_nce"
+    # Two views nearer than this show the same place and are no negatives of each other. The paper
+    # knows no positions; 0 keeps every other pair a negative.
+    negative_distance_m: float = 0.0
+
+    # Global mining strategy (GMS). The paper fixes neither of these.
+    queue_length: int = 0  # descriptors kept; 0: without GMS
+    queue_hardest: int = 8  # "the most difficult negatives" of a batch: the top eighth
+    queue_start_epoch: int = 0  # fig. 7: at the beginning of training it hurts
+    queue_weight: float = 1.0  # of the queue's mean beside the batch's mean
+
+    # Optimisation.
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    schedule: Literal["step", "cosine"] = "step"
+    step_epochs: int = 80  # "step": every so many epochs the rate falls to a tenth
+    warmup_steps: int = 0
+    ema: float = 0.0  # decay of the moving average of weights that is stored; 0: the weights
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the network's arithmetic in training
+    stored: Literal["fp32", "fp16"] = "fp32"  # of the checkpoint's weights
+
+    # Augmentation.
+    # "street" turns the street view alone, as the paper does (which loses the north alignment);
+    # "joint" turns both views by the same quarter turn; "none".
+    rotation: Literal["street", "joint", "none"] = "street"
+    mirror: bool = False  # both views, east for west
+    heading_noise_deg: float = 0.0  # uniform, street only: compass error, and rolls that miss
+    offset_m: float = 0.0  # the street may stand so far from the tile's centre, on each axis
+    missing_band: float = 0.0  # share of panoramas that lose a random top and bottom
+    colour_jitter: float = 0.0  # each view alone: brightness, contrast, colour balance
+
+    def __post_init__(self) -> None:
+        least = {"batch_size": 2, "epochs": 1, "step_epochs": 1, "queue_hardest": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise RecipeError(f"{name} is {getattr(self, name)}: it must be at least {low}")
+
+
+def _small(**preprocessing: Any) -> EncoderConfig:
+    return EncoderConfig(NetworkConfig(), Preprocessing(**preprocessing), 64.0)
+
+
+MSAE_VGG16 = Recipe(
+    name="msae-vgg16",
+    encoder=EncoderConfig(
+        # D = 1024: the paper names no length; pool5 as features keeps the layer at 42 M weights.
+        NetworkConfig(trunk="vgg16", group_channels=32, dimension=1024),
+        # The whole CVUSA panorama, as published: 224 rows of 1232 columns.
+        Preprocessing(input_size=288, strip_size=(224, 1232), band=None),
+        # A CVUSA aerial, 750 px of about 0.235 m.
+        aerial_footprint_m=176.0,
+    ),
+    pretrained=True,
+    queue_length=1024,  # two epochs' worth is stale, one batch's is not global: 16 batches of 64
+    queue_start_epoch=10,
+)
+
+MSAE_DEMO = Recipe(
+    name="msae-demo",
+    encoder=_small(),
+    negative_distance_m=11.0,  # within half a stride on both axes a tile still is the place
+    queue_length=1024,
+    queue_hardest=16,
+    queue_start_epoch=2,
+    epochs=24,
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    schedule="cosine",
+    warmup_steps=200,
+    precision="bf16",
+    stored="fp16",  # 15 MiB; validation measures what is stored
+    rotation="joint",
+    mirror=True,
+    heading_noise_deg=6.0,
+    offset_m=8.0,
+    missing_band=0.3,
+    colour_jitter=0.2,
+)
+
+SKYFIX_MODERN = replace(
+    MSAE_DEMO,
+    name="skyfix-modern",
+    encoder=_small(projection="ground"),
+    loss="info_nce",
+    queue_length=0,
+    ema=0.999,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (MSAE_VGG16, MSAE_DEMO, SKYFIX_MODERN)}
+
+
+def find(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name with `field=value` overrides applied in order.
+
+    Fields of the encoder are reached by dots: `encoder.preprocessing.projection=ground`.
+
+    Raises:
+        RecipeError: unknown recipe or field, or a value of the wrong type.
+    """
+    try:
+        recipe = RECIPES[name]
+    except KeyError:
+        raise RecipeError(f"recipe {name!r} is unknown; known: {', '.join(RECIPES)}") from None
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator:
+            raise RecipeError(f"override {override!r} is not of the form field=value")
+        recipe = _replaced(recipe, path.split("."), text, override)
+    return recipe
+
+
+def _replaced(config: Any, path: Sequence[str], text: str, override: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    name = path[0]
+    if name not in {one.name for one in dataclasses.fields(config)}:
+        known = ", ".join(sorted(hints))
+        raise RecipeError(f"override {override!r}: no field {name!r}; fields: {known}")
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(hints[name]):
+            raise RecipeError(f"override {override!r}: {name!r} has no fields of its own")
+        value = _replaced(getattr(config, name), path[1:], text, override)
+    else:
+        try:
+            value = _parsed(text, hints[name])
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"override {override!r}: {error}") from None
+    return replace(config, **{name: value})
+
+
+def _parsed(text: str, hint: Any) -> Any:
+    """`text` as a value of a field's type."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if text not in options:
+            raise ValueError(f"{text!r} is not one of {', '.join(options)}")
+        return text
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() == "none" and type(None) in options:
+            return None
+        return _parsed(text, next(one for one in options if one is not type(None)))
+    if origin is tuple:
+        return tuple(_parsed(part, one) for part, one in zip(text.split(","), options, strict=True))
+    if hint is Band:
+        top, bottom = text.split(",")
+        return Band(float(top), float(bottom))
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() == "true"
+    if hint in (int, float, str):
+        return hint(text)
+    raise TypeError(f"a whole {getattr(hint, '__name__', hint)} cannot be given")
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON values."""
+    return asdict(recipe)

@@ -1,0 +1,132 @@
+"""All that a run needs to go on where it stopped, in one safetensors file.
+
+Randomness is a function of (seed, epoch, sample), so no generator's state is kept: position,
+weights, optimiser and queue are everything.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.checkpoint import write_safetensors
+from model.errors import SkyfixError
+from model.network import SiameseNetwork
+from training.mining import HardNegativeQueue
+
+FORMAT = "skyfix-training-1"
+
+
+class ResumeError(SkyfixError):
+    """The saved state cannot be gone on with."""
+
+
+@dataclass
+class TrainingState:
+    """A run in progress.
+
+    Attributes:
+        run: what must be the same to go on: the resolved recipe, the seed, the pairs' ids.
+        epoch, step: the next batch to be trained on.
+        total_loss: of this epoch's batches so far.
+        history: one report for each finished epoch.
+        averaged: the weights that are stored: the network's own, or their moving average.
+    """
+
+    run: str
+    network: SiameseNetwork
+    optimiser: torch.optim.Optimizer
+    queue: HardNegativeQueue | None
+    epoch: int = 0
+    step: int = 0
+    total_loss: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    averaged: dict[str, Tensor] = field(init=False)
+    averaged_steps: int = 0
+
+    def __post_init__(self) -> None:
+        self.averaged = self.network.state_dict()
+
+    def average(self, decay: float) -> None:
+        """Move the averaged weights toward the network's by 1 - decay; 0 makes them the same."""
+        weights = self.network.state_dict()
+        if not decay:
+            self.averaged = weights
+            return
+        # At first the average follows closely: the initial weights are worth nothing.
+        self.averaged_steps += 1
+        share = 1.0 - min(decay, self.averaged_steps / (self.averaged_steps + 10.0))
+        self.averaged = {
+            name: one.lerp(weights[name], share) for name, one in self.averaged.items()
+        }
+
+    def save(self, path: Path) -> None:
+        """Write atomically: killed at any moment, the previous state is intact."""
+        header = {
+            "format": FORMAT,
+            "run": self.run,
+            "position": json.dumps(
+                [self.epoch, self.step, self.total_loss, self.history, self.averaged_steps]
+            ),
+        }
+        write_safetensors(path, self._tensors(), header)
+
+    def resume(self, path: Path) -> bool:
+        """Take over the state at `path`; False where there is none yet.
+
+        Raises:
+            ResumeError: unreadable, or of another recipe, seed or set of pairs.
+        """
+        if not path.exists():
+            return False
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ResumeError(f"{path} is not a readable training state: {error}") from error
+        if header.get("format") != FORMAT or header.get("run") != self.run:
+            raise ResumeError(
+                f"{path} belongs to another run (recipe, seed or pairs differ): "
+                "choose another --out, or delete that file to start over"
+            )
+        position = json.loads(header["position"])
+        self.epoch, self.step, self.total_loss, self.history, self.averaged_steps = position
+        self.network.load_state_dict(_part(tensors, "network"))
+        self.averaged = _part(tensors, "averaged") or self.network.state_dict()
+        self._load_optimiser(_part(tensors, "optimiser"))
+        if self.queue is not None:
+            self.queue.load_state_dict(_part(tensors, "queue"))
+        return True
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts: dict[str, dict[str, Tensor]] = {"network": self.network.state_dict()}
+        if self.averaged_steps:
+            parts["averaged"] = self.averaged
+        parts["optimiser"] = {
+            f"{index}.{name}": value
+            for index, values in self.optimiser.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        if self.queue is not None:
+            parts["queue"] = self.queue.state_dict()
+        return {f"{part}/{name}": t for part, one in parts.items() for name, t in one.items()}
+
+    def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    prefix = f"{part}/"
+    return {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}
