@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.geo import Bounds, LatLon
 
 
@@ -33,6 +36,19 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """What the street branch saw, north up, and where it looked.
+
+    projected: uint8 (S, S, 3). attention: float32 (S, S) in 0..1, None where the network has none.
+    heading_deg: of the panorama's centre column, as supposed for this view.
+    """
+
+    projected: NDArray[np.uint8]
+    attention: NDArray[np.float32] | None
+    heading_deg: float
+
+
+@dataclass(frozen=True)
 class Fix:
     """Where a panorama was taken, as far as one index version can tell.
 
@@ -45,3 +61,4 @@ class Fix:
     encoder: str
     geometry: dict[str, Stated]
     timings_ms: dict[str, float]
+    explanation: Explanation | None = None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from model.geo import Bounds, LatLon
 from model.images import open_image
 from model.panorama import PanoramaGeometry, read_geometry
-from service.fix import Fix, Match, Stated
+from service.fix import Explanation, Fix, Match, Stated
 from service.hints import DEFAULT_RADIUS_M, Hints, check_top_k
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ class StreetEncoder(Protocol):
 
     def encode_strips(self, strips: Sequence[Strip], norths: Sequence[float]) -> Descriptors: ...
 
+    def explain_strip(
+        self, strip: Strip, north: float
+    ) -> tuple[Strip, NDArray[np.float32] | None]: ...
+
 
 class LiveTiles(Protocol):
     """What of `service.index.live.LiveIndex` a query needs."""
@@ -61,6 +65,7 @@ class Query:
     north: float | None
     hints: Hints
     top_k: int
+    explain: bool
     geometry: dict[str, Stated]
     timings_ms: dict[str, float]
     ready_at: float  # time.perf_counter() when it began to wait for the owner
@@ -86,11 +91,15 @@ class Localizer:
         self.live = live
         self._rolls = rolls
 
-    def locate(self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10) -> Fix:
+    def locate(
+        self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10, explain: bool = False
+    ) -> Fix:
         """One encoded image to its fix; see `prepare` and `answer` for what is raised."""
-        return self.answer([self.prepare(data, hints, top_k)])[0]
+        return self.answer([self.prepare(data, hints, top_k, explain)])[0]
 
-    def prepare(self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10) -> Query:
+    def prepare(
+        self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10, explain: bool = False
+    ) -> Query:
         """Settle the geometry, decode to the encoder's strip. Safe in any thread.
 
         Raises:
@@ -105,7 +114,8 @@ class Localizer:
         with _timed(timings, "decode"):
             strip = self.encoder.read_street(data, geometry)
         ready_at = time.perf_counter()
-        return Query(strip, stated["north"].value, hints, top_k, stated, timings, ready_at)
+        north = stated["north"].value
+        return Query(strip, north, hints, top_k, explain, stated, timings, ready_at)
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
         """Encode all queries in one batch and search one index version for all of them.
@@ -137,6 +147,10 @@ class Localizer:
     def _describe(
         self, index: TileIndex, query: Query, found: _Candidates, timings: dict[str, float]
     ) -> Fix:
+        explanation = None
+        if query.explain:
+            with _timed(timings, "explain"):
+                explanation = self._explain(query, found)
         matches = []
         for rank, row in enumerate(found.rows, start=1):
             tile = index.tiles[row]
@@ -159,7 +173,15 @@ class Localizer:
             encoder=self.encoder.fingerprint,
             geometry=query.geometry,
             timings_ms={**query.timings_ms, **timings},
+            explanation=explanation,
         )
+
+    def _explain(self, query: Query, found: _Candidates) -> Explanation:
+        """The view at the stated heading, else at the best match's, else as if facing north."""
+        stated = [query.north] if query.north is not None else []
+        north = [*stated, *found.norths, 0.5][0]
+        view, mask = self.encoder.explain_strip(query.strip, north)
+        return Explanation(view, mask, _heading_of_centre(north))
 
 
 @contextmanager

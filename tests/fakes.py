@@ -64,6 +64,11 @@ class FakeEncoder:
         ]
         return self._project([self._grid(strip) for strip in turned])
 
+    def explain_strip(self, strip: Rgb, north: float) -> tuple[Rgb, NDArray[np.float32]]:
+        side = self.aerial_pixels
+        view = np.asarray(Image.fromarray(strip).resize((side, side), Image.Resampling.BOX))
+        return view, np.full((side, side), north, np.float32)
+
     def encode_rolls(
         self, image: Rgb, geometry: PanoramaGeometry, rolls: int
     ) -> NDArray[np.float32]:

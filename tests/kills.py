@@ -99,7 +99,7 @@ def kill_repeatedly(home: Path, kills: int, seed: int) -> None:
     assert np.array_equal(vectors(home), vectors(fresh))
     Versions(home).prune(keep=1)
     left = {path.name for path in (home / "index").iterdir()}
-    assert left == {Versions(home).current(), "CURRENT", ".lock"}
+    assert left == {Versions(home).current(), "CURRENT", ".lock", ".pointer"}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Flat worlds whose colour is a known function of the place, seen from the street and from above."""
+"""Flat worlds coloured by a known function of the place, seen from the street and from above."""
 
 import csv
 import math

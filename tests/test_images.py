@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.images import MAX_PIXELS, ImageError, decode_image, open_image
+from model.images import MAX_PIXELS, ImageError, decode_image, image_size, open_image
 
 RED = np.full((24, 40, 3), (200, 30, 10), np.uint8)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
 
 
 def encoded(image, form="PNG", **options):
@@ -26,11 +29,15 @@ def png_of_size(width, height):
     """A PNG that states a size and holds almost nothing."""
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
 
 
 def with_orientation(image, orientation, form="JPEG"):
@@ -86,8 +93,10 @@ def test_exif_orientation_is_undone(orientation, form):
         7: upright[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(upright, -1),
     }[orientation]
-    image = decode_image(with_orientation(np.ascontiguousarray(stored), orientation, form))
+    data = with_orientation(np.ascontiguousarray(stored), orientation, form)
+    image = decode_image(data)
     assert image.shape == upright.shape
+    assert image_size(data) == upright.shape[:2]
     assert (image[4:12, 4:20] > 200).all()
     assert (image[20:, :] < 60).all()
 
@@ -96,10 +105,10 @@ def test_exif_orientation_is_undone(orientation, form):
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"not an image", "not a readable"),
-        (encoded(RED, "GIF"), "not a readable"),
-        (encoded(RED)[:-60], "damaged"),
-        (encoded(RED, "JPEG")[:-200], "damaged|not a readable"),
+        (b"not an image", "not a JPEG"),
+        (encoded(RED, "GIF"), "not a JPEG"),
+        (encoded(NOISE)[:-600], "damaged"),
+        (encoded(RED, "JPEG")[:-200], "damaged|not a"),
         (encoded(RED[:1, :1]), "1x1"),
         (png_of_size(60000, 60000), "limit"),
         (png_of_size(16384, 8193), "134234112"),
@@ -148,11 +157,8 @@ def test_a_reduced_jpeg_stays_at_least_so_large_and_looks_the_same(orientation, 
 
 
 def test_a_much_larger_jpeg_is_decoded_smaller():
-    assert decode_image(encoded(np.zeros((1024, 2048, 3), np.uint8), "JPEG"), min_size=(96, 512)).shape == (
-        256,
-        512,
-        3,
-    )
+    data = encoded(np.zeros((1024, 2048, 3), np.uint8), "JPEG")
+    assert decode_image(data, min_size=(96, 512)).shape == (256, 512, 3)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])

@@ -8,7 +8,11 @@ from pair_samples import World
 from model.panorama import Band
 from model.polar import ground_plane_projection, inverse_polar_transform
 
-SIZES = [(224, 1232, 288), (96, 512, 128), (33, 64, 31)]
+SIZES = [
+    (224, 1232, 288),
+    (96, 512, 128),
+    (33, 64, 30),
+]  # an odd size has a centre pixel, which no turn moves
 
 
 def noise(*shape, seed=0):

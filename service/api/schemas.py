@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Annotated, Any
+import base64
+import io
+from typing import Annotated, Literal
 
+import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from service.fix import Fix, Match
-from service.hints import (
-    DEFAULT_RADIUS_M,
-    LIMITS,
-    MAX_TOP_K,
-    Hints,
-    parse_bbox,
-    parse_near,
-)
+from service.fix import Explanation, Fix
 
 Degrees = Annotated[float, Field(description="degrees")]
 _MATCH: JsonDict = {
@@ -71,6 +66,39 @@ class PositionSchema(_Answer):
     longitude: Degrees = Field(description="WGS84 degrees", examples=[-80.19325])
 
 
+class ExplanationSchema(_Answer):
+    """What the network saw: the panorama projected to a view from above, north up."""
+
+    projected: str = Field(
+        description="data URI of a square JPEG", examples=["data:image/jpeg;base64,/9j/4AAQ"]
+    )
+    attention: str | None = Field(
+        description="data URI of a grey PNG of the same size, black to white: how much each part "
+        "counts; null for weights without attention",
+        examples=["data:image/png;base64,iVBORw0K"],
+    )
+    heading_deg: Degrees = Field(
+        description="heading of the panorama's centre column that the projection supposes"
+    )
+
+    @classmethod
+    def of(cls, explanation: Explanation) -> ExplanationSchema:
+        """The wire form: the mask as 256 shades of grey."""
+        mask = explanation.attention
+        grey = None if mask is None else (mask.clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
+        return cls(
+            projected=_data_uri(Image.fromarray(explanation.projected), "jpeg"),
+            attention=None if grey is None else _data_uri(Image.fromarray(grey), "png"),
+            heading_deg=explanation.heading_deg,
+        )
+
+
+def _data_uri(image: Image.Image, file_format: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format.upper())
+    return f"data:image/{file_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 class FixSchema(_Answer):
     """Where the panorama was taken, as far as one index version can tell."""
 
@@ -89,10 +117,12 @@ class FixSchema(_Answer):
         examples=[{"geometry": 0.4, "decode": 12.1, "encode": 9.0, "search": 0.6}],
     )
 
+    explanation: ExplanationSchema | None = Field(None, description="with explain=true only")
+
     @classmethod
     def of(cls, fix: Fix) -> FixSchema:
         """The wire form of a fix."""
-        position = fix.position
+        position, explanation = fix.position, fix.explanation
         return cls(
             position=PositionSchema(**position._asdict()) if position else None,
             matches=[MatchSchema(**vars(match)) for match in fix.matches],
@@ -100,6 +130,7 @@ class FixSchema(_Answer):
             encoder=fix.encoder,
             geometry={name: StatedSchema(**vars(one)) for name, one in fix.geometry.items()},
             timings_ms=fix.timings_ms,
+            explanation=ExplanationSchema.of(explanation) if explanation else None,
         )
 
 
@@ -118,6 +149,10 @@ class IndexSchema(BaseModel):
 
     version: str
     live: bool
+    bounds: tuple[float, float, float, float] = Field(
+        description="west, south, east, north of the tiles' centres in WGS84 degrees; west > east "
+        "crosses the dateline"
+    )
 
 
 class VersionsSchema(_Answer):
@@ -139,89 +174,34 @@ class ProblemSchema(BaseModel):
     instance: str = Field(examples=["/localize"])
 
 
-def geojson(fix: Fix) -> dict[str, Any]:
-    """RFC 7946 FeatureCollection: each match as the point of its tile's centre.
+class OutcomeSchema(_Answer):
+    """What became of one panorama of a batch: exactly one of the two is not null."""
 
-    A feature's `bbox` is the tile (RFC 7946 section 5.2: west > east crosses the dateline). The
-    answer's other members stand beside `features` as foreign members.
-    """
-    beside = FixSchema.of(fix).model_dump(exclude={"matches"})
-    return {
-        "type": "FeatureCollection",
-        "features": [_feature(match) for match in fix.matches],
-        **beside,
-    }
+    fix: FixSchema | None = None
+    problem: ProblemSchema | None = None
 
 
-def _feature(match: Match) -> dict[str, Any]:
-    properties = {f.name: getattr(match, f.name) for f in dataclasses.fields(match)}
-    bounds = properties.pop("bounds")
-    place = [properties.pop("longitude"), properties.pop("latitude")]
-    return {
-        "type": "Feature",
-        "id": match.tile_id,
-        "geometry": {"type": "Point", "coordinates": place},
-        "bbox": list(bounds),
-        "properties": properties,
-    }
+class BatchSchema(_Answer):
+    """One outcome for each panorama, in the order of the form."""
+
+    results: list[OutcomeSchema]
 
 
-def _bounded(name: str, description: str, example: float) -> Any:
-    low, high = LIMITS[name]
-    return Field(
-        None, ge=low, le=high, allow_inf_nan=False, description=description, examples=[example]
-    )
+class JobSchema(_Answer):
+    """A batch job of this server. Jobs are forgotten when the server stops."""
+
+    id: str
+    kind: Literal["rebuild"]
+    status: Literal["running", "succeeded", "failed", "cancelled"]
+    started_at: str = Field(description="ISO 8601, UTC")
+    finished_at: str | None
+    exit_code: int | None = Field(description="of the process; negative: the signal that ended it")
+    log: list[str] = Field(description="the last lines that it printed")
 
 
-class LocateQuery(BaseModel):
-    """The query parameters of POST /localize; anything else in the query string is refused."""
+class ActivatedSchema(_Answer):
+    """The version that requests are answered from now on."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    top_k: int = Field(10, ge=1, le=MAX_TOP_K, description="how many matches at most")
-    heading_deg: float | None = _bounded(
-        "heading_deg",
-        "degrees clockwise from north that the panorama's centre column faces",
-        90.0,
-    )
-    north: float | None = _bounded(
-        "north", "the same as (0.5 - heading_deg / 360) mod 1; give one of the two", 0.25
-    )
-    vertical_fov_deg: float | None = _bounded(
-        "vertical_fov_deg", "degrees from the bottom row to the top row", 180.0
-    )
-    horizontal_fov_deg: float | None = _bounded(
-        "horizontal_fov_deg", "degrees from the left to the right edge; 360 is a full turn", 360.0
-    )
-    horizon: float | None = _bounded(
-        "horizon", "the horizon's row as a fraction of the height, from the top", 0.5
-    )
-    near: str | None = Field(
-        None,
-        max_length=80,
-        description="latitude,longitude in degrees: only tiles centred within radius_m of it",
-        examples=["25.7615,-80.1932"],
-    )
-    radius_m: float | None = _bounded(
-        "radius_m", f"metres around near; {DEFAULT_RADIUS_M:g} when near stands alone", 500.0
-    )
-    bbox: str | None = Field(
-        None,
-        max_length=160,
-        description="west,south,east,north in degrees: only tiles centred inside; west > east "
-        "crosses the dateline",
-        examples=["-80.21,25.75,-80.18,25.78"],
-    )
-
-    def hints(self) -> Hints:
-        """The same as Hints; HintError for contradictions and unreadable places."""
-        return Hints(
-            heading_deg=self.heading_deg,
-            north=self.north,
-            vertical_fov_deg=self.vertical_fov_deg,
-            horizontal_fov_deg=self.horizontal_fov_deg,
-            horizon=self.horizon,
-            near=None if self.near is None else parse_near(self.near),
-            radius_m=self.radius_m,
-            bbox=None if self.bbox is None else parse_bbox(self.bbox),
-        )
+    version: str
+    tiles: int
+    bytes: int

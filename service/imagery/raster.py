@@ -25,7 +25,7 @@ from model.geo import LatLon, offset, wrap_longitude
 from service.imagery.bands import Bands
 from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
 from service.imagery.source import Cut, Picture, SourceError, source_name
-from service.imagery.square import Points, Square, fill
+from service.imagery.square import Points, Square, View
 
 WGS84 = CRS.from_epsg(4326)
 MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
@@ -66,6 +66,10 @@ class RasterSource:
         stat = self.path.stat()
         return f"{stat.st_size}-{stat.st_mtime_ns}"
 
+    def resolution_m(self) -> float:
+        """Ground metres per pixel at the raster's centre, along the coarser side."""
+        return max(self._pixel_size_m(self._centre()))
+
     def count(self, size_m: float | None, stride_m: float | None) -> int:
         """The raster's ground area over the stride's square."""
         stride = check_metres("stride", stride_m or 0.0)
@@ -81,7 +85,7 @@ class RasterSource:
         """
         size = check_metres("tile size", size_m or 0.0)
         stride = check_metres("stride", stride_m or 0.0)
-        coarsest = max(self._pixel_size_m(self._centre()))
+        coarsest = self.resolution_m()
         if size / coarsest < MIN_PIXELS_ACROSS:
             raise GridError(
                 f"{self.path.name}: at {coarsest:.3g} m per pixel a tile of {size:g} m is "
@@ -96,6 +100,16 @@ class RasterSource:
 
     def read(self, cut: Cut, pixels: int) -> Picture:
         """The cut's picture: averaged down by whole pixels (overviews), then sampled bilinearly."""
+        return self.look(cut, pixels).picture()
+
+    def reaches(self, cut: Cut) -> bool:
+        """Whether some of the cut may lie on the raster: quick, and never wrongly False."""
+        size = np.array([self._raster.width, self._raster.height])
+        at = self._corners(cut)
+        return bool((at.max(axis=0) >= 0.0).all() and (at.min(axis=0) <= size).all())
+
+    def look(self, cut: Cut, pixels: int) -> View:
+        """As `read`, before pixels without imagery are filled."""
         square = Square.through(self._corners(cut))
         try:
             return self._sample(square, pixels)
@@ -104,24 +118,26 @@ class RasterSource:
                 f"{self.path}: tile {cut.tile_id} cannot be read; the file is damaged: {error}"
             ) from error
 
-    def _sample(self, square: Square, pixels: int) -> Picture:
+    def _sample(self, square: Square, pixels: int) -> View:
         factors = np.maximum(1, np.hypot(square.east, square.south) // pixels).astype(int)
         window = square.window(factors, (self._raster.width, self._raster.height))
         if window is None:
-            return Picture(np.zeros((pixels, pixels, 3), np.uint8), 0.0)
+            dark = np.zeros((pixels, pixels, 3), np.float32)
+            return View(dark, dark[..., 0], dark[..., 0] > 0.0)
         shape = (-(-window.height // factors[1]), -(-window.width // factors[0]))
         rgb, mask = self._bands.read(self._raster, window, shape)
         scale = np.array([shape[1] / window.width, shape[0] / window.height])
         local = square.moved(window.col_off, window.row_off).scaled(scale)
-        picture = local.sample(rgb, pixels)
-        covered = np.ones((pixels, pixels), dtype=bool)
+        weight = np.ones((pixels, pixels), np.float32)
         if mask is not None or not local.inside(shape):
-            extent = np.full(shape, 255, np.uint8) if mask is None else mask
-            covered = local.sample(extent, pixels) == 255
+            mask_or_all = np.full(shape, 255, np.uint8) if mask is None else mask
+            rgb = rgb * (mask_or_all > 0)[..., None]
+            weight = local.sample(mask_or_all, pixels).astype(np.float32) / 255.0
+        light = local.sample(rgb, pixels)
         # Without a declared mask, exact black is what a collar without imagery looks like; it is
         # counted but left, since shadows may be as black.
-        seen = covered if mask is not None else covered & picture.any(axis=2)
-        return Picture(fill(picture, covered), float(seen.mean()))
+        seen = weight if mask is not None else light[..., 0] | light[..., 1] | light[..., 2]
+        return View(light, weight, seen > 0)
 
     def _corners(self, cut: Cut) -> Points:
         """Pixel coordinates of the cut's corners: NW, NE, SE, SW."""

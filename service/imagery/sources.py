@@ -1,10 +1,11 @@
-"""Opens imagery by what it is: a raster file, or a folder of images with a CSV."""
+"""Opens imagery by what it is: a raster, a folder of rasters, or a folder of images with a CSV."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from service.imagery.folder import FolderSource
+from service.imagery.mosaic import MosaicSource, sheets_in
 from service.imagery.raster import RasterSource
 from service.imagery.source import Source, SourceMissing
 
@@ -21,6 +22,8 @@ def open_source(path: Path, name: str | None = None) -> Source:
     """
     resolved = path.expanduser().resolve()
     if resolved.is_dir():
+        if sheets_in(resolved) and not any(resolved.glob("*.csv")):
+            return MosaicSource(resolved, name)
         return FolderSource(resolved, name)
     if resolved.is_file():
         return RasterSource(resolved, name)

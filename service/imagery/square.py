@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.windows import Window
 
-from model.images import Rgb
+from service.imagery.source import Picture
 
 Points = NDArray[np.float64]  # (2,) or (N, 2): columns, rows; the first pixel spans 0 to 1
 
+MIN_WEIGHT = 0.25  # share of a pixel that imagery must cover for its colour to be known
 MAX_RESIDUAL = 1.25  # source pixels per sample beyond which bilinear sampling would alias
 
 
@@ -71,8 +72,37 @@ class Square(NamedTuple):
         return np.array(sampled.reduce(finer) if finer > 1 else sampled)
 
 
-def fill(picture: Rgb, covered: NDArray[np.bool_]) -> Rgb:
-    """The picture, its pixels outside `covered` (P, P) in the mean colour of the others."""
-    if covered.any() and not covered.all():
-        picture[~covered] = picture[covered].mean(axis=0).round().astype(np.uint8)
-    return picture
+class View(NamedTuple):
+    """A cut as seen in one raster, to be completed by others or finished.
+
+    light: (P, P, 3), the samples' colours times their weight.
+    weight: (P, P) in 0..1, the share of each pixel's samples that lie on imagery.
+    seen: (P, P), whether the pixel shows something: not where weight is 0.
+    """
+
+    light: NDArray[np.uint8] | NDArray[np.float32]
+    weight: NDArray[np.float32]
+    seen: NDArray[np.bool_]
+
+    def over(self, below: View) -> View:
+        """This view, and the one below wherever this one shows nothing, wholly or in part."""
+        top = self.weight * self.seen
+        rest = 1.0 - top
+        return View(
+            self.light * self.seen[..., None] + below.light * rest[..., None],
+            top + below.weight * rest,
+            self.seen | below.seen,
+        )
+
+    def picture(self) -> Picture:
+        """The colours; pixels with hardly any imagery take the mean of the others."""
+        if self.light.dtype == np.uint8 and self.weight.min() >= 1.0:
+            return Picture(self.light.astype(np.uint8, copy=False), float(self.seen.mean()))
+        covered = self.weight >= MIN_WEIGHT
+        valid = float((covered & self.seen).mean())
+        if not covered.any():
+            return Picture(np.zeros(self.light.shape, np.uint8), valid)
+        colours = self.light / np.maximum(self.weight, MIN_WEIGHT)[..., None]
+        if not covered.all():
+            colours[~covered] = colours[covered].mean(axis=0)
+        return Picture(colours.round().clip(0.0, 255.0).astype(np.uint8), valid)

@@ -46,3 +46,14 @@ def build_lock(folder: Path) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)
+
+
+@contextmanager
+def pointer_lock(folder: Path) -> Iterator[None]:
+    """Waits for, then holds, the right to move CURRENT or to remove versions.
+
+    Apart from the build lock, so that an older version can be activated while a build runs.
+    """
+    with (folder / ".pointer").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

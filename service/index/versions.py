@@ -17,7 +17,7 @@ import numpy as np
 
 from model.errors import SkyfixError
 from service.index.durable import sync, write_atomically
-from service.index.lock import build_lock
+from service.index.lock import build_lock, pointer_lock
 from service.index.manifest import Manifest, VersionCorrupt
 from service.index.search import SearchError, TileIndex
 
@@ -106,15 +106,18 @@ class Versions:
         Raises:
             VersionUnknown, VersionCorrupt: the live version stays.
         """
-        report = self.verify(name)
-        write_atomically(self.pointer, f"{name}\n".encode())
+        self.path(name)
+        with pointer_lock(self.folder):
+            report = self.verify(name)
+            write_atomically(self.pointer, f"{name}\n".encode())
         return report
 
     def publish(self, folder: Path, name: str) -> None:
         """Gives a finished, verified folder its name and makes it the live version."""
-        os.rename(folder, self.folder / name)
-        sync(self.folder)
-        write_atomically(self.pointer, f"{name}\n".encode())
+        with pointer_lock(self.folder):
+            os.rename(folder, self.folder / name)
+            sync(self.folder)
+            write_atomically(self.pointer, f"{name}\n".encode())
 
     def prune(self, keep: int) -> list[str]:
         """Removes all but the newest `keep` versions and the live one; returns their names.
@@ -127,11 +130,11 @@ class Versions:
             raise ValueError(f"keep is {keep}: it must not be negative")
         with build_lock(self.folder):
             self.sweep()
-            current = self.current()
-            names = self.names()
-            old = [name for name in names[: len(names) - keep] if name != current]
-            for name in old:
-                os.rename(self.folder / name, self.folder / f".old-{name}")
+            with pointer_lock(self.folder):
+                current, names = self.current(), self.names()
+                old = [name for name in names[: max(0, len(names) - keep)] if name != current]
+                for name in old:
+                    os.rename(self.folder / name, self.folder / f".old-{name}")
             self.sweep()
         return old
 

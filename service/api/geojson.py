@@ -1,0 +1,64 @@
+"""A fix as RFC 7946 GeoJSON: the position as a point, each match as the outline of its tile."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from model.geo import Bounds
+from service.api.schemas import FixSchema
+from service.fix import Fix, Match
+
+MEDIA_TYPE = "application/geo+json"
+
+
+def geojson(fix: Fix) -> dict[str, Any]:
+    """A FeatureCollection; coordinates are longitude, latitude.
+
+    The answer's other members stand in the foreign member `fix`: section 7.1 of the RFC forbids
+    a member `geometry` beside `features`.
+    """
+    position = [_position(fix)] if fix.position else []
+    return {
+        "type": "FeatureCollection",
+        "features": [*position, *map(_tile, fix.matches)],
+        "fix": FixSchema.of(fix).model_dump(mode="json", exclude={"matches"}),
+    }
+
+
+def _position(fix: Fix) -> dict[str, Any]:
+    assert fix.position is not None
+    place = [fix.position.longitude, fix.position.latitude]
+    properties = {"kind": "position", "heading_deg": fix.matches[0].heading_deg}
+    return {
+        "type": "Feature",
+        "id": "position",
+        "geometry": {"type": "Point", "coordinates": place},
+        "properties": properties,
+    }
+
+
+def _tile(match: Match) -> dict[str, Any]:
+    properties = {f.name: getattr(match, f.name) for f in dataclasses.fields(match)}
+    bounds = properties.pop("bounds")
+    return {
+        "type": "Feature",
+        "id": match.tile_id,
+        "bbox": list(bounds),
+        "geometry": outline(bounds),
+        "properties": {"kind": "match", **properties},
+    }
+
+
+def outline(bounds: Bounds) -> dict[str, Any]:
+    """The box's outline, closed and counter-clockwise; cut in two where it crosses 180 degrees."""
+    west, south, east, north = bounds
+    if west <= east:
+        return {"type": "Polygon", "coordinates": [_ring(bounds)]}
+    halves = Bounds(west, south, 180.0, north), Bounds(-180.0, south, east, north)
+    return {"type": "MultiPolygon", "coordinates": [[_ring(half)] for half in halves]}
+
+
+def _ring(bounds: Bounds) -> list[list[float]]:
+    west, south, east, north = bounds
+    return [[west, south], [east, south], [east, north], [west, north], [west, south]]

@@ -1,0 +1,79 @@
+"""A folder of rasters as one source: sheets of a map, or finer imagery over coarser.
+
+Tiles across sheets have no seam in their geometry, since the grid belongs to the Earth. Where
+sheets overlap, the finest shows; among equals the first by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.imagery.raster import RasterSource
+from service.imagery.source import Cut, Picture, source_name
+
+SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
+
+
+class MosaicSource:
+    """Every raster directly in a folder. All are held open: meant for up to some hundred."""
+
+    kind = "mosaic"
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Opens and checks every sheet.
+
+        Raises:
+            SourceError: one of them cannot be used; see RasterSource.
+        """
+        self.path = path
+        self.name = source_name(path, name)
+        self._sheets: list[RasterSource] = []
+        try:
+            for file in sheets_in(path):
+                self._sheets.append(RasterSource(file, self.name))
+            self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
+        except BaseException:
+            self.close()
+            raise
+        self.licence = "; ".join(sorted({s.licence for s in self._sheets if s.licence}))
+        self.attribution = "; ".join(sorted({s.attribution for s in self._sheets if s.attribution}))
+
+    def close(self) -> None:
+        """Releases the files."""
+        for sheet in self._sheets:
+            sheet.close()
+
+    def signature(self) -> str:
+        """A digest of the sheets' names and signatures."""
+        parts = sorted(f"{sheet.path.name} {sheet.signature()}" for sheet in self._sheets)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def count(self, size_m: float | None, stride_m: float | None) -> int:
+        """The sheets' sum: too many where they overlap."""
+        return sum(sheet.count(size_m, stride_m) for sheet in self._sheets)
+
+    def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
+        """Sheet by sheet, each grid point once."""
+        seen: set[str] = set()
+        for sheet in self._sheets:
+            for cut in sheet.cuts(size_m, stride_m):
+                if cut.tile_id not in seen:
+                    seen.add(cut.tile_id)
+                    yield cut
+
+    def read(self, cut: Cut, pixels: int) -> Picture:
+        """The finest sheet's pixels; where it shows nothing, the next one's."""
+        view = self._sheets[0].look(cut, pixels)
+        for sheet in self._sheets[1:]:
+            if view.seen.all() and view.weight.min() >= 1.0:
+                break
+            if sheet.reaches(cut):
+                view = view.over(sheet.look(cut, pixels))
+        return view.picture()
+
+
+def sheets_in(folder: Path) -> list[Path]:
+    """The rasters directly in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

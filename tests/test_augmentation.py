@@ -1,0 +1,206 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from pair_samples import TINY, World
+
+from model.geo import EarthCentred, LatLon, earth_centred, offset
+from model.panorama import PanoramaGeometry
+from model.preprocessing import to_tensor
+from training.augmentation import BLANK_SHARE, augment, batches
+from training.pairs import Arrays
+from training.recipes import find
+
+PLAIN = (
+    *TINY,
+    "batch_size=4",
+    "rotation=none",
+    "mirror=false",
+    "heading_noise_deg=0",
+    "offset_m=0",
+    "missing_band=0",
+    "colour_jitter=0",
+)
+HERE = LatLon(50.0, 8.0)
+
+
+def recipe(*overrides):
+    return find("msae-demo", (*PLAIN, *overrides))
+
+
+def worlds(count, margin=0, overrides=()):
+    """`count` flat worlds as arrays, north in the centre column, all at one place."""
+    config = recipe(*overrides).encoder
+    side = 32 + 2 * margin
+    preprocessing, size_m = config.preprocessing, 24.0 * side / 32
+    panoramas = [World(i).panorama(256, 512) for i in range(count)]
+    return Arrays(
+        np.stack([preprocessing.strip(one, PanoramaGeometry()) for one in panoramas]),
+        np.full(count, 0.5),
+        np.stack([World(i).tile(side, size_m) for i in range(count)]),
+        np.tile(np.array(earth_centred(HERE)), (count, 1)),
+        margin,
+    )
+
+
+def disagreement(sample, chosen):
+    """Mean difference of colours, in levels, between the ground seen by the two views."""
+    view = chosen.encoder.preprocessing.project(to_tensor([sample.strip.copy()]), sample.north)
+    tile = to_tensor([sample.tile.copy()])
+    metres = (torch.arange(32) + 0.5) * 24 / 32 - 12
+    away = torch.hypot(*torch.meshgrid(metres, metres, indexing="ij"))
+    seen = (away > 3) & (away < 10)
+    return 255 * (view - tile)[0, :, seen].abs().mean().item()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("rotation=joint",), ("mirror=true",), ("rotation=joint", "mirror=true")],
+    ids=["none", "joint", "mirror", "both"],
+)
+def test_both_views_still_show_the_same_ground(overrides):
+    chosen, arrays = recipe(*overrides), worlds(4)
+    differences = [
+        disagreement(augment(arrays, i, chosen, epoch, 0), chosen)
+        for i in range(4)
+        for epoch in range(4)
+    ]
+    assert max(differences) < 8
+    wrong = augment(arrays, 0, chosen, 0, 0)
+    assert disagreement(wrong._replace(north=wrong.north + 0.25), chosen) > 20
+
+
+def test_a_joint_turn_is_the_same_quarter_in_both_views():
+    polar = ("encoder.preprocessing.projection=polar", "rotation=joint")
+    chosen, arrays = recipe(*polar), worlds(1, overrides=polar)
+    project, quarters = chosen.encoder.preprocessing.project, set()
+    before = project(to_tensor(arrays.strips), 0.5)
+    for epoch in range(20):
+        sample = augment(arrays, 0, chosen, epoch, seed=1)
+        (k,) = (k for k in range(4) if (sample.tile == np.rot90(arrays.chips[0], k)).all())
+        after = project(to_tensor([sample.strip]), sample.north)
+        torch.testing.assert_close(after, before.rot90(k, (-2, -1)), atol=1e-3, rtol=0)
+        quarters.add(k)
+    assert quarters == {0, 1, 2, 3}
+
+
+def test_a_mirror_flips_both_views():
+    polar = ("encoder.preprocessing.projection=polar", "mirror=true")
+    chosen, arrays = recipe(*polar), worlds(1, overrides=polar)
+    project, flips = chosen.encoder.preprocessing.project, set()
+    arrays.norths[:] = 0.3
+    before = project(to_tensor(arrays.strips), 0.3)
+    for epoch in range(10):
+        sample = augment(arrays, 0, chosen, epoch, seed=1)
+        flipped = bool((sample.tile == arrays.chips[0][:, ::-1]).all())
+        after = project(to_tensor([sample.strip]), sample.north)
+        expected = before.flip(-1) if flipped else before
+        torch.testing.assert_close(after, expected, atol=1e-3, rtol=0)
+        flips.add(flipped)
+    assert flips == {True, False}
+
+
+def test_an_offset_moves_the_tile_s_content_and_its_position_alike():
+    chosen, arrays = recipe("offset_m=6"), worlds(1, margin=8)
+    arrays.chips[0, ..., :2] = np.moveaxis(np.mgrid[0:48, 0:48], 0, -1)  # row, column
+    shifts = []
+    for epoch in range(40):
+        sample = augment(arrays, 0, chosen, epoch, seed=0)
+        south, east = ((sample.tile[0, 0, :2].astype(int) - 8) * 0.75).tolist()
+        expected = earth_centred(offset(HERE, east, -south))
+        assert sample.tile_position == pytest.approx(np.array(expected), abs=0.03)
+        shifts.append((south, east))
+    assert 5 < np.abs(shifts).max() <= 6
+    assert np.abs(np.mean(shifts, 0)).max() < 2
+
+
+def test_an_unknown_position_stays_unknown():
+    arrays = worlds(1)
+    arrays.positions[:] = np.nan
+    assert np.isnan(augment(arrays, 0, recipe(), 0, 0).tile_position).all()
+    assert math.isnan(EarthCentred(*arrays.positions[0]).x)
+
+
+def test_street_rotation_leaves_the_tile_and_takes_every_heading():
+    arrays, chosen = worlds(1), recipe("rotation=street")
+    samples = [augment(arrays, 0, chosen, epoch, 0) for epoch in range(60)]
+    assert all((one.tile == arrays.chips[0]).all() for one in samples)
+    counts = np.histogram([one.north for one in samples], 4, (0, 1))[0]
+    assert counts.min() >= 5
+
+
+def test_heading_noise_is_bounded_and_centred():
+    arrays, chosen = worlds(1), recipe("heading_noise_deg=6")
+    degrees = [(augment(arrays, 0, chosen, e, 0).north - 0.5) * 360 for e in range(200)]
+    assert 5 < max(degrees) <= 6
+    assert -6 <= min(degrees) < -5
+    assert abs(np.mean(degrees)) < 1
+
+
+def test_a_missing_band_is_filled_from_its_edges_only():
+    chosen, arrays = recipe("missing_band=0.5"), worlds(1)
+    fill, blanked = chosen.encoder.preprocessing.fill, 0
+    for epoch in range(60):
+        strip = augment(arrays, 0, chosen, epoch, 0).strip
+        lost = (strip == fill).all((1, 2))
+        kept = (~lost).nonzero()[0]
+        assert (strip[~lost] == arrays.strips[0][~lost]).all()
+        assert (np.diff(kept) == 1).all()
+        assert kept[0] <= BLANK_SHARE * 24
+        assert 23 - kept[-1] <= BLANK_SHARE * 24
+        blanked += lost.any()
+    assert 15 < blanked < 45
+
+
+def test_colours_change_alone_in_each_view_and_order_of_levels_stays():
+    arrays = worlds(1)
+    sample = augment(arrays, 0, recipe("colour_jitter=0.2"), 0, 0)
+    for old, new in [(arrays.strips[0], sample.strip), (arrays.chips[0], sample.tile)]:
+        assert (old != new).any()
+        order = np.argsort(old[..., 0].ravel(), kind="stable")
+        assert (np.diff(new[..., 0].ravel()[order].astype(int)) >= 0).all()
+
+
+EVERYTHING = ("rotation=joint", "mirror=true", "heading_noise_deg=6", "missing_band=0.5")
+
+
+def test_a_sample_depends_on_seed_epoch_and_index_alone():
+    chosen, arrays = recipe(*EVERYTHING, "colour_jitter=0.2"), worlds(3)
+    first = augment(arrays, 1, chosen, 5, 7)
+    augment(arrays, 2, chosen, 5, 7)
+    again = augment(arrays, 1, chosen, 5, 7)
+    assert (first.strip == again.strip).all()
+    assert first.north == again.north
+    others = [augment(arrays, 1, chosen, 5, 8), augment(arrays, 1, chosen, 6, 7)]
+    assert all(first.north != one.north for one in others)
+
+
+def test_batches_show_each_pair_at_most_once_an_epoch_in_another_order_each():
+    chosen, arrays = recipe(*EVERYTHING), worlds(10)
+    epochs = [list(batches(arrays, chosen, epoch, 0)) for epoch in range(6)]
+    orders = [torch.cat([one.ids for one in epoch]).tolist() for epoch in epochs]
+    for epoch, order in zip(epochs, orders, strict=True):
+        assert [len(one.ids) for one in epoch] == [4, 4]
+        assert len(set(order)) == 8
+    assert len({tuple(order) for order in orders}) == 6
+    assert {i for order in orders for i in order} == set(range(10))
+
+
+def test_a_batch_is_its_samples():
+    chosen, arrays = recipe(*EVERYTHING), worlds(6)
+    (batch,) = batches(arrays, chosen, 3, 1)
+    for row, index in enumerate(batch.ids.tolist()):
+        sample = augment(arrays, index, chosen, 3, 1)
+        assert (batch.strips[row].permute(1, 2, 0).numpy() == sample.strip).all()
+        assert (batch.tiles[row].permute(1, 2, 0).numpy() == sample.tile).all()
+        assert batch.norths[row].item() == sample.north
+        assert (batch.tile_positions[row].numpy() == sample.tile_position).all()
+
+
+def test_a_resumed_epoch_goes_on_where_it_stopped():
+    chosen, arrays = recipe(*EVERYTHING), worlds(13)
+    whole = list(batches(arrays, chosen, 2, 0))
+    rest = list(batches(arrays, chosen, 2, 0, start=1))
+    assert [one.ids.tolist() for one in rest] == [one.ids.tolist() for one in whole[1:]]
+    assert all(torch.equal(a.strips, b.strips) for a, b in zip(rest, whole[1:], strict=True))

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from model.backbones import TRUNKS, build_trunk, map_shapes
+
+
+def count(module):
+    return sum(one.numel() for one in module.parameters())
+
+
+def test_the_small_trunk_s_maps_and_size():
+    trunk = build_trunk("small", neck=24)
+    shapes = [tuple(one) for one in map_shapes(trunk, 128)]
+    assert shapes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (24, 8, 8)]
+
+    def residual(inner, outer):
+        skip = inner * outer if inner != outer else 0
+        return 9 * outer * (inner + outer) + skip + 4 * outer
+
+    blocks = [(64, 64), (64, 128), (128, 128), (128, 256), (256, 256)]
+    stem, neck = 48 * 64 + 2 * 64, 256 * 24 + 24
+    assert count(trunk) == stem + sum(residual(*one) for one in blocks) + neck
+
+
+def test_vgg16_is_torchvision_s_without_its_classifier():
+    with torch.device("meta"):
+        trunk = build_trunk("vgg16")
+        shapes = [tuple(one) for one in map_shapes(trunk, 288)]
+    assert shapes == [(256, 72, 72), (512, 36, 36), (512, 18, 18), (512, 9, 9)]
+    layers = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
+    layers += [(256, 512), *[(512, 512)] * 5]
+    assert count(trunk) == sum(9 * inner * outer + outer for inner, outer in layers) == 14_714_688
+
+
+@pytest.mark.parametrize("name", [name for name in TRUNKS if name != "small"])
+def test_every_torchvision_trunk_has_maps_and_features(name):
+    with torch.device("meta"):
+        *maps, features = map_shapes(build_trunk(name), 64)
+    assert len(maps) == 3
+    assert features[1] == features[2] == 2
+
+
+def test_map_shapes_leaves_the_trunk_as_it_was():
+    trunk = build_trunk("resnet18").train()
+    before = trunk.body.bn1.running_mean.clone()
+    map_shapes(trunk, 32)
+    assert trunk.training
+    assert torch.equal(trunk.body.bn1.running_mean, before)
+
+
+def test_an_unknown_trunk_is_refused_by_name():
+    with pytest.raises(ValueError, match="'vgg99' is unknown; known: small, vgg16"):
+        build_trunk("vgg99")

@@ -1,0 +1,152 @@
+import csv
+import math
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from pyproj import Transformer
+from rasterio.transform import Affine
+
+from model.geo import LatLon
+from model.panorama import PanoramaGeometry
+from training.datasets import load
+from training.pairs import PairError
+
+
+def write_rows(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def touch(path, size=(16, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size).save(path)
+
+
+@pytest.fixture
+def cvusa(tmp_path):
+    """Three listed pairs, of which the third has no aerial; coordinates for all."""
+
+    def row(n):
+        return [f"bingmap/19/{n:07d}.jpg", f"streetview/panos/{n:07d}.jpg", f"none/{n:07d}.png"]
+
+    write_rows(tmp_path / "splits" / "train-19zl.csv", [row(2), row(3)])
+    write_rows(tmp_path / "splits" / "val-19zl.csv", [row(1)])
+    places = [[0, 0, 60.0 - i, -100.0 + i, 5] for i in range(3)]
+    write_rows(tmp_path / "split_locations" / "all.csv", places)
+    for n in (1, 2, 3):
+        touch(tmp_path / row(n)[1])
+    for n in (1, 2):
+        touch(tmp_path / row(n)[0])
+    return tmp_path
+
+
+def test_cvusa_splits_geometry_and_coordinates(cvusa, caplog):
+    (pair,) = load("cvusa", cvusa, "train")
+    assert "1 of 2 listed pairs are absent" in caplog.text
+    assert pair.id == "0000002"
+    assert pair.position == LatLon(59.0, -99.0)  # row i is id i
+    assert pair.aerial.metres_per_pixel == pytest.approx(0.2986 * math.cos(math.radians(59)))
+    assert (pair.aerial.column, pair.aerial.row) == (375, 375)
+    assert pair.geometry.north == 0.5
+    assert pair.geometry.extent(224, 1232) == pytest.approx((37, -28), abs=0.2)
+    assert [one.id for one in load("cvusa", cvusa, "val")] == ["0000001"]
+    assert len(load("cvusa", cvusa, "all")) == 2
+
+
+def test_cvusa_without_coordinates_says_so(cvusa, caplog):
+    (cvusa / "split_locations" / "all.csv").unlink()
+    (pair,) = load("cvusa", cvusa, "val")
+    assert pair.position is None
+    assert "no coordinates" in caplog.text
+
+
+def test_cvusa_as_it_is_held(real):
+    pairs = load("cvusa", real / "cvusa", "all")
+    assert len(pairs) == 12
+    assert {one.id for one in pairs} == {
+        path.stem for path in (real / "cvusa/bingmap/19").iterdir()
+    }
+    assert all(24 < one.position.latitude < 50 for one in pairs)
+
+
+def folder_of(tmp_path, rows, header=("street", "aerial", "metres_per_pixel")):
+    write_rows(tmp_path / "pairs.csv", [header, *rows])
+    touch(tmp_path / "s.png")
+    touch(tmp_path / "a.png", (40, 20))
+    return tmp_path
+
+
+def test_folder_defaults(tmp_path):
+    (pair,) = load("folder", folder_of(tmp_path, [("s.png", "a.png", 0.5)]), "all")
+    assert (pair.id, pair.geometry, pair.position) == ("s", None, None)
+    assert (pair.aerial.column, pair.aerial.row) == (20, 10)
+
+
+def test_folder_columns(tmp_path):
+    header = ("street", "aerial", "metres_per_pixel", "id", "split", "latitude", "longitude")
+    header += ("column", "row", "heading_deg", "horizon", "vertical_fov_deg")
+    row = ("s.png", "a.png", 0.5, "x", "train", 50, 8, 7, 9, 90, 0.4, 70)
+    root = folder_of(tmp_path, [row, (*row[:3], "y", "val", *row[5:])], header)
+    (pair,) = load("folder", root, "train")
+    assert (pair.id, pair.position) == ("x", LatLon(50, 8))
+    assert (pair.aerial.column, pair.aerial.row) == (7, 9)
+    assert pair.geometry == PanoramaGeometry(0.25, horizon=0.4, vertical_fov_deg=70)
+    assert len(load("folder", root, "all")) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ([("s.png", "none.png", 0.5)], "none.png, which is not there"),
+        ([("s.png", "a.png", "half")], r"row of s\.png.*half"),
+        ([("s.png",)], "which is not there"),
+        ([("s.png", "a.png")], r"row of s\.png"),
+        ([("s.png", "pairs.csv", 0.5)], r"row of s\.png"),
+        ([], "no pair in split 'all'"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, rows, names):
+    with pytest.raises(PairError, match=names):
+        load("folder", folder_of(tmp_path, rows), "all")
+
+
+def test_missing_columns_are_named(tmp_path):
+    with pytest.raises(PairError, match=r"lacks the columns \['metres_per_pixel'\]"):
+        load("folder", folder_of(tmp_path, [("s.png", "a.png")], ("street", "aerial")), "all")
+
+
+def test_what_is_no_dataset_is_refused(tmp_path):
+    for name in ("cvusa", "folder", "town"):
+        with pytest.raises(PairError, match=str(tmp_path)):
+            load(name, tmp_path, "train" if name == "cvusa" else "all")
+    with pytest.raises(PairError, match="'vegas' is unknown; known: cvusa"):
+        load("vegas", tmp_path, "all")
+    with pytest.raises(PairError, match="not 'test'"):
+        load("cvusa", tmp_path, "test")
+
+
+def test_a_town_s_poses_are_found_in_its_raster(tmp_path):
+    """Places chosen in UTM metres, written as WGS84, found again as pixels."""
+    raster = {"driver": "GTiff", "count": 3, "height": 80, "width": 100, "dtype": "uint8"}
+    place = {"crs": "EPSG:32632", "transform": Affine(0.25, 0, 500_000, 0, -0.25, 5_600_000)}
+    rows = [("id", "file", "latitude", "longitude")]
+    to_wgs84 = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)
+    for i, (east, south) in enumerate([(5.0, 5.0), (12.5, 17.25)]):
+        longitude, latitude = to_wgs84.transform(500_000 + east, 5_600_000 - south)
+        rows.append((i, f"panoramas/{i}.jpg", latitude, longitude))
+    for name in ("3", "4"):
+        write_rows(tmp_path / name / "poses.csv", rows)
+        with rasterio.open(tmp_path / name / "aerial.tif", "w", **raster, **place) as file:
+            file.write(np.zeros((3, 80, 100), np.uint8))
+    pairs = load("town", tmp_path, "all")
+    assert [one.id for one in pairs] == ["3/0", "3/1", "4/0", "4/1"]
+    view = pairs[1].aerial
+    assert view.metres_per_pixel == 0.25
+    assert (view.column, view.row) == pytest.approx((50, 69), abs=0.01)
+    assert pairs[1].geometry is None
+    assert len(load("town", tmp_path / "3", "all")) == 2
+    with pytest.raises(PairError, match="only the split 'all'"):
+        load("town", tmp_path, "val")

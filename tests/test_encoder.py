@@ -1,0 +1,132 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from pair_samples import World, tiny
+from PIL import Image
+
+from model.checkpoint import Checkpoint
+from model.encoder import BATCH, Encoder
+from model.panorama import GeometryError, PanoramaGeometry
+from training.pairs import AerialView, Pair, read_arrays
+from training.protocols import centred_tiles
+
+CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
+UNKNOWN = PanoramaGeometry(north=None)
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    torch.manual_seed(0)
+    return Checkpoint(CONFIG, CONFIG.build().state_dict())
+
+
+@pytest.fixture(scope="module")
+def encoder(checkpoint):
+    return Encoder(checkpoint)
+
+
+def panoramas(count, height=64, width=128):
+    return [World(seed).panorama(height, width) for seed in range(count)]
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def test_attributes_are_the_checkpoint_s(encoder, checkpoint, tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors")
+    loaded = Encoder.load(tmp_path / "a.safetensors")
+    assert (loaded.fingerprint, loaded.dimension) == (checkpoint.fingerprint, 16)
+    assert (loaded.aerial_footprint_m, loaded.aerial_pixels) == (24.0, 32)
+    images = panoramas(2)
+    assert (loaded.encode_streets(images) == encoder.encode_streets(images)).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, BATCH + 3])
+def test_any_number_of_images_gives_as_many_unit_rows(encoder, count):
+    tile = World(0).tile(50, 24.0)
+    for described in (
+        encoder.encode_aerials([tile] * count),
+        encoder.encode_streets(panoramas(1) * count),
+    ):
+        assert described.shape == (count, 16)
+        assert described.dtype == np.float32
+        assert np.linalg.norm(described, axis=1) == pytest.approx(np.ones(count), abs=1e-6)
+
+
+def test_order_and_batch_leave_a_descriptor_alone(encoder):
+    images = panoramas(5)
+    together = encoder.encode_streets(images)
+    assert (encoder.encode_streets(images[::-1])[::-1] == together).all()
+    alone = np.concatenate([encoder.encode_streets([image]) for image in images])
+    assert (alone * together).sum(1).min() >= 0.9999
+
+
+def test_training_and_serving_describe_a_file_by_the_same_bits(encoder, tmp_path):
+    """The data set's reading of files against the service's reading of bytes."""
+    geometry = PanoramaGeometry.north_of(75.0)
+    pairs = []
+    for i, image in enumerate(panoramas(4, 512, 1024)):
+        street, aerial = tmp_path / f"street-{i}.jpg", tmp_path / f"aerial-{i}.jpg"
+        street.write_bytes(jpeg(image))
+        aerial.write_bytes(jpeg(World(i).tile(96, 24.0)))
+        pairs.append(
+            Pair(str(i), street, AerialView(aerial, 0.25, 48, 48), PanoramaGeometry(geometry))
+        )
+    arrays = read_arrays(pairs, CONFIG, offset_m=0.0)
+    trained = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
+    strips = [encoder.read_street(pair.street.read_bytes(), pair.geometry) for pair in pairs]
+    served = encoder.encode_strips(strips, [pair.geometry.strip_north for pair in pairs])
+    assert (trained == served).all()
+    tiles = [np.asarray(Image.open(pair.aerial.path)) for pair in pairs]
+    assert (encoder.encode_aerials(centred_tiles(arrays)) == encoder.encode_aerials(tiles)).all()
+
+
+def test_training_s_forward_pass_is_the_encoder_s(encoder, checkpoint):
+    from training.augmentation import Batch
+    from training.loop import _describe
+
+    recipe = tiny("encoder.preprocessing.projection=polar")
+    strips = [encoder.prepare_street(image, PanoramaGeometry()) for image in panoramas(4)]
+    tiles = [World(seed).tile(32, 24.0) for seed in range(4)]
+    norths = torch.tensor([0.5, 0.1, 0.7, 0.0], dtype=torch.float64)
+    stacked = [torch.from_numpy(np.stack(one)).permute(0, 3, 1, 2) for one in (strips, tiles)]
+    nowhere = torch.full((4, 3), torch.nan, dtype=torch.float64)
+    batch = Batch(stacked[0], norths, stacked[1], torch.arange(4), nowhere, nowhere)
+    with torch.no_grad():
+        street, aerial = _describe(checkpoint.network(), batch, recipe, "cpu")
+    assert (street.numpy() == encoder.encode_strips(strips, norths.tolist())).all()
+    assert (aerial.numpy() == encoder.encode_aerials(tiles)).all()
+
+
+def test_a_roll_is_the_descriptor_at_that_north(encoder):
+    (image,) = panoramas(1)
+    rolls = encoder.encode_rolls(image, UNKNOWN, 8)
+    geometries = [PanoramaGeometry(north=i / 8) for i in range(8)]
+    stated = encoder.encode_streets([image] * 8, geometries)
+    np.testing.assert_allclose(rolls, stated, atol=1e-6)
+    assert np.abs(rolls[0] - rolls[2]).max() > 1e-3
+
+
+def test_turning_the_picture_and_its_north_together_changes_nothing(encoder):
+    (image,) = panoramas(1)
+    turned = encoder.encode_streets([np.roll(image, 32, axis=1)], [PanoramaGeometry(north=0.75)])
+    np.testing.assert_allclose(turned, encoder.encode_streets([image]), atol=0.02)
+
+
+def test_an_unknown_north_is_refused_and_a_missing_geometry_is_no_guess(encoder):
+    with pytest.raises(GeometryError, match="north is unknown"):
+        encoder.encode_streets(panoramas(2), [PanoramaGeometry(), UNKNOWN])
+    with pytest.raises(ValueError, match="shorter"):
+        encoder.encode_streets(panoramas(2), [PanoramaGeometry()])
+
+
+def test_preparing_needs_no_north(encoder):
+    (image,) = panoramas(1)
+    prepared = encoder.prepare_street(image, UNKNOWN)
+    assert (prepared == encoder.prepare_street(image, PanoramaGeometry(0.2))).all()
+    assert (encoder.read_street(jpeg(image), UNKNOWN).astype(int) - prepared).mean() < 1

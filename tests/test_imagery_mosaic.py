@@ -1,0 +1,59 @@
+"""Sheets make one picture, whichever way the ground was divided among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from imagery_samples import EAST_M, NORTH_M, patchwork, write_raster
+
+from service.imagery.mosaic import MosaicSource
+from service.imagery.raster import RasterSource
+from service.imagery.source import SourceError
+from service.imagery.sources import open_source
+
+
+def moved(east_m: float, resolution_m: float = 0.5) -> Affine:
+    return Affine(resolution_m, 0.0, EAST_M + east_m, 0.0, -resolution_m, NORTH_M)
+
+
+def test_two_halves_are_the_whole(tmp_path: Path) -> None:
+    image = patchwork(400, 600)
+    whole = RasterSource(write_raster(tmp_path / "whole.tif", image), "town")
+    halves = tmp_path / "halves"
+    halves.mkdir()
+    write_raster(halves / "a.tif", image[:, :300])
+    write_raster(halves / "b.tif", image[:, 300:], transform=moved(150.0))
+    mosaic = open_source(halves, "town")
+    assert isinstance(mosaic, MosaicSource)
+    assert sorted(mosaic.cuts(64.0, 16.0)) == sorted(whole.cuts(64.0, 16.0))
+    for cut in list(whole.cuts(64.0, 16.0))[::7]:
+        ours, theirs = mosaic.read(cut, 64), whole.read(cut, 64)
+        assert abs(ours.valid - theirs.valid) < 1e-3
+        # Along the seam one sheet's last pixel is not blended with the other's first.
+        different = np.abs(ours.pixels.astype(int) - theirs.pixels).max(axis=2) > 2
+        assert different.mean() <= 1.5 / 64
+
+
+def test_finer_imagery_lies_on_top(tmp_path: Path) -> None:
+    write_raster(tmp_path / "a.tif", np.full((300, 300, 3), 50, np.uint8))
+    fine = np.full((300, 300, 3), 200, np.uint8)
+    write_raster(tmp_path / "b.tif", fine, transform=moved(75.0, resolution_m=0.25))
+    mosaic = open_source(tmp_path)
+    values = {int(v) for cut in mosaic.cuts(32.0, 32.0) for v in mosaic.read(cut, 16).pixels.flat}
+    assert {50, 200} <= values
+    assert (min(values), max(values)) == (50, 200)
+    over_the_fine = min(mosaic.cuts(32.0, 8.0), key=lambda cut: -cut.centre.longitude)
+    assert mosaic.read(over_the_fine, 16).pixels.min() in (50, 200)
+
+
+def test_a_bad_sheet_is_named_and_a_changed_one_noticed(tmp_path: Path) -> None:
+    write_raster(tmp_path / "a.tif", patchwork(100, 100))
+    before = open_source(tmp_path).signature()
+    write_raster(tmp_path / "b.tif", patchwork(100, 100))
+    assert open_source(tmp_path).signature() != before
+    (tmp_path / "c.tif").write_text("nothing")
+    with pytest.raises(SourceError, match=r"c\.tif"):
+        open_source(tmp_path)

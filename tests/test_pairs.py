@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from pair_samples import tiny, write_pairs
+from PIL import Image
+from rasterio.transform import Affine
+
+from model.geo import LatLon, earth_centred
+from model.panorama import PanoramaGeometry
+from training.datasets import load
+from training.pairs import (
+    AerialView,
+    Pair,
+    PairError,
+    margin_pixels,
+    raster_size,
+    read_arrays,
+    read_chip,
+)
+
+FILL = (9, 8, 7)
+
+
+@pytest.fixture
+def raster(tmp_path):
+    """Noise of 50 x 70 pixels, as a PNG, and its pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "aerial.png")
+    return tmp_path / "aerial.png", pixels
+
+
+@pytest.mark.parametrize("column", [10, 35, 3, 69])
+@pytest.mark.parametrize("row", [25, 0, 48])
+def test_an_unscaled_chip_is_cut_pixel_by_pixel(raster, column, row):
+    path, pixels = raster
+    chip = read_chip(AerialView(path, 0.5, column, row), size_m=8.0, pixels=16, fill=FILL)
+    expected = np.empty((16, 16, 3), np.uint8)
+    for y, x in np.ndindex(16, 16):
+        v, u = row - 8 + y, column - 8 + x
+        expected[y, x] = pixels[v, u] if 0 <= v < 50 and 0 <= u < 70 else FILL
+    assert (chip == expected).all()
+
+
+@pytest.mark.parametrize("pixels", [16, 40, 64, 100])
+@pytest.mark.parametrize(("column", "row"), [(35.3, 24.6), (5.0, 45.25)])
+def test_a_scaled_chip_shows_each_place_where_it_lies(tmp_path, pixels, column, row):
+    """A raster whose colour is its own coordinates, at three pixels a level."""
+    y, x = np.mgrid[0:50, 0:70]
+    Image.fromarray(np.stack([3 * x, 3 * y, 0 * x], -1).astype(np.uint8)).save(tmp_path / "a.png")
+    chip = read_chip(AerialView(tmp_path / "a.png", 0.25, column, row), 8.0, pixels, FILL)
+    centres = ((np.arange(pixels) + 0.5) / pixels - 0.5) * 32
+    u, v = column + centres - 0.5, row + centres - 0.5
+    inside = np.ix_((v > 1) & (v < 48), (u > 1) & (u < 68))
+    # Half a pixel of the result where the border is rounded to a whole one, and a level.
+    slack = 3 * (0.5 * 32 / pixels if row > 40 else 0) + 1.5
+    shown = chip[inside].astype(float)
+    assert np.abs(shown[..., 0] - 3 * u[(u > 1) & (u < 68)]).max() <= slack
+    assert np.abs(shown[..., 1] - 3 * v[(v > 1) & (v < 48), None]).max() <= slack
+    outside = (v < -1 - 32 / pixels) | (v > 50 + 32 / pixels)
+    assert (chip[outside] == FILL).all()
+
+
+def test_a_place_outside_is_refused(raster):
+    with pytest.raises(PairError, match="outside"):
+        read_chip(AerialView(raster[0], 0.5, 200, 25), 8.0, 16, FILL)
+
+
+def write_tiff(path, bands, dtype=np.uint8):
+    profile = {"driver": "GTiff", "height": 50, "width": 70, "count": len(bands), "dtype": dtype}
+    place = {"crs": "EPSG:32632", "transform": Affine(1, 0, 0, 0, -1, 0)}
+    with rasterio.open(path, "w", **profile, **place) as file:
+        file.write(bands)
+
+
+def test_a_geotiff_is_read_like_a_picture_and_other_bands_are_refused(raster, tmp_path):
+    bands = np.moveaxis(raster[1], -1, 0)
+    write_tiff(tmp_path / "a.tif", bands)
+    assert raster_size(tmp_path / "a.tif") == (50, 70)
+    picture, tiff = (
+        read_chip(AerialView(path, 1, 30, 20), 10, 20, FILL)
+        for path in (raster[0], tmp_path / "a.tif")
+    )
+    assert (picture == tiff).all()
+    write_tiff(tmp_path / "grey.tif", bands[:1])
+    write_tiff(tmp_path / "deep.tif", bands.astype(np.uint16), np.uint16)
+    for name in ("grey.tif", "deep.tif"):
+        with pytest.raises(PairError, match=name):
+            read_chip(AerialView(tmp_path / name, 1, 30, 20), 10, 20, FILL)
+
+
+def test_arrays_hold_strips_norths_chips_and_positions(tmp_path):
+    config = tiny().encoder
+    pairs = load("folder", write_pairs(tmp_path, 3), "all")
+    seen = []
+    arrays = read_arrays(pairs, config, offset_m=5.0, advance=lambda: seen.append(1))
+    margin = margin_pixels(config, 5.0)
+    assert (arrays.margin, margin, len(seen), len(arrays)) == (7, 7, 3, 3)
+    assert arrays.strips.shape == (3, 24, 128, 3)
+    assert arrays.chips.shape == (3, 32 + 2 * margin, 32 + 2 * margin, 3)
+    assert (arrays.norths == 0.5).all()
+    assert arrays.positions[1] == pytest.approx(earth_centred(LatLon(50.01, 8.0)))
+    inner = read_arrays(pairs, config, offset_m=0.0).chips
+    assert np.abs(arrays.chips[:, 7:-7, 7:-7].astype(int) - inner).max() <= 1
+
+
+def test_every_unreadable_pair_is_counted_and_the_first_is_named(tmp_path):
+    pairs = list(load("folder", write_pairs(tmp_path, 4), "all"))
+    (tmp_path / "street-1.png").write_bytes(b"broken")
+    (tmp_path / "aerial-3.png").write_bytes(b"")
+    with pytest.raises(PairError, match="2 of 4 pairs"):
+        read_arrays(pairs, tiny().encoder, 0.0)
+    unknown = Pair("n", tmp_path / "street-0.png", pairs[0].aerial, PanoramaGeometry(north=None))
+    missing = Pair("m", Path("none.jpg"), pairs[0].aerial, PanoramaGeometry())
+    for pair, reason in [(unknown, "n: north is unknown"), (missing, "m: .*none.jpg")]:
+        with pytest.raises(PairError, match=reason):
+            read_arrays([pair], tiny().encoder, 0.0)

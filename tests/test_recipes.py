@@ -1,0 +1,110 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from model.panorama import Band
+from training.recipes import RECIPES, RecipeError, describe, find
+
+
+def test_every_number_of_the_paper_stands_in_msae_vgg16():
+    paper = find("msae-vgg16")
+    assert (paper.alpha, paper.loss) == (10.0, "triplet")
+    assert (paper.batch_size, paper.epochs) == (64, 100)
+    assert (paper.learning_rate, paper.betas, paper.weight_decay) == (1e-4, (0.9, 0.999), 0.0)
+    assert (paper.schedule, paper.step_epochs, paper.warmup_steps) == ("step", 80, 0)
+    assert paper.encoder.preprocessing.input_size == 288
+    assert (paper.encoder.network.trunk, paper.pretrained) == ("vgg16", True)
+    assert paper.encoder.network.attention
+    assert paper.encoder.preprocessing.projection == "polar"
+    assert paper.encoder.preprocessing.band is None
+    assert paper.rotation == "street"
+    extras = (paper.mirror, paper.offset_m, paper.missing_band, paper.colour_jitter)
+    assert not any(extras)
+    assert paper.queue_length > 0 < paper.queue_start_epoch
+
+
+def test_the_demo_is_the_same_method_on_a_small_trunk():
+    demo, paper = find("msae-demo"), find("msae-vgg16")
+    assert (demo.encoder.network.trunk, demo.encoder.preprocessing.input_size) == ("small", 128)
+    assert demo.encoder.network.attention
+    assert demo.encoder.preprocessing.projection == "polar"
+    assert demo.encoder.preprocessing.band == Band(15, -45)
+    assert (demo.alpha, demo.loss) == (paper.alpha, paper.loss)
+    assert demo.queue_length > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("epochs=3", 3),
+        ("learning_rate=2e-5", 2e-5),
+        ("betas=0.8,0.99", (0.8, 0.99)),
+        ("mirror=False", False),
+        ("rotation=none", "none"),
+        ("name=mine", "mine"),
+        ("encoder.aerial_footprint_m=70", 70.0),
+        ("encoder.network.trunk=resnet18", "resnet18"),
+        ("encoder.preprocessing.strip_size=10,20", (10, 20)),
+        ("encoder.preprocessing.projection=ground", "ground"),
+        ("encoder.preprocessing.band=none", None),
+        ("encoder.preprocessing.band=20,-50", Band(20.0, -50.0)),
+    ],
+)
+def test_an_override_sets_its_field_and_nothing_else(override, value):
+    path = override.partition("=")[0].split(".")
+
+    def at(recipe):
+        for name in path:
+            recipe = getattr(recipe, name)
+        return recipe
+
+    changed = find("msae-demo", [override])
+    assert at(changed) == value
+    assert type(at(changed)) is type(value)
+    back = json.loads(json.dumps(describe(changed)))
+    original = json.loads(json.dumps(describe(find("msae-demo"))))
+    *parents, last = path
+    for one in (back, original):
+        for name in parents:
+            one = one[name]
+        del one[last]
+    assert back == original
+
+
+def test_the_last_override_wins():
+    assert find("msae-demo", ["epochs=3", "epochs=4"]).epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("epoch=3", "no field 'epoch'; fields: .*epochs"),
+        ("encoder.network.depth=3", "no field 'depth'; fields: .*trunk"),
+        ("epochs", "not of the form field=value"),
+        ("epochs=many", "epochs=many"),
+        ("epochs=1.5", "epochs=1.5"),
+        ("epochs.first=1", "'epochs' has no fields"),
+        ("mirror=perhaps", "'perhaps' is neither true nor false"),
+        ("rotation=left", "'left' is not one of street, joint, none"),
+        ("betas=0.9", "betas=0.9"),
+        ("encoder.preprocessing.projection=fisheye", "'fisheye' is not one of"),
+        ("encoder.preprocessing.band=15", "band=15"),
+        ("encoder=small", "a whole EncoderConfig cannot be given"),
+        ("batch_size=1", "batch_size is 1: it must be at least 2"),
+        ("epochs=0", "epochs is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(override, names):
+    with pytest.raises(RecipeError, match=names):
+        find("msae-demo", [override])
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(RecipeError, match="'paper' is unknown; known: msae-vgg16, msae-demo"):
+        find("paper")
+
+
+def test_recipes_know_their_own_name():
+    assert all(find(name).name == name for name in RECIPES)
+    assert replace(find("msae-demo")) == find("msae-demo")
