@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from model.errors import SkyfixError
 
@@ -56,6 +56,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image exceeds the limit of {max_pixels} pixels: {error}") from error
+    except UnidentifiedImageError:
+        raise ImageError(f"not a {', '.join(FORMATS)} image ({len(data)} bytes)") from None
     except Exception as error:  # Pillow's parsers raise whatever hostile bytes provoke
         raise ImageError(
             f"not a readable {', '.join(FORMATS)} image ({len(data)} bytes): {error}"
@@ -91,6 +93,13 @@ def read_exif(image: Image.Image) -> Image.Exif:
         log.warning("the EXIF metadata cannot be parsed and is ignored: %s", error)
         return Image.Exif()
     return exif
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(height, width) that `decode_image` gives, from the header alone. Raises ImageError."""
+    image = open_image(data)
+    lying = read_exif(image).get(_ORIENTATION) in _LYING
+    return image.size if lying else (image.height, image.width)
 
 
 def decode_image(

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from model.images import Rgb, decode_image, open_image
+from model.images import Rgb, decode_image, image_size
 from model.panorama import Band, GeometryError, PanoramaGeometry, cut_band
 from model.polar import North, ground_plane_projection, inverse_polar_transform
 
@@ -85,8 +85,7 @@ class Preprocessing:
         Raises:
             ImageError: not a readable image. GeometryError: impossible for this image.
         """
-        width, height = open_image(data).size
-        size = self.sufficient_size(geometry, (height, width))
+        size = self.sufficient_size(geometry, image_size(data))
         return self.strip(decode_image(data, min_size=size), geometry)
 
     def strip(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:

@@ -69,7 +69,7 @@ def test_a_place_outside_is_refused(raster):
 
 def write_tiff(path, bands, dtype=np.uint8):
     profile = {"driver": "GTiff", "height": 50, "width": 70, "count": len(bands), "dtype": dtype}
-    place = {"crs": "EPSG:32632", "transform": Affine(1, 0, 0, 0, -1, 0)}
+    place = {"crs": "EPSG:32632", "transform": Affine(1, 0, 500_000, 0, -1, 5_600_000)}
     with rasterio.open(path, "w", **profile, **place) as file:
         file.write(bands)
 

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     synth.add_argument("--panoramas", type=int, default=500)
     synth.add_argument("--size-m", type=float, default=800.0, help="side of the town")
     synth.add_argument("--width", type=int, default=1024, help="of a panorama in pixels")
+    synth.add_argument("--spacing-m", type=float, default=10.0, help="between panoramas, at least")
     synth.add_argument("--workers", type=int, default=2)
     synth.set_defaults(run=_synth)
 
@@ -84,6 +85,8 @@ def _synth(arguments: argparse.Namespace) -> None:
     # The renderer compiles on import; the other commands must not wait for it.
     from training.town import TownSpec, write_town
 
+    if len(arguments.seed) > 1:
+        arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seed:
         folder = arguments.out / f"{seed}" if len(arguments.seed) > 1 else arguments.out
         write_town(
@@ -92,6 +95,7 @@ def _synth(arguments: argparse.Namespace) -> None:
             arguments.panoramas,
             pano_size=(arguments.width // 2, arguments.width),
             workers=arguments.workers,
+            min_spacing_m=arguments.spacing_m,
         )
 
 

@@ -80,7 +80,8 @@ def _moved(position: NDArray[np.float64], east_m: float, north_m: float) -> NDAr
     across = np.hypot(x, y)
     radius = np.hypot(across, z)
     east = np.array([-y, x, 0.0]) / across
-    # The geocentric vertical tilts by at most 0.2 degrees from the ellipsoid's: millimetres here.
+    # The geocentric vertical tilts by at most 0.2 degrees from the ellipsoid's: the point is off
+    # by at most 0.4 % of the way, upward.
     north = np.array([-x * z / across, -y * z / across, across]) / radius
     moved: NDArray[np.float64] = position + east_m * east + north_m * north
     return moved

@@ -39,7 +39,7 @@ def _town(folder: Path) -> list[Pair]:
             [one.longitude for one in positions],
             [one.latitude for one in positions],
         )
-        pixels = [~image.transform * point for point in zip(east, north, strict=True)]
+        pixels = [~image.transform @ point for point in zip(east, north, strict=True)]
         metres_per_pixel = float(image.res[0])
     return [
         Pair(

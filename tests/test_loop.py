@@ -1,0 +1,204 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pair_samples import tiny, write_pairs
+from safetensors import safe_open
+
+from model.checkpoint import Checkpoint
+from model.encoder import Encoder
+from training.augmentation import Batch, batches
+from training.datasets import load
+from training.loop import TrainingError, _start, _step, rate, train
+from training.pairs import Arrays, read_arrays
+from training.protocols import centre
+from training.recipes import describe, find
+from training.state import ResumeError
+
+STILL = (
+    "rotation=none",
+    "mirror=false",
+    "heading_noise_deg=0",
+    "offset_m=0",
+    "missing_band=0",
+    "colour_jitter=0",
+    "queue_length=0",
+    "learning_rate=3e-4",
+    "weight_decay=0",
+)
+
+
+def recipe(*overrides):
+    return tiny(*STILL, "batch_size=4", "epochs=2", *overrides)
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    folder = write_pairs(tmp_path_factory.mktemp("pairs"), 8)
+    return read_arrays(load("folder", folder, "all"), recipe().encoder, 0.0)
+
+
+def logged(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_eight_pairs_are_learnt_by_heart(arrays, tmp_path):
+    """An overfit: it shows that loss, gradient and both branches work together."""
+    chosen = recipe("batch_size=8", "epochs=14", "warmup_steps=5")
+    path = train(chosen, arrays, tmp_path, validation=arrays, provenance={"data": "worlds"})
+    assert path == tmp_path / "last.safetensors"
+    assert centre(Encoder.load(path), arrays)["1"] == 1.0
+    report = logged(tmp_path)
+    assert [one["epoch"] for one in report] == list(range(14))
+    assert report[0]["loss"] > math.log(2)
+    assert report[-1]["loss"] < 0.1
+    assert max(one["1"] for one in report) == 1.0
+    checkpoint = Checkpoint.load(path)
+    assert checkpoint.provenance["recipe"] == json.loads(json.dumps(describe(chosen)))
+    assert (checkpoint.provenance["data"], checkpoint.provenance["epochs"]) == ("worlds", 14)
+    best = Encoder.load(tmp_path / "best.safetensors")
+    assert centre(best, arrays)["1"] == 1.0
+    assert {one.name for one in tmp_path.iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "log.jsonl",
+        "state.safetensors",
+    }
+
+
+@pytest.mark.parametrize("projection", ["polar", "ground", "none"])
+@pytest.mark.parametrize("loss", ["triplet", "info_nce"])
+def test_every_projection_and_loss_takes_a_step(arrays, projection, loss):
+    chosen = recipe(f"encoder.preprocessing.projection={projection}", f"loss={loss}", "mirror=true")
+    state = _start(chosen, arrays, 0, "cpu")
+    before = [one.clone() for one in state.network.parameters()]
+    assert math.isfinite(_step(state, whole(arrays), chosen, "cpu"))
+    moved = [
+        not torch.equal(*pair) for pair in zip(before, state.network.parameters(), strict=True)
+    ]
+    assert np.mean(moved) > 0.9
+
+
+def whole(arrays):
+    """All pairs as one batch, as they are."""
+    strips, tiles = (
+        torch.from_numpy(one).permute(0, 3, 1, 2) for one in (arrays.strips, arrays.chips)
+    )
+    positions = torch.from_numpy(arrays.positions)
+    ids = torch.arange(len(arrays))
+    return Batch(strips, torch.from_numpy(arrays.norths), tiles, ids, positions, positions)
+
+
+def test_the_queue_joins_the_loss_after_its_start_epoch(arrays, tmp_path):
+    def losses(name, *overrides):
+        out = tmp_path / name
+        train(recipe("epochs=3", *overrides), arrays, out)
+        with safe_open(out / "state.safetensors", framework="pt") as state:
+            ids = "queue/tile_ids" in state.keys() and state.get_tensor("queue/tile_ids")  # noqa: SIM118
+        return [one["loss"] for one in logged(out)], ids
+
+    plain, no_queue = losses("without")
+    mined, ids = losses("with", "queue_length=6", "queue_hardest=2", "queue_start_epoch=1")
+    assert no_queue is False
+    assert len(ids) == 6  # of the 2 x 2 x 2 mined in epochs 1 and 2
+    assert mined[0] == plain[0]
+    assert mined[1] > plain[1]  # from its second step on, the queue's mean is added
+
+
+def test_the_seed_decides_everything(arrays, tmp_path):
+    def weights(name, seed, **options):
+        augmented = recipe("rotation=joint", "heading_noise_deg=6", "epochs=1")
+        path = train(augmented, arrays, tmp_path / name, seed=seed, **options)
+        return Checkpoint.load(path).fingerprint
+
+    first = weights("a", 0)
+    assert weights("b", 0, validation=arrays) == first
+    assert weights("c", 1) != first
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_refused(arrays, tmp_path):
+    path = train(recipe("epochs=1"), arrays, tmp_path)
+    before = path.read_bytes()
+    assert train(recipe("epochs=1"), arrays, tmp_path).read_bytes() == before
+    for other in (recipe("epochs=1", "alpha=5"), recipe("epochs=2")):
+        with pytest.raises(ResumeError, match="another run"):
+            train(other, arrays, tmp_path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "names"), [(4, "the loss is nan"), (8, "a weight is no longer a finite number")]
+)
+def test_divergence_leaves_the_last_checkpoint_intact(arrays, tmp_path, batch_size, names):
+    """With one batch an epoch, the weights break before any loss is seen to."""
+    path = train(recipe("epochs=1"), arrays, tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "state.safetensors").unlink()
+    diverging = recipe(f"batch_size={batch_size}", "learning_rate=nan", "queue_length=8")
+    with pytest.raises(TrainingError, match=names):
+        train(diverging, arrays, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_too_few_pairs_are_refused_and_nothing_is_written(arrays, tmp_path):
+    with pytest.raises(TrainingError, match="8 pairs do not fill one batch of 9"):
+        train(recipe("batch_size=9"), arrays, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_paper_s_rate_falls_to_a_tenth_after_80_epochs():
+    paper = find("msae-vgg16")
+    rates = [rate(paper, steps=555, step=555 * epoch) for epoch in (0, 79, 80, 99)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1])
+
+
+def test_the_demo_s_rate_warms_up_and_falls_to_nothing():
+    chosen = replace(find("msae-demo"), warmup_steps=10, epochs=5)
+    rates = [rate(chosen, steps=20, step=step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert np.argmax(rates) == 9
+    assert (np.diff(rates[10:]) < 0).all()
+    assert rates[-1] < 0.001
+
+
+def test_one_step_of_the_paper_s_recipe():
+    """msae-vgg16 at 288 pixels, two pairs: every weight moves, none becomes NaN."""
+    paper = replace(find("msae-vgg16"), batch_size=2, pretrained=False)
+    random = np.random.default_rng(0)
+    pictures = Arrays(
+        random.integers(0, 256, (2, 224, 1232, 3), np.uint8),
+        np.full(2, 0.5),
+        random.integers(0, 256, (2, 288, 288, 3), np.uint8),
+        np.full((2, 3), np.nan),
+        0,
+    )
+    state = _start(paper, pictures, 0, "cpu")
+    state.optimiser.param_groups[0]["lr"] = state.optimiser.param_groups[1]["lr"] = 1e-4
+    head = state.network.street.head.weight
+    before = head[0].detach().clone()
+    assert _step(state, whole(pictures), paper, "cpu") == pytest.approx(math.log(2), abs=0.5)
+    for name, one in state.network.named_parameters():
+        assert one.isfinite().all(), name
+        assert one.grad.abs().max() > 0, name
+    assert (head[0] - before).abs().max().item() == pytest.approx(1e-4, rel=0.1)  # Adam's first
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(arrays, tmp_path):
+    """Stopped after step 3 of 4, in the second epoch, with a queue that is not empty."""
+    chosen = recipe("rotation=joint", "heading_noise_deg=6", "queue_length=6", "queue_hardest=2")
+    whole_run = train(chosen, arrays, tmp_path / "whole")
+    state = _start(chosen, arrays, 0, "cpu")
+    for number in range(3):
+        state.epoch, state.step = divmod(number, 2)
+        for group in state.optimiser.param_groups:
+            group["lr"] = chosen.learning_rate * rate(chosen, 2, number)
+        batch = next(batches(arrays, chosen, state.epoch, 0, start=state.step))
+        state.total_loss = _step(state, batch, chosen, "cpu")
+    state.step += 1
+    state.save(tmp_path / "killed" / "state.safetensors")
+    resumed = train(chosen, arrays, tmp_path / "killed")
+    assert Checkpoint.load(resumed).fingerprint == Checkpoint.load(whole_run).fingerprint
+    assert logged(tmp_path / "killed")[-1] == logged(tmp_path / "whole")[-1]

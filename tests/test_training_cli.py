@@ -1,0 +1,90 @@
+import json
+
+import pytest
+from pair_samples import TINY, write_pairs
+
+from model.checkpoint import Checkpoint
+from model.encoder import Encoder
+from training.__main__ import main
+
+OVERRIDES = [text for one in (*TINY, "batch_size=4", "epochs=1") for text in ("--set", one)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("data"), 4)
+
+
+@pytest.fixture(scope="module")
+def weights(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    assert main([*common, "--out", str(out), "--validation", str(data), *OVERRIDES]) == 0
+    return out / "best.safetensors"
+
+
+def evaluate(data, weights, *more):
+    common = ["evaluate", *map(str, data), "--dataset", "folder", "--split", "all"]
+    return main([*common, "--weights", str(weights), *more])
+
+
+def test_train_stores_recipe_data_and_seed(weights):
+    provenance = Checkpoint.load(weights).provenance
+    assert provenance["data"] == "folder, 4 pairs"
+    assert provenance["seed"] == 0
+    assert provenance["recipe"]["batch_size"] == 4
+    assert Checkpoint.load(weights).config.preprocessing.input_size == 32
+
+
+def test_evaluate_prints_one_json_document(data, weights, capsys):
+    assert evaluate([data], weights, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["encoder"] == Encoder.load(weights).fingerprint
+    figures = document["mean"]["centre"]
+    assert (figures["N"], figures["K"]) == (4, 1)
+    assert 0 <= figures["1"] <= figures["5"] == 1
+    assert document["each"][str(data)]["centre"] == figures
+
+
+def test_evaluate_averages_its_folders(data, weights, tmp_path, capsys):
+    other = write_pairs(tmp_path / "other", 2, first_seed=9)
+    assert evaluate([data, other], weights, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["mean"]["centre"]["N"] == 3
+    assert [one["centre"]["N"] for one in document["each"].values()] == [4, 2]
+
+
+def test_evaluate_for_people_names_the_protocol(data, weights, capsys):
+    assert evaluate([data], weights) == 0
+    assert capsys.readouterr().out.startswith("centre")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (
+            ["evaluate", "none", "--weights", "none.safetensors"],
+            "no checkpoint at none.safe",
+        ),
+        (["train", "msae-huge", "none", "--out", "out"], "recipe 'msae-huge' is unknown"),
+        (["train", "msae-demo", "none", "--out", "out", "--set", "epoch=1"], "no field 'epoch'"),
+        (["train", "msae-demo", "none", "--out", "out", "--dataset", "cvusa"], "train-19zl.csv"),
+        (["train", "msae-demo", "none", "--out", "out"], "no town at none"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(arguments, names, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    (line,) = [one for one in streams.err.splitlines() if one.startswith("skyfix-train: ")]
+    assert names in line
+    assert "Traceback" not in streams.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_too(data, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    assert main([*common, "--out", str(tmp_path / "file" / "out"), *OVERRIDES]) == 1
+    assert "skyfix-train: " in capsys.readouterr().err
