@@ -1,0 +1,33 @@
+"""The procedural town: a seed turned into an aerial raster and panoramas with known poses.
+
+    build_town(TownSpec(seed)) -> Town            rasters and tables, no light yet
+    day(seed) -> Day                              sun, season, exposure, traffic
+    render_aerial(town, day)                      uint8 (H, W, 3), north-up
+    sample_poses(town, count, seed) -> [Pose]     along the roads
+    render_street(town, pose, day, size)          uint8 (h, 2h, 3), centre column = heading
+    write_town(out, spec, panoramas)              all of it as a folder
+
+Where to change what:
+
+    style.py layout.py                 a town's character; its streets
+    ground.py roads.py surfaces.py     land use and water; carriageways, kerbs, markings; materials
+    lots.py plots.py homes.py          which plot becomes what; a plot's frame; houses and yards
+    solids.py facades.py               boxes with roofs; how their walls and roofs look
+    vegetation.py                      trees and the canopy layer
+    day.py light.py traffic.py         what differs between visits
+    scene.py aerial.py                 a town on a day; drawn from above
+    march.py street.py                 drawn from a camera, level; then tilted and developed
+    poses.py dataset.py                where cameras stand; the folder
+"""
+
+from training.town.aerial import render_aerial
+from training.town.dataset import encode_panorama, visit, write_town
+from training.town.day import Day, day
+from training.town.poses import Pose, sample_poses
+from training.town.street import render_street
+from training.town.town import Town, TownError, TownSpec, build_town
+
+__all__ = [
+    "Day", "Pose", "Town", "TownError", "TownSpec", "build_town", "day", "encode_panorama",
+    "render_aerial", "render_street", "sample_poses", "visit", "write_town",
+]  # fmt: skip

@@ -1,0 +1,226 @@
+"""Streets: a lattice of lines, jittered, smoothly bent, with pieces left out and spurs added.
+
+Local metres: x east, y SOUTH, origin at the raster's north-west corner.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from training.town.compiled import F64, Flags
+from training.town.style import BRICKWORK, GRID, RURAL, SUBURB, Style
+
+MAIN, LOCAL, LANE = range(3)  # classes of street
+
+_PIECE_M = 4.0  # length of the straight pieces that a street is made of
+_BEYOND_M = 60.0  # how far streets run past the raster's edge
+
+
+@dataclass(frozen=True)
+class Street:
+    """A centre line, (N, 2) metres about 4 m apart, and what kind of street runs along it."""
+
+    points: F64
+    rank: int  # MAIN, LOCAL or LANE
+    half_m: float  # half the carriageway
+    unpaved: bool = False
+
+    @cached_property
+    def length_m(self) -> float:
+        return float(np.hypot(*np.diff(self.points, axis=0).T).sum())
+
+    @cached_property
+    def box(self) -> tuple[F64, F64]:
+        """Smallest and largest coordinates."""
+        return self.points.min(axis=0), self.points.max(axis=0)
+
+    def at(self, metres: npt.ArrayLike) -> tuple[F64, F64]:
+        """F64 (N, 2) and unit tangents (N, 2) at these distances along the centre line."""
+        steps = np.diff(self.points, axis=0)
+        lengths = np.hypot(*steps.T)
+        starts = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
+        wanted = np.atleast_1d(np.asarray(metres, float))
+        i = np.clip(np.searchsorted(starts, wanted, side="right") - 1, 0, len(steps) - 1)
+        tangent = steps[i] / lengths[i, None]
+        return self.points[i] + tangent * (wanted - starts[i])[:, None], tangent
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The smooth, invertible-enough map between block coordinates and local metres."""
+
+    centre_m: float
+    angle: float
+    spacing: tuple[float, float]
+    bend: tuple[float, float]
+    phases: tuple[float, ...]
+
+    def _displacement(self, p: F64) -> F64:
+        amplitude, wavelength = self.bend
+        k = 2 * np.pi / wavelength
+        a, b, c, d = self.phases
+        east = np.sin(k * p[..., 1] + a) + 0.5 * np.sin(1.9 * k * (p[..., 0] + p[..., 1]) + b)
+        south = np.sin(k * p[..., 0] + c) + 0.5 * np.sin(1.7 * k * (p[..., 0] - p[..., 1]) + d)
+        return amplitude * np.stack([east, south], axis=-1)
+
+    def to_metres(self, nodes: F64) -> F64:
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        flat = nodes * self.spacing
+        turned = np.stack(
+            [c * flat[..., 0] - s * flat[..., 1], s * flat[..., 0] + c * flat[..., 1]], -1
+        )
+        return turned + self.centre_m + self._displacement(turned)
+
+    def to_nodes(self, metres: F64) -> F64:
+        """The inverse, by five fixed-point rounds (residue under a metre at these bends)."""
+        goal = metres - self.centre_m
+        turned = goal
+        for _ in range(5):
+            turned = goal - self._displacement(turned)
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        flat = np.stack(
+            [c * turned[..., 0] + s * turned[..., 1], c * turned[..., 1] - s * turned[..., 0]], -1
+        )
+        return flat / self.spacing
+
+
+def lattice(size_m: float, style: Style, seed: int) -> Lattice:
+    rng = np.random.default_rng([seed, 2])
+    phases = tuple(float(p) for p in rng.uniform(0, 2 * np.pi, 4))
+    return Lattice(size_m / 2, style.angle, style.spacing, style.bend, phases)
+
+
+def streets(size_m: float, style: Style, grid: Lattice, seed: int) -> list[Street]:
+    """All streets of a town, main ones first, deterministic in the seed."""
+    rng = np.random.default_rng([seed, 3])
+    reach = int(np.ceil((0.75 * size_m + _BEYOND_M) / min(style.spacing)))
+    side = 2 * reach + 1
+    jitter = rng.uniform(-style.jitter, style.jitter, (2 * side, side, 2))
+    mains_along = set(rng.choice(np.arange(reach - 2, reach + 3), 1))
+    mains_across = set(rng.choice(np.arange(reach - 1, reach + 2), 1))
+    every_lane = 2 if style.pattern == RURAL else 6
+    found: list[Street] = []
+
+    def node(i2: int, j: int) -> F64:  # i2 counts half blocks, so that T-junctions have nodes
+        return np.asarray((i2 / 2 - reach, j - reach) + jitter[i2 % (2 * side), j % side])
+
+    for j in range(side):  # lines along the first axis
+        rank = MAIN if j in mains_along else LOCAL
+        gaps = rng.uniform(size=side) < (0 if rank == MAIN else style.gaps)
+        if style.pattern == RURAL and rank != MAIN and j % every_lane:
+            rank = LANE
+        found += _runs(
+            [node(i2, j) for i2 in range(2 * side)], np.repeat(gaps, 2), rank, style, grid, rng
+        )
+    for i in range(side):  # lines along the second axis
+        rank = MAIN if i in mains_across else LOCAL
+        gaps = rng.uniform(size=side) < (0 if rank == MAIN else style.gaps)
+        staggered = style.pattern in (BRICKWORK, SUBURB) and rank != MAIN
+        if staggered:
+            for j in range(side - 1):
+                if not gaps[j]:
+                    i2 = 2 * i + j % 2
+                    found += _runs(
+                        [node(i2, j), node(i2, j + 1)], np.zeros(1, bool), rank, style, grid, rng
+                    )
+        else:
+            found += _runs([node(2 * i, j) for j in range(side)], gaps, rank, style, grid, rng)
+    clipped = [part for street in found for part in _clip(street, size_m)]
+    clipped += _spurs(clipped, size_m, style, rng)
+    return sorted(clipped, key=lambda street: street.rank)
+
+
+def _runs(
+    nodes: list[F64],
+    gaps: Flags,
+    rank: int,
+    style: Style,
+    grid: Lattice,
+    rng: np.random.Generator,
+) -> list[Street]:
+    """Unbroken runs of nodes, each a smooth street."""
+    runs: list[list[F64]] = [[nodes[0]]]
+    for k, node in enumerate(nodes[1:]):
+        if gaps[min(k, len(gaps) - 1)]:
+            runs.append([node])
+        else:
+            runs[-1].append(node)
+    half = style.road_half[rank] * rng.uniform(0.92, 1.12)
+    unpaved = rank == LANE and bool(rng.uniform() < 0.75)
+    return [
+        Street(_even(grid.to_metres(_spline(np.array(run)))), rank, half, unpaved)
+        for run in runs
+        if len(run) > 1
+    ]
+
+
+def _spline(nodes: F64) -> F64:
+    """Catmull-Rom through the nodes, 24 points a span."""
+    p = np.concatenate([[2 * nodes[0] - nodes[1]], nodes, [2 * nodes[-1] - nodes[-2]]])
+    t = np.linspace(0, 1, 24, endpoint=False)[:, None]
+    spans = [
+        0.5
+        * (
+            2 * b
+            + (c - a) * t
+            + (2 * a - 5 * b + 4 * c - d) * t**2
+            + (3 * b - a - 3 * c + d) * t**3
+        )
+        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
+    ]
+    return np.concatenate([*spans, nodes[-1:]])
+
+
+def _even(points: F64) -> F64:
+    """The same line with points about _PIECE_M apart."""
+    s = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
+    wanted = np.linspace(0, s[-1], max(2, round(s[-1] / _PIECE_M) + 1))
+    return np.stack([np.interp(wanted, s, points[:, k]) for k in range(2)], axis=1)
+
+
+def _clip(street: Street, size_m: float) -> list[Street]:
+    """The parts within _BEYOND_M of the raster."""
+    inside = np.all((street.points > -_BEYOND_M) & (street.points < size_m + _BEYOND_M), axis=1)
+    cuts = np.flatnonzero(np.diff(inside.astype(int))) + 1
+    parts = np.split(street.points, cuts)
+    return [
+        Street(part, street.rank, street.half_m, street.unpaved)
+        for part, keep in zip(parts, inside[np.concatenate([[0], cuts])], strict=True)
+        if keep and len(part) > 1
+    ]
+
+
+def _spurs(
+    existing: list[Street], size_m: float, style: Style, rng: np.random.Generator
+) -> list[Street]:
+    """Cul-de-sacs: short curved streets off local ones, most with a turning circle."""
+    if style.pattern == GRID and style.spurs < 0.1:
+        return []
+    lines = [street for street in existing if street.rank == LOCAL and street.length_m > 60]
+    taken = np.concatenate([street.points for street in existing])
+    wanted = int(style.spurs * size_m**2 / (style.spacing[0] * style.spacing[1]))
+    made: list[Street] = []
+    for _ in range(4 * wanted if lines else 0):
+        street = lines[rng.integers(len(lines))]
+        s = rng.uniform(25, street.length_m - 25)
+        start, tangent = (a[0] for a in street.at(s))
+        turn = rng.choice([-1, 1]) * rng.uniform(1.2, 1.9)
+        length, curve = rng.uniform(30, 65), rng.normal(0, 0.006)
+        t = np.arange(0, length, _PIECE_M)
+        heading = np.arctan2(tangent[1], tangent[0]) + turn + curve * t
+        steps = _PIECE_M * np.stack([np.cos(heading), np.sin(heading)], axis=1)
+        points = start + np.concatenate([[[0, 0]], np.cumsum(steps, axis=0)])
+        far = points[points.shape[0] // 2 :]
+        if np.min(np.hypot(*(far[:, None] - taken[None]).transpose(2, 0, 1))) < 24:
+            continue
+        made.append(Street(points, LOCAL, style.road_half[1] * 0.9))
+        if rng.uniform() < 0.75:
+            made.append(
+                Street(points[-1] + np.array([[0, 0], [0.5, 0]]), LOCAL, rng.uniform(7, 9.5))
+            )
+        taken = np.concatenate([taken, points])
+        if len(made) >= 2 * wanted:
+            break
+    return made
