@@ -6,6 +6,8 @@ touch no weights and are safe in any thread.
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,11 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from model.checkpoint import Checkpoint
 from model.images import Rgb
 from model.panorama import PanoramaGeometry
+from model.precision import MIN_COSINE, fast_formats
 from model.preprocessing import to_tensor
+
+log = logging.getLogger(__name__)
 
 Descriptors = NDArray[np.float32]
 BATCH = 64
@@ -32,6 +38,7 @@ class Encoder:
         dimension: D, the length of a descriptor.
         aerial_footprint_m: ground width of the tiles that the aerial branch expects.
         aerial_pixels: side to which tiles are resampled; larger ones gain nothing.
+        dtype: number format of the network: float32 until `accelerate`.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
@@ -41,6 +48,7 @@ class Encoder:
         self.aerial_footprint_m = checkpoint.config.aerial_footprint_m
         self.aerial_pixels = checkpoint.config.preprocessing.input_size
         self.device = torch.device(device)
+        self.dtype = torch.float32
         self._network = checkpoint.network().requires_grad_(False).to(self.device)
 
     @classmethod
@@ -51,6 +59,38 @@ class Encoder:
             CheckpointError: the file is not a usable checkpoint.
         """
         return cls(Checkpoint.load(path), device)
+
+    def accelerate(self, formats: Sequence[torch.dtype] | None = None) -> None:
+        """Switch to the device's fastest number format, once its descriptors have proved right.
+
+        A format whose descriptors of made-up images have a cosine below MIN_COSINE with those in
+        float32 is not used, and the log says so. The fingerprint stays.
+
+        Args:
+            formats: those to try, in this order; None: `precision.fast_formats`.
+        """
+        exact, expected = self._network, self._probe()
+        if formats is None:
+            formats = fast_formats(self.device)
+        for dtype in (*formats, torch.float32):
+            self.dtype = dtype
+            network = copy.deepcopy(exact).to(dtype)
+            self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            cosine = float((self._probe() * expected).sum(1).min())
+            if cosine >= MIN_COSINE:  # false for NaN
+                log.info("encoding in %s on %s (cosine %.6f)", dtype, self.device, cosine)
+                return
+            log.warning("%s is not used: cosine %.6f with float32", dtype, cosine)
+        self._network = exact
+
+    def _probe(self) -> Descriptors:
+        """Descriptors of the same made-up images by both branches."""
+        random = np.random.default_rng(0)
+        height, width = self.config.preprocessing.strip_size
+        coarse = random.integers(0, 256, (8, 8, 16, 3), np.uint8)
+        blocks = coarse.repeat(-(-height // 8), axis=1).repeat(-(-width // 16), axis=2)
+        strips = list(blocks[:, :height, :width])
+        return np.concatenate([self.encode_strips(strips, [0.5] * 8), self.encode_aerials(strips)])
 
     def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
         """Encoded panorama to strip; see `Preprocessing.read_strip`."""
@@ -91,6 +131,23 @@ class Encoder:
         strips = [self.prepare_street(*pair) for pair in zip(images, geometries, strict=True)]
         return self.encode_strips(strips, norths)
 
+    def explain_strip(self, strip: Rgb, north: float) -> tuple[Rgb, NDArray[np.float32] | None]:
+        """What the street branch sees of a strip, and how it weighs the parts of it.
+
+        Returns:
+            The projected image, uint8 (S, S, 3), north up; the attention's mask in 0..1, float32
+            (S, S), upsampled bilinearly, or None for a network without attention.
+        """
+        side = self.config.preprocessing.input_size
+        with torch.inference_mode():
+            view = self.config.preprocessing.project(to_tensor([strip], self.device), north)
+            pixels = self._input(self.config.preprocessing.normalise(view))
+            mask = self._network.street.attention_mask(pixels)
+            if mask is not None:
+                mask = functional.interpolate(mask.float(), (side, side), mode="bilinear")
+        picture = (view[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).cpu().numpy()
+        return picture, None if mask is None else mask[0, 0].cpu().numpy()
+
     def encode_rolls(self, image: Rgb, geometry: PanoramaGeometry, rolls: int) -> Descriptors:
         """One panorama of unknown north, supposed at north = i / rolls, to (rolls, D)."""
         strip = self.prepare_street(image, geometry)
@@ -102,19 +159,18 @@ class Encoder:
         def branch(batch: slice) -> Tensor:
             tiles = [self.config.preprocessing.tile(image) for image in images[batch]]
             pixels = self.config.preprocessing.normalise(to_tensor(tiles, self.device))
-            described: Tensor = self._network.aerial(
-                pixels.contiguous(memory_format=torch.channels_last)
-            )
+            described: Tensor = self._network.aerial(self._input(pixels))
             return described
 
         return self._in_batches(len(images), branch)
 
     def _street_descriptors(self, views: Tensor) -> Tensor:
         pixels = self.config.preprocessing.normalise(views)
-        described: Tensor = self._network.street(
-            pixels.contiguous(memory_format=torch.channels_last)
-        )
+        described: Tensor = self._network.street(self._input(pixels))
         return described
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def _in_batches(self, count: int, branch: Callable[[slice], Tensor]) -> Descriptors:
         described = np.empty((count, self.dimension), np.float32)

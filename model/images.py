@@ -25,6 +25,10 @@ Rgb = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 16_384 * 8_192  # the largest panorama cameras write: 134 megapixels
 MIN_SIDE = 16  # nothing smaller shows a street
+MAX_DECODED_BYTES = 512 * 1024 * 1024
+# Peak bytes a pixel, measured, of what cannot be decoded at a reduced scale: progressive JPEGs hold
+# all their coefficients, WebP four canvases. Baseline JPEGs are bounded by MAX_PIXELS alone.
+_WHOLE_BYTES = {"JPEG": 6, "PNG": 9, "WEBP": 16}
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF orientation to what undoes it
@@ -63,13 +67,24 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"not a readable {', '.join(FORMATS)} image ({len(data)} bytes): {error}"
         ) from error
     width, height = image.size
-    if width * height > max_pixels:
+    limit, kind = _pixel_limit(image, max_pixels)
+    if width * height > limit:
         raise ImageError(
-            f"the image is {width}x{height} = {width * height} pixels; the limit is {max_pixels}"
+            f"the image is {width}x{height} = {width * height} pixels; the limit of {kind} is "
+            f"{limit}"
         )
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"the image is {width}x{height}; each side needs {MIN_SIDE} pixels")
     return image
+
+
+def _pixel_limit(image: Image.Image, max_pixels: int) -> tuple[int, str]:
+    """How many pixels an image of this kind may have, and the kind's name."""
+    name = str(image.format)
+    if name == "JPEG" and not image.info.get("progressive"):
+        return max_pixels, "a baseline JPEG"
+    limit = min(max_pixels, MAX_DECODED_BYTES // _WHOLE_BYTES[name])
+    return limit, "a progressive JPEG" if name == "JPEG" else f"a {name}"
 
 
 @contextmanager
@@ -110,7 +125,8 @@ def decode_image(
     Args:
         data: a JPEG, PNG or WebP file; the first frame of an animation is used.
         min_size: (height, width) that suffices: a JPEG larger than that is decoded at the
-            smallest of the scales 1/2, 1/4, 1/8 that keeps both sides at least so large.
+            smallest of the scales 1/2, 1/4, 1/8 that keeps both sides at least so large; others
+            are averaged down by a whole number that keeps both sides at least twice so large.
         max_pixels: refuse images whose header states more, before decoding a pixel.
 
     Returns:
@@ -127,21 +143,33 @@ def decode_image(
     try:
         with _without_warnings():
             image.load()
+        if min_size is not None and image.format != "JPEG":
+            image = _reduced(image, min_size[::-1] if orientation in _LYING else min_size)
         upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
         return np.asarray(_to_rgb(upright), dtype=np.uint8)
     except Exception as error:  # see open_image
         raise ImageError(f"the image is damaged and cannot be decoded: {error}") from error
 
 
+def _reduced(image: Image.Image, min_size: tuple[int, int]) -> Image.Image:
+    """Averaged before anything copies it, so that a large image is in memory once."""
+    factor = min(image.height // (2 * min_size[0]), image.width // (2 * min_size[1]))
+    if factor < 2:
+        return image
+    if "transparency" in image.info:  # a colour, or a palette's entries, that mean nothing
+        image = image.convert("RGBA")
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = _to_rgb(image)
+    return image.reduce(factor)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow clips 16-bit values at 255 on conversion; keep the high byte instead.
-        return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
         canvas = Image.new("RGBA", layered.size, (0, 0, 0, 255))
         canvas.alpha_composite(layered)
         return canvas.convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,4 +1,4 @@
-"""`skyfix`: ingest | build | versions | activate | verify | locate | serve.
+"""`skyfix`: imagery in, index versions, answers; _COMMANDS below lists the commands.
 
 Parses arguments, calls one function, prints. Results go to standard output, progress and logs to
 standard error. Exit codes: 0 done, 1 a problem (one line says which), 2 wrong usage.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import SkyfixError
+from service import index_commands
 from service.hints import HintError, Hints, parse_bbox, parse_near
 from service.progress import progress_bar
 from service.settings import Settings
@@ -95,24 +96,6 @@ def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:
         f"{report.source}: {report.tiles} tiles of {size_m:g} m ({report.added} added, "
         f"{report.updated} updated, {report.removed} removed, {report.skipped_empty} skipped "
         f"as empty) in {report.seconds:.1f} s"
-    )
-
-
-def _add_build(parser: argparse.ArgumentParser) -> None:
-    """describe the catalogue's tiles and publish them as a new index version"""
-    parser.set_defaults(run=_build)
-
-
-def _build(arguments: argparse.Namespace, settings: Settings) -> None:
-    from service.build import build
-    from service.compose import open_encoder
-
-    encoder = open_encoder(settings)
-    with progress_bar("describing tiles") as progress:
-        version = build(settings.home, encoder, progress=progress)
-    print(
-        f"{version.name}: {version.tiles} tiles ({version.encoded} encoded, {version.reused} "
-        f"reused) in {version.seconds:.1f} s; it is live"
     )
 
 
@@ -230,10 +213,15 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
 
 _COMMANDS = {
     "ingest": _add_ingest,
-    "build": _add_build,
+    "sources": index_commands.add_sources,
+    "remove": index_commands.add_remove,
+    "build": index_commands.add_build,
+    "calibrate": index_commands.add_calibrate,
+    "evaluate": index_commands.add_evaluate,
     "versions": _add_versions,
     "activate": _add_activate,
     "verify": _add_verify,
+    "prune": index_commands.add_prune,
     "locate": _add_locate,
     "serve": _add_serve,
 }

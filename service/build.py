@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,21 +25,25 @@ from model.images import Rgb
 from service.imagery.tiles import TilePictures
 from service.index.catalogue import Catalogue
 from service.index.durable import sync
+from service.index.engine_choice import EngineChoice
 from service.index.lock import build_lock
 from service.index.manifest import TILES, VECTORS, Content, Manifest
-from service.index.search import TileIndex
+from service.index.search import TileIndex, read_version
 from service.index.shards import Hashes, Shards, Vectors
 from service.index.tiles import Records, freeze
 from service.index.versions import Versions, verify_folder
+from service.position import Calibration
 
 log = logging.getLogger(__name__)
 
 BATCH = 64
+APPROXIMATE_FROM = 1_000_000  # tiles: 70 ms a query exactly, on one core (benchmarks/index.py)
 SHARD_TILES = 1024  # encoded again after a kill: at most this many
 MAX_SIZE_MISMATCH = 0.05  # tile size against the footprint that the encoder was trained on
 UNIT_TOLERANCE = 1e-3
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
+Calibrate = Callable[[TileIndex], Calibration]
 
 
 class AerialEncoder(Protocol):
@@ -86,20 +90,32 @@ def build(
     *,
     batch: int = BATCH,
     progress: Progress = lambda done, expected: None,
+    calibrate: Calibrate = lambda index: index.calibration,
+    approximate_from: int = APPROXIMATE_FROM,
+    milvus_uri: str | None = None,
 ) -> Version:
     """Encodes the catalogue's tiles and makes them the live index version.
 
     Tiles whose content the live version, or an interrupted build, has already encoded with this
     encoder are not encoded again; neither are several tiles of the same content.
 
+    Args:
+        calibrate: given the finished index before it is published; by default its tiles' own
+            density is all that is known, and its answers state no confidence.
+        approximate_from: number of tiles (10,000 or more) from which a search looks at the
+            likeliest part only.
+        milvus_uri: address of a Milvus server that shall search instead, from any number on.
+
     Raises:
         NothingToBuild, FootprintMismatch, ImageryChanged, EncodingFailed, BuildLocked,
-        BuildFailed, SourceError: nothing was published, the live version is as before.
+        BuildFailed, EngineUnavailable, SourceError, and what `calibrate` raises: nothing was
+        published, the live version is as before.
     """
     versions = Versions(home)
     try:
         with build_lock(versions.folder), Catalogue.of(home) as catalogue:
-            return _Build(versions, catalogue, encoder, batch, progress).run()
+            engine = EngineChoice(approximate_from, milvus_uri)
+            return _Build(versions, catalogue, encoder, batch, progress, calibrate, engine).run()
     except OSError as error:
         raise BuildFailed(f"{versions.folder}: the build stopped: {error}") from error
 
@@ -114,7 +130,10 @@ class _Build:
         encoder: AerialEncoder,
         batch: int,
         progress: Progress,
+        calibrate: Calibrate,
+        engine: EngineChoice,
     ) -> None:
+        self.calibrate, self.engine = calibrate, engine
         self.versions, self.encoder, self.batch, self.progress = versions, encoder, batch, progress
         self.sources = {source.name: source for source in catalogue.sources()}
         self.tiles = list(catalogue.tiles())
@@ -132,6 +151,7 @@ class _Build:
             self.versions.publish(folder, name)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
+            self.engine.undo(self.versions.names())
             raise
         self.shards.clear()
         version = Version(
@@ -166,7 +186,11 @@ class _Build:
         vectors.flush()
         for file in (TILES, VECTORS):
             sync(folder / file)
-        self._manifest(folder, name).write(folder)
+        engine = self.engine.prepare(folder, name, vectors, self.versions.names())
+        manifest = self._manifest(folder, name, engine)
+        manifest.write(folder)
+        calibration = self.calibrate(TileIndex.open(folder))
+        replace(manifest, calibration=calibration.as_dict()).write(folder)
         return encoded
 
     def _fill(self, hashes: Hashes, vectors: Vectors) -> int:
@@ -191,13 +215,13 @@ class _Build:
         if name is None:
             return
         try:
-            self.versions.verify(name)
-            live = TileIndex.open(self.versions.path(name))
+            manifest, tiles, vectors = read_version(self.versions.path(name))
+            manifest.check(self.versions.path(name), digests=True)
         except SkyfixError as error:
             log.error("the live version is not reused, its tiles are encoded anew: %s", error)
             return
-        if live.manifest.encoder == self.encoder.fingerprint:
-            yield live.tiles.records["sha256"], live.vectors
+        if manifest.encoder == self.encoder.fingerprint:
+            yield tiles.records["sha256"], vectors
 
     def _encode(self, hashes: Hashes, vectors: Vectors, todo: NDArray[np.intp]) -> None:
         """Reads pictures in one thread while this one encodes; a shard every SHARD_TILES."""
@@ -226,7 +250,7 @@ class _Build:
             )
         return vectors
 
-    def _manifest(self, folder: Path, name: str) -> Manifest:
+    def _manifest(self, folder: Path, name: str, engine: dict[str, str]) -> Manifest:
         sizes = [tile.size_m for tile in self.tiles]
         return Manifest(
             version=name,
@@ -240,7 +264,8 @@ class _Build:
             tile_size_m=(min(sizes), max(sizes)),
             sources=self._credits(),
             built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            files={file: Content.of(folder / file) for file in (VECTORS, TILES)},
+            files={file.name: Content.of(file) for file in sorted(folder.iterdir())},
+            engine=engine,
         )
 
     def _credits(self) -> list[dict[str, Any]]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import SkyfixError
+from service.api.serving import WeightsMissing
 from service.localizer import Localizer
 from service.settings import Settings
 
@@ -44,6 +48,8 @@ def open_encoder(settings: Settings) -> Encoder:
     from model.encoder import Encoder
 
     encoder = Encoder.load(settings.weights, device=choose_device(settings.device))
+    if settings.precision == "auto":
+        encoder.accelerate()
     logger.info("encoder %s from %s", encoder.fingerprint[:12], settings.weights)
     return encoder
 
@@ -59,6 +65,34 @@ def open_localizer(settings: Settings) -> Localizer:
     encoder = open_encoder(settings)
     live = LiveIndex(settings.home, encoder.fingerprint, _search_device(encoder.device.type))
     return Localizer(encoder, live, rolls=settings.rolls)
+
+
+def reopener(settings: Settings) -> Callable[[str], Localizer]:
+    """Finds the weights of a fingerprint in the home folder's `weights` and opens them.
+
+    The function raises WeightsMissing, and what `open_localizer` raises.
+    """
+
+    def reopen(fingerprint: str) -> Localizer:
+        for path in (settings.weights, *sorted(settings.weights_folder.glob("*.safetensors"))):
+            if _fingerprint(path) == fingerprint:
+                return open_localizer(dataclasses.replace(settings, weights=path))
+        raise WeightsMissing(
+            f"no weights with fingerprint {fingerprint[:12]} are in {settings.weights_folder}: put "
+            "there the checkpoint that built the index"
+        )
+
+    return reopen
+
+
+def _fingerprint(path: Path) -> str | None:
+    from model.checkpoint import Checkpoint, CheckpointError
+
+    try:
+        return Checkpoint.load(path).fingerprint
+    except CheckpointError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _search_device(device: str) -> str:

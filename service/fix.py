@@ -52,7 +52,9 @@ class Explanation:
 class Fix:
     """Where a panorama was taken, as far as one index version can tell.
 
-    position: the centre of the best match's tile, None when no tile was allowed by the hints.
+    position: what the nearest tiles agree on (service.position), None when the hints allow none.
+    radius_m: the true place lies within it with the probability `confidence`, if that is known.
+    confidence, in_index: None where the index was never calibrated.
     """
 
     matches: tuple[Match, ...]
@@ -62,3 +64,6 @@ class Fix:
     geometry: dict[str, Stated]
     timings_ms: dict[str, float]
     explanation: Explanation | None = None
+    radius_m: float | None = None
+    confidence: float | None = None
+    in_index: bool | None = None

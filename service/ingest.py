@@ -15,6 +15,7 @@ from pathlib import Path
 
 from model.errors import SkyfixError
 from model.images import Rgb
+from service.imagery.grid import GridError
 from service.imagery.source import Source, SourceError
 from service.imagery.sources import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
@@ -66,7 +67,7 @@ def ingest(
     """Cuts `path` into tiles and makes them the only ones of its source.
 
     Args:
-        path: a georeferenced raster, or a folder of images with a CSV.
+        path: a georeferenced raster, or a folder of rasters, map tiles, or images with a CSV.
         size_m: ground width of a tile; None keeps a folder's images whole.
         stride_m: between the centres of a raster's tiles; None is a quarter of the size.
         name: of the source; ingesting under the same name again replaces it.
@@ -80,17 +81,44 @@ def ingest(
     began = time.monotonic()
     if stride_m is None and size_m is not None:
         stride_m = size_m * STRIDE_SHARE
+    _check_stride(size_m, stride_m)
     source = open_source(path, name)
     try:
         record = _record(source, size_m, stride_m, licence, attribution)
         cutting = _Cutting(source, size_m, stride_m, min_valid, progress)
         changes = catalogue.replace_source(record, cutting.tiles())
+        _warn_of_overlap(catalogue, source.name)
     finally:
         source.close()
     tiles = changes.added + changes.updated + changes.unchanged
     seconds = time.monotonic() - began
     log.info("source %s: %d tiles in %.1f s, %s", source.name, tiles, seconds, changes)
     return IngestReport(source.name, tiles, cutting.skipped, *changes, seconds)
+
+
+def _check_stride(size_m: float | None, stride_m: float | None) -> None:
+    """Raises GridError where places would lie between tiles."""
+    if size_m is not None and stride_m is not None and stride_m > size_m:
+        raise GridError(
+            f"stride {stride_m:g} m leaves gaps between tiles of {size_m:g} m: use "
+            f"{size_m * STRIDE_SHARE:g} m, or at most {size_m:g} m"
+        )
+    if size_m is not None and stride_m == size_m:
+        log.warning(
+            "tiles of %g m at a stride of %g m do not overlap: a place may be %.0f m from a "
+            "tile's centre; a stride of %g m finds more",
+            size_m, stride_m, stride_m / 2**0.5, size_m * STRIDE_SHARE,
+        )  # fmt: skip
+
+
+def _warn_of_overlap(catalogue: Catalogue, name: str) -> None:
+    for other, tiles in catalogue.around(name).items():
+        log.warning(
+            "%d tiles of source %s lie in the area of %s: both are searched. Where one should "
+            "hide the other, put the rasters into one folder and ingest that (the finest shows), "
+            "or `skyfix remove` one",
+            tiles, other, name,
+        )  # fmt: skip
 
 
 def content_hash(picture: Rgb) -> bytes:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from model.geo import Bounds, LatLon
+from model.geo import Bounds
 from model.images import open_image
 from model.panorama import PanoramaGeometry, read_geometry
+from service.candidates import Candidates, Mask, Search, allowed_rows, find_candidates
 from service.fix import Explanation, Fix, Match, Stated
-from service.hints import DEFAULT_RADIUS_M, Hints, check_top_k
+from service.hints import Hints, check_top_k
+from service.position import Place, fuse
 
 if TYPE_CHECKING:
     from service.index.search import TileIndex
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 Strip = NDArray[np.uint8]
 Descriptors = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 
 NO_HINTS = Hints()
 
@@ -69,15 +70,6 @@ class Query:
     geometry: dict[str, Stated]
     timings_ms: dict[str, float]
     ready_at: float  # time.perf_counter() when it began to wait for the owner
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """The nearest rows of one query, best first, each with the north of its best roll."""
-
-    rows: list[int]
-    distances: list[float]
-    norths: list[float]
 
 
 class Localizer:
@@ -127,11 +119,12 @@ class Localizer:
         begun = time.perf_counter()
         index = self.live.get()
         with _timed(timings, "encode"):
-            norths = [self._norths(query) for query in queries]
-            strips = [q.strip for q, tried in zip(queries, norths, strict=True) for _ in tried]
-            vectors = self.encoder.encode_strips(strips, [n for tried in norths for n in tried])
+            vectors = self._encode(queries)
         with _timed(timings, "search"):
-            found = _search(index, queries, norths, vectors)
+            searches = [
+                self._search(index, query, allowed_rows(index, query.hints)) for query in queries
+            ]
+            found = find_candidates(index, searches, vectors)
         return [
             self._describe(
                 index, query, candidates, {"queue": _ms(begun - query.ready_at), **timings}
@@ -139,20 +132,37 @@ class Localizer:
             for query, candidates in zip(queries, found, strict=True)
         ]
 
+    def candidates(
+        self, index: TileIndex, query: Query, masks: Sequence[Mask | None]
+    ) -> list[Candidates]:
+        """The nearest tiles of one query among each of several sets of rows."""
+        vectors = self._encode([query])
+        searches = [self._search(index, query, mask) for mask in masks]
+        return [find_candidates(index, [search], vectors)[0] for search in searches]
+
+    def _encode(self, queries: Sequence[Query]) -> Descriptors:
+        tried = [(query.strip, north) for query in queries for north in self._norths(query)]
+        return self.encoder.encode_strips([strip for strip, _ in tried], [n for _, n in tried])
+
+    def _search(self, index: TileIndex, query: Query, allowed: Mask | None) -> Search:
+        """Deep enough for the position, which so does not depend on how many are asked for."""
+        depth = max(query.top_k, index.calibration.depth)
+        return Search(self._norths(query), depth, allowed)
+
     def _norths(self, query: Query) -> list[float]:
         if query.north is not None:
             return [query.north]
         return [roll / self._rolls for roll in range(self._rolls)]
 
     def _describe(
-        self, index: TileIndex, query: Query, found: _Candidates, timings: dict[str, float]
+        self, index: TileIndex, query: Query, found: Candidates, timings: dict[str, float]
     ) -> Fix:
         explanation = None
         if query.explain:
             with _timed(timings, "explain"):
                 explanation = self._explain(query, found)
         matches = []
-        for rank, row in enumerate(found.rows, start=1):
+        for rank, row in enumerate(found.rows[: query.top_k], start=1):
             tile = index.tiles[row]
             heading = _heading_of_centre(found.norths[rank - 1])
             matches.append(
@@ -166,17 +176,21 @@ class Localizer:
                     heading_deg=heading,
                 )
             )
+        place = place_of(index, found)
         return Fix(
             matches=tuple(matches),
-            position=LatLon(matches[0].latitude, matches[0].longitude) if matches else None,
+            position=place and place.position,
             index_version=index.version,
             encoder=self.encoder.fingerprint,
             geometry=query.geometry,
             timings_ms={**query.timings_ms, **timings},
             explanation=explanation,
+            radius_m=place and place.radius_m,
+            confidence=place and place.confidence,
+            in_index=place and place.in_index,
         )
 
-    def _explain(self, query: Query, found: _Candidates) -> Explanation:
+    def _explain(self, query: Query, found: Candidates) -> Explanation:
         """The view at the stated heading, else at the best match's, else as if facing north."""
         stated = [query.north] if query.north is not None else []
         north = [*stated, *found.norths, 0.5][0]
@@ -193,6 +207,13 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000.0, 3)
+
+
+def place_of(index: TileIndex, found: Candidates) -> Place | None:
+    """The position that the candidates agree on; None without any."""
+    if not found.rows:
+        return None
+    return fuse(index.places(found.rows), np.array(found.distances), index.calibration)
 
 
 def _heading_of_centre(north: float) -> float:
@@ -234,63 +255,3 @@ def _stated(data: bytes, geometry: PanoramaGeometry, sources: dict[str, str]) ->
     }
     sources = {**sources, "heading_deg": sources["north"]}
     return {name: Stated(value, sources[name]) for name, value in values.items()}
-
-
-def _allowed(index: TileIndex, hints: Hints) -> Mask | None:
-    """Rows that the place hints allow; None when nothing is restricted."""
-    masks = []
-    if hints.near is not None:
-        masks.append(index.within(hints.near, hints.radius_m or DEFAULT_RADIUS_M))
-    if hints.bbox is not None:
-        masks.append(index.in_bbox(hints.bbox))
-    return np.logical_and.reduce(masks) if masks else None
-
-
-def _search(
-    index: TileIndex,
-    queries: Sequence[Query],
-    norths: Sequence[Sequence[float]],
-    vectors: Descriptors,
-) -> list[_Candidates]:
-    """One search for all unrestricted queries together, one for each restricted query."""
-    ends = np.cumsum([len(tried) for tried in norths])
-    blocks = np.split(np.arange(len(vectors)), ends[:-1])
-    masks = [_allowed(index, query.hints) for query in queries]
-    free = [number for number, mask in enumerate(masks) if mask is None]
-    groups = [[number] for number, mask in enumerate(masks) if mask is not None]
-    found: dict[int, _Candidates] = {}
-    for group in [free, *groups] if free else groups:
-        picked = np.concatenate([blocks[number] for number in group])
-        depth = max(queries[number].top_k for number in group)
-        distances, rows = index.search(vectors[picked], depth, masks[group[0]])
-        start = 0
-        for number in group:
-            stop = start + len(blocks[number])
-            found[number] = _best_per_tile(
-                distances[start:stop], rows[start:stop], norths[number], queries[number].top_k
-            )
-            start = stop
-    return [found[number] for number in range(len(queries))]
-
-
-def _best_per_tile(
-    distances: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    norths: Sequence[float],
-    top_k: int,
-) -> _Candidates:
-    """Merge the rolls of one panorama: each tile once, at its best roll.
-
-    distances, rows: (rolls, k). Exact for the top k tiles: a tile among the best k over all rolls
-    is among the best k of its own best roll.
-    """
-    order = np.argsort(distances, axis=None, kind="stable")
-    flat_rows = rows.reshape(-1)[order]
-    _, first = np.unique(flat_rows, return_index=True)
-    kept = order[np.sort(first)[:top_k]]
-    width = max(rows.shape[1], 1)
-    return _Candidates(
-        rows=[int(row) for row in rows.reshape(-1)[kept]],
-        distances=[float(distance) for distance in distances.reshape(-1)[kept]],
-        norths=[norths[int(place) // width] for place in kept],
-    )

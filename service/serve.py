@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import uvicorn
 
 from service.api.app import create_app
-from service.compose import open_localizer
+from service.compose import open_localizer, reopener
+from service.heads import protocol
+from service.logs import log_to_stderr
 from service.settings import Settings
 
 
@@ -18,22 +18,23 @@ def server(settings: Settings) -> uvicorn.Server:
         DeviceError, CheckpointError: see `open_localizer`.
     """
     config = uvicorn.Config(
-        create_app(open_localizer(settings), settings),
+        create_app(open_localizer(settings), settings, reopener(settings)),
         host=settings.host,
         port=settings.port,
-        http="h11",  # bounds the headers of a request; httptools does not
+        http=protocol(settings.header_deadline_s),  # h11: httptools does not bound heads
         h11_max_incomplete_event_size=64 * 1024,
         ws="none",
         limit_concurrency=1024,  # connections; uploads in flight are bounded far below
         timeout_keep_alive=10,
         timeout_graceful_shutdown=30,
         server_header=False,
-        log_config=None,  # the root logger's format
+        access_log=False,  # the application writes a line for each request
+        log_config=None,
     )
     return uvicorn.Server(config)
 
 
 def serve(settings: Settings) -> None:
     """Answer requests until a signal ends the process; requests in flight are finished."""
-    logging.getLogger().setLevel(logging.INFO)
+    log_to_stderr(settings.log_format)
     server(settings).run()

@@ -17,7 +17,7 @@ from model.errors import SkyfixError
 logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
-DEVICES = ("auto", "cpu", "cuda")
+MIN_TOKEN = 16  # characters
 DEMO_WEIGHTS = "msae-demo.safetensors"
 
 
@@ -33,8 +33,8 @@ def _packaged_weights() -> Path:
 class Settings:
     """Everything configurable about the service. Sizes in bytes, times in seconds.
 
-    Uploads held in memory are bounded by `max_in_flight * max_body_bytes`; decoded images by
-    `decode_threads` (a decoded panorama costs up to 3 bytes a pixel, 400 MB at the pixel cap).
+    Uploads held in memory are bounded by `max_in_flight_bytes`, with a second copy of the one that
+    is being taken out of its form; images being decoded by `decode_threads`, at most 512 MiB each.
     """
 
     home: Path = Path("skyfix-data")
@@ -42,13 +42,18 @@ class Settings:
     device: str = "auto"  # auto | cpu | cuda
     host: str = "127.0.0.1"
     port: int = 8000
+    precision: str = "auto"  # auto: the fastest that agrees with float32 | fp32
     rolls: int = 16  # headings tried when none is known: 22.5 degrees apart
     max_body_bytes: int = 32 * MIB
-    max_in_flight: int = 32  # uploads being read, decoded, waiting or encoded; more get a 503
+    max_files: int = 16  # panoramas in one request to /localize/batch
+    max_in_flight: int = 32  # panoramas being read, decoded, waiting or encoded; more get a 503
+    max_in_flight_bytes: int = 256 * MIB  # of their uploads; more get a 503
     max_batch: int = 8  # panoramas in one encoder call
     decode_threads: int = 2
+    header_deadline_s: float = 10.0  # for the client to finish sending a request's head
     body_deadline_s: float = 30.0  # for the client to finish sending
     request_deadline_s: float = 30.0  # from the whole body received to the answer
+    log_format: str = "auto"  # json | text; auto: text on a terminal
     admin_token: str = field(default="", repr=False)  # empty: the admin routes do not exist
 
     @classmethod
@@ -73,6 +78,11 @@ class Settings:
         """The catalogue's file."""
         return self.home / "catalogue.sqlite"
 
+    @property
+    def weights_folder(self) -> Path:
+        """Checkpoints that a running server may change to."""
+        return self.home / "weights"
+
     def shown(self) -> dict[str, str]:
         """All settings as text under their variable names; secrets hidden."""
         values = {name: str(getattr(self, name)) for name in _PARSERS}
@@ -84,13 +94,26 @@ def _path(variable: str, text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _device(variable: str, text: str) -> str:
-    if text not in DEVICES:
-        raise SettingsError(f"{variable}={text!r}: allowed values are {', '.join(DEVICES)}")
-    return text
+def _one_of(*allowed: str) -> Callable[[str, str], str]:
+    def parse(variable: str, text: str) -> str:
+        if text not in allowed:
+            raise SettingsError(f"{variable}={text!r}: allowed values are {', '.join(allowed)}")
+        return text
+
+    return parse
 
 
 def _text(variable: str, text: str) -> str:
+    return text
+
+
+def _token(variable: str, text: str) -> str:
+    """The value itself is in no message."""
+    if len(text) < MIN_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
+        raise SettingsError(
+            f"{variable} has {len(text)} characters: {MIN_TOKEN} or more of printable ASCII "
+            "without spaces are needed, for example from `openssl rand -hex 32`"
+        )
     return text
 
 
@@ -120,15 +143,20 @@ def _seconds(variable: str, text: str) -> float:
 _PARSERS: dict[str, Callable[[str, str], object]] = {
     "home": _path,
     "weights": _path,
-    "device": _device,
+    "device": _one_of("auto", "cpu", "cuda"),
+    "precision": _one_of("auto", "fp32"),
     "host": _text,
     "port": _integer(0, 65535),
     "rolls": _integer(1, 360),
     "max_body_bytes": _integer(1024, 1024 * MIB),
+    "max_files": _integer(1, 256),
     "max_in_flight": _integer(1, 4096),
+    "max_in_flight_bytes": _integer(1024, 64 * 1024 * MIB),
     "max_batch": _integer(1, 256),
     "decode_threads": _integer(1, 64),
+    "header_deadline_s": _seconds,
     "body_deadline_s": _seconds,
     "request_deadline_s": _seconds,
-    "admin_token": _text,
+    "log_format": _one_of("auto", "json", "text"),
+    "admin_token": _token,
 }

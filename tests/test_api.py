@@ -77,11 +77,15 @@ async def test_geojson_says_the_same(client: httpx.AsyncClient, town: str) -> No
     assert answer.headers["content-type"] == "application/geo+json"
     collection = answer.json()
     assert collection["type"] == "FeatureCollection"
-    for feature, match in zip(collection["features"], plain["matches"], strict=True):
-        place = [match["longitude"], match["latitude"]]
-        assert feature["geometry"] == {"type": "Point", "coordinates": place}
+    position, *tiles = collection["features"]
+    place = [plain["position"]["longitude"], plain["position"]["latitude"]]
+    assert position["geometry"] == {"type": "Point", "coordinates": place}
+    for feature, match in zip(tiles, plain["matches"], strict=True):
         assert feature["bbox"] == match["bounds"]
         assert feature["properties"]["tile_id"] == match["tile_id"]
+    assert collection["fix"]["geometry"] == plain["geometry"]
+    # Section 7.1 of RFC 7946.
+    assert not {"geometry", "properties", "coordinates"} & collection.keys()
 
 
 async def test_readiness_follows_the_index(client: httpx.AsyncClient, tmp_path: Path) -> None:

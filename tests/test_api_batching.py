@@ -6,12 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from service.api.batching import (
-    Batcher,
-    DeadlineExceededError,
-    OverloadedError,
-    OwnerDiedError,
-)
+from service.api.admission import OverloadedError
+from service.api.batching import Batcher, DeadlineExceededError, OwnerDiedError
 
 
 class Doubler:

@@ -125,7 +125,7 @@ def test_wrong_usage_is_exit_code_2() -> None:
 def test_settings_are_shown_without_secrets(
     options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SKYFIX_ADMIN_TOKEN", "s3cr3t")
+    monkeypatch.setenv("SKYFIX_ADMIN_TOKEN", "s3cr3t-0123456789")
     assert main(["serve", "--port", "81", "--print-settings", *options]) == 0
     shown = capsys.readouterr().out
     assert "SKYFIX_PORT=81" in shown

@@ -128,9 +128,40 @@ def test_a_bomb_costs_no_memory():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
+def jpeg_of_size(width, height, **options):
+    """A JPEG whose frame header states another size than it holds."""
+    data = bytearray(encoded(RED, "JPEG", **options))
+    frame = data.index(b"\xff\xc2" if options else b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
 def test_the_largest_panorama_is_within_the_limit():
-    assert open_image(png_of_size(16384, 8192)).size == (16384, 8192)
+    assert open_image(jpeg_of_size(16384, 8192)).size == (16384, 8192)
     assert MAX_PIXELS == 16384 * 8192
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (jpeg_of_size(16384, 8192, progressive=True), "progressive"),
+        (png_of_size(8192, 8192), "PNG"),
+    ],
+)
+def test_what_must_be_decoded_whole_has_a_lower_limit(data, kind):
+    with pytest.raises(ImageError, match=f"the limit of a {kind}"):
+        open_image(data)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_averaging_down_while_decoding_shows_the_same(form, mode):
+    smooth = Image.fromarray(NOISE[:4, :8]).resize((800, 400)).convert(mode)
+    data = encoded(smooth, form, **({"lossless": True} if form == "WEBP" else {}))
+    small = decode_image(data, min_size=(50, 100))
+    assert small.shape == (100, 200, 3)
+    whole = Image.fromarray(decode_image(data)).resize((200, 100), Image.Resampling.BOX)
+    assert np.abs(small.astype(int) - np.asarray(whole)).max() <= 1
 
 
 @pytest.mark.parametrize("form", ["WEBP", "PNG"])

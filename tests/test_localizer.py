@@ -13,6 +13,7 @@ from model.images import ImageError, decode_image
 from model.panorama import GeometryError, PanoramaGeometry
 from service.hints import HintError, Hints
 from service.localizer import Localizer
+from service.position import Calibration
 
 COLUMNS = 64
 ORIGIN = LatLon(25.0, -80.0)
@@ -53,6 +54,7 @@ class ListedTiles:
     """An index in memory, searched by brute force; its own live holder."""
 
     version = "v1"
+    calibration = Calibration(reach_m=32.0, spacing_m=100.0, depth=5)
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         self.vectors = vectors
@@ -63,6 +65,9 @@ class ListedTiles:
                             bounds=bounds_around(c, 64.0))
             for row, c in enumerate(self.centres)
         ]  # fmt: skip
+
+    def places(self, rows: list[int]) -> NDArray[np.float64]:
+        return np.array([self.centres[row] for row in rows])
 
     def get(self) -> "ListedTiles":
         return self

@@ -15,10 +15,11 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 
 def test_every_field_can_be_set_by_its_variable() -> None:
     texts = {
-        "HOME": "/data", "WEIGHTS": "w.safetensors", "DEVICE": "cpu", "HOST": "0.0.0.0",
-        "PORT": "81", "ROLLS": "36", "MAX_BODY_BYTES": "5000", "MAX_IN_FLIGHT": "3",
-        "MAX_BATCH": "4", "DECODE_THREADS": "1", "BODY_DEADLINE_S": "1.5",
-        "REQUEST_DEADLINE_S": "2.5", "ADMIN_TOKEN": "secret",
+        "HOME": "/data", "WEIGHTS": "w.safetensors", "DEVICE": "cpu", "PRECISION": "fp32",
+        "HOST": "0.0.0.0", "PORT": "81", "ROLLS": "36", "MAX_BODY_BYTES": "5000",
+        "MAX_FILES": "2", "MAX_IN_FLIGHT": "3", "MAX_IN_FLIGHT_BYTES": "9000", "MAX_BATCH": "4",
+        "DECODE_THREADS": "1", "HEADER_DEADLINE_S": "0.5", "BODY_DEADLINE_S": "1.5",
+        "REQUEST_DEADLINE_S": "2.5", "LOG_FORMAT": "json", "ADMIN_TOKEN": "0123456789abcdef",
     }  # fmt: skip
     settings = Settings.from_env({f"SKYFIX_{name}": text for name, text in texts.items()})
     assert {field.name.upper() for field in fields(Settings)} == set(texts)
@@ -50,6 +51,13 @@ def test_an_unknown_variable_is_logged(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_the_token_is_never_shown() -> None:
-    settings = Settings.from_env({"SKYFIX_ADMIN_TOKEN": "s3cr3t"})
+    settings = Settings.from_env({"SKYFIX_ADMIN_TOKEN": "s3cr3t-0123456789"})
     assert "s3cr3t" not in repr(settings) + str(settings.shown())
     assert len(settings.shown()) == len(fields(Settings))
+
+
+@pytest.mark.parametrize("token", ["s3cr3t", "s3cr3t with spaces in it", "s3cr3t-é-0123456789"])
+def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(SettingsError, match="SKYFIX_ADMIN_TOKEN") as caught:
+        Settings.from_env({"SKYFIX_ADMIN_TOKEN": token})
+    assert "s3cr3t" not in str(caught.value)

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from model.errors import SkyfixError
-from service.api import errors, index_routes, localize_routes, tile_routes
+from service.api import (
+    admin_routes,
+    errors,
+    health_routes,
+    index_routes,
+    localize_routes,
+    map_routes,
+    tile_routes,
+)
+from service.api.jobs import Jobs
+from service.api.metrics import Metrics
+from service.api.observe import Observe
 from service.api.pipeline import Pipeline
+from service.api.serving import Reopen, Serving
+from service.basemap import BaseMap
 from service.localizer import Localizer
 from service.settings import Settings
 
@@ -25,79 +36,92 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = """Tells where a street-level panorama was taken, by matching it to aerial imagery.
 
 Angles are degrees, headings clockwise from north, coordinates WGS84. Every failure is RFC 9457
-problem+json whose `detail` names the offending value and what is allowed."""
-
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'",
-}
-_DOCS = ("/docs", "/redoc")  # FastAPI's pages load their scripts from a CDN
+problem+json whose `detail` names the offending value and what is allowed; its `type` is stable.
+Every answer carries `X-Request-ID` (yours, when you send 8 to 64 of A-Z a-z 0-9 . _ -) and
+`Server-Timing`. Limits and everything else an operator sets: `skyfix serve --print-settings`."""
 
 
-def create_app(localizer: Localizer, settings: Settings | None = None) -> FastAPI:
+def create_app(
+    localizer: Localizer, settings: Settings | None = None, reopen: Reopen | None = None
+) -> FastAPI:
     """The service, ready to be served by any ASGI server.
 
     Args:
         localizer: see `service.compose.open_localizer`; its live index may still be missing, and
             readiness says so until it is there.
         settings: limits, and the home folder whose catalogue and versions are shown.
+        reopen: makes a localizer for another encoder's fingerprint, so that an index and the
+            weights that made it can replace the live pair; see `service.compose.reopener`.
     """
     settings = settings or Settings()
-    pipeline = Pipeline(localizer, settings)
     app = FastAPI(
         title="Skyfix",
         version="0.1.0",
         description=_DESCRIPTION,
-        lifespan=_lifespan(pipeline),
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=_lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their scripts from a CDN: ours is among the pages
+        redoc_url=None,
     )
-    app.state.pipeline = pipeline
+    metrics = Metrics()
     app.state.settings = settings
-    app.state.live = localizer.live
+    app.state.serving = Serving(localizer, reopen)
+    app.state.metrics = metrics
+    app.state.pipeline = Pipeline(app.state.serving, settings, metrics)
+    app.state.base_map = BaseMap(settings.catalogue)
+    app.state.jobs = Jobs(lambda job: metrics.observe_job(job.kind, job.status))
+    _watch(metrics, app.state.pipeline, app.state.serving)
     errors.install(app)
-    app.add_middleware(_SecurityHeaders)
-    for router in (localize_routes.router, index_routes.router, tile_routes.router):
-        app.include_router(router)
-    _add_page(app)
+    app.add_middleware(Observe, metrics=metrics)
+    for module in (localize_routes, index_routes, tile_routes, map_routes, health_routes):
+        app.include_router(module.router)
+    if settings.admin_token:
+        app.include_router(admin_routes.router)
+    _add_pages(app)
     return app
 
 
-def _lifespan(pipeline: Pipeline) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        try:
-            await pipeline.canary()  # the first request should not pay for the warm-up
-        except SkyfixError as error:
-            logger.warning("not ready yet: %s", error)
-        except Exception:  # serve all the same: readiness tells, and tries again
-            logger.exception("the warm-up failed")
-        yield
-        await pipeline.stop()
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+    pipeline: Pipeline = app.state.pipeline
+    try:
+        await pipeline.canary()  # the first request should not pay for the warm-up
+    except SkyfixError as error:
+        logger.warning("not ready yet: %s", error)
+    except Exception:  # serve all the same: readiness tells, and tries again
+        logger.exception("the warm-up failed")
+    app.state.serving.start()
+    yield
+    app.state.serving.stop()
+    app.state.jobs.stop()
+    app.state.base_map.close()
+    await pipeline.stop()
 
-    return lifespan
+
+def _watch(metrics: Metrics, pipeline: Pipeline, serving: Serving) -> None:
+    admission = pipeline.admission
+    for name, help_text, value in (
+        ("panoramas_in_flight", "Let in and not yet answered", lambda: admission.panoramas),
+        ("upload_bytes_in_flight", "Held in memory", lambda: admission.bytes),
+        ("panoramas_waiting", "Decoded, waiting for the model", lambda: pipeline.waiting),
+        ("model_alive", "1 while the model's thread takes work", lambda: pipeline.alive),
+    ):
+        metrics.watch(f"skyfix_{name}", help_text, value)
+    metrics.watch_index(serving)
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_pages(app: FastAPI) -> None:
     web = Path(str(resources.files("service") / "web"))
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(web / "index.html")
 
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> FileResponse:
+        return FileResponse(web / "docs.html")
+
+    # Swagger UI's own files, from the package fastapi-offline: nothing comes from another host.
+    app.mount("/web/swagger", StaticFiles(packages=[("fastapi_offline", "static")]), "swagger")
     app.mount("/web", StaticFiles(directory=web), "web")
-
-
-class _SecurityHeaders:
-    """Adds the fixed security headers to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start" and scope["path"] not in _DOCS:
-                MutableHeaders(scope=message).update(_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)

@@ -17,15 +17,12 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from model.errors import SkyfixError
+from service.api.admission import OverloadedError
 
 logger = logging.getLogger(__name__)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-
-class OverloadedError(SkyfixError):
-    """More work waits than the queue holds."""
 
 
 class DeadlineExceededError(SkyfixError):
@@ -57,12 +54,19 @@ class Batcher(Generic[Q, A]):
 
     work: queries to as many answers, in order. When a batch of several fails, each query is tried
         alone, so one bad query cannot take the others down.
+    on_batch: told the size of each batch before its work begins.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Q]], Sequence[A]], *, max_batch: int, max_waiting: int
+        self,
+        work: Callable[[Sequence[Q]], Sequence[A]],
+        *,
+        max_batch: int,
+        max_waiting: int,
+        on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._work = work
+        self._on_batch = on_batch
         self._max_batch = max_batch
         self._waiting: queue.Queue[_Job[Q, A]] = queue.Queue(max_waiting)
         self._lock = threading.Lock()  # no job may enter once the owner has gone
@@ -76,6 +80,11 @@ class Batcher(Generic[Q, A]):
     def alive(self) -> bool:
         """Whether the owner still takes work."""
         return self._open and self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """How many queries wait for the owner now."""
+        return self._waiting.qsize()
 
     def submit(self, query: Q, deadline: float) -> Future[A]:
         """Queue one query; cancelling the future before its batch starts drops it.
@@ -108,6 +117,7 @@ class Batcher(Generic[Q, A]):
             while not (self._stopping.is_set() and self._waiting.empty()):
                 self._in_hand = [job for job in self._take() if job.claim()]
                 if self._in_hand:
+                    self._on_batch(len(self._in_hand))
                     self._answer(self._in_hand)
         except BaseException:
             logger.critical("the model's thread died; nothing can be located", exc_info=True)

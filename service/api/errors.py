@@ -17,9 +17,15 @@ from starlette.responses import JSONResponse, Response
 from model.errors import SkyfixError
 from model.images import ImageError
 from model.panorama import GeometryError
-from service.api.batching import DeadlineExceededError, OverloadedError, OwnerDiedError
+from service.api.admin_routes import AdminOnlyError, NoSuchVersion, VersionRefused
+from service.api.admission import OverloadedError
+from service.api.batching import DeadlineExceededError, OwnerDiedError
+from service.api.jobs import JobRunning, JobUnknown
+from service.api.metrics import Metrics
 from service.api.pipeline import CanaryError
+from service.api.serving import WeightsMissing
 from service.api.upload import BodyTimeoutError, BodyTooLargeError, MediaTypeError, UploadError
+from service.basemap import MapTileUnknown
 from service.hints import HintError
 from service.imagery.source import SourceError, SourceMissing
 from service.index.catalogue import CatalogueError, TileUnknown
@@ -40,6 +46,9 @@ class Problem(NamedTuple):
 
 
 PROBLEMS: dict[type[Exception], Problem] = {
+    AdminOnlyError: Problem(401, "admin-only", "Only an administrator may do this"),
+    NoSuchVersion: Problem(404, "version-unknown", "There is no such index version"),
+    VersionRefused: Problem(409, "version-refused", "The index version cannot be served"),
     ImageError: Problem(422, "image", "The upload is not a usable image"),
     GeometryError: Problem(422, "geometry", "The image is not a usable panorama"),
     HintError: Problem(422, "hint", "A hint is not usable"),
@@ -51,11 +60,15 @@ PROBLEMS: dict[type[Exception], Problem] = {
     OverloadedError: Problem(503, "overloaded", "The service is busy"),
     DeadlineExceededError: Problem(503, "deadline", "The answer took too long"),
     OwnerDiedError: Problem(503, "model-stopped", "The model has stopped"),
+    WeightsMissing: Problem(503, "weights-missing", "The index's weights are not there"),
     CanaryError: Problem(503, "canary", "A made-up panorama was not answered sensibly"),
     IndexMissing: Problem(503, "index-missing", "There is no index yet"),
     EncoderMismatch: Problem(503, "index-encoder", "The index was built by another encoder"),
     VersionCorrupt: Problem(503, "index-corrupt", "The index is damaged"),
     VersionUnknown: Problem(503, "index-unknown", "The live index version is not there"),
+    MapTileUnknown: Problem(404, "map-tile-unknown", "There is no such map tile"),
+    JobUnknown: Problem(404, "job-unknown", "There is no such job"),
+    JobRunning: Problem(409, "job-running", "A job is running"),
     TileUnknown: Problem(404, "tile-unknown", "There is no such tile"),
     SourceMissing: Problem(410, "imagery-gone", "The tile's imagery is no longer there"),
     SourceError: Problem(500, "imagery", "The tile's imagery cannot be read"),
@@ -78,7 +91,19 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unexpected)
+
+
+def document(request: Request, problem: Problem, detail: str) -> dict[str, object]:
+    """The members of RFC 9457; counted among the application's problems."""
+    metrics: Metrics = request.app.state.metrics
+    metrics.problems.labels(problem.slug).inc()
+    return {
+        "type": f"urn:skyfix:problem:{problem.slug}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail.encode(errors="replace").decode(),  # a lone surrogate is no JSON
+        "instance": request.url.path,
+    }
 
 
 def respond(
@@ -89,17 +114,12 @@ def respond(
     **more: object,
 ) -> Response:
     """One application/problem+json answer; `more` are RFC 9457 extension members."""
-    body = {
-        "type": f"urn:skyfix:problem:{problem.slug}",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": detail.encode(errors="replace").decode(),  # a lone surrogate is no JSON
-        "instance": request.url.path,
-        **more,
-    }
+    body = {**document(request, problem, detail), **more}
     headers = dict(headers or {})
     if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers.setdefault("WWW-Authenticate", "Bearer")
     return JSONResponse(body, problem.status, headers, "application/problem+json")
 
 
@@ -131,7 +151,3 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     logger.info("the client left while %s was being read", request.url.path)
     return Response(status_code=499)  # nobody reads it
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    return respond(request, UNEXPECTED, "the failure is in the service's log")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import APIRouter, Request
 
-from service.api.localize_routes import problems
+from model.geo import Bounds
+from service.api.problems import problems
 from service.api.schemas import IndexSchema, VersionsSchema
-from service.localizer import LiveTiles
+from service.api.serving import live_of
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
 
 router = APIRouter(tags=["index"])
 
@@ -19,13 +25,23 @@ router = APIRouter(tags=["index"])
 )
 def index(request: Request) -> IndexSchema:
     """The version that answers now: encoder, imagery sources with licence, counts, when built."""
-    live: LiveTiles = request.app.state.live
+    live = live_of(request)
     tiles = live.get()
-    return IndexSchema.model_validate({**tiles.manifest.as_dict(), "live": True})
+    fields = {**tiles.manifest.as_dict(), "live": True, "bounds": list(_bounds(tiles))}
+    return IndexSchema.model_validate(fields)
+
+
+def _bounds(index: TileIndex) -> Bounds:
+    """Around the tiles' centres, across the dateline where that is shorter."""
+    latitude, longitude = index.tiles.latitude, index.tiles.longitude
+    west, east = float(longitude.min()), float(longitude.max())
+    if east - west > 180.0:
+        west, east = float(longitude[longitude > 0].min()), float(longitude[longitude <= 0].max())
+    return Bounds(west, float(latitude.min()), east, float(latitude.max()))
 
 
 @router.get("/index/versions", summary="All index versions", response_model=VersionsSchema)
 def versions(request: Request) -> VersionsSchema:
     """Names in the order they were built; `current` is what CURRENT points to."""
-    live: LiveTiles = request.app.state.live
+    live = live_of(request)
     return VersionsSchema(current=live.versions.current(), versions=live.versions.names())

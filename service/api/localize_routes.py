@@ -1,4 +1,4 @@
-"""POST /localize, and the two health routes that tell whether it can work."""
+"""POST /localize and POST /localize/batch."""
 
 from __future__ import annotations
 
@@ -8,52 +8,39 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from model.errors import SkyfixError
+from service.api.errors import document, problem_of
+from service.api.geojson import MEDIA_TYPE, geojson
 from service.api.pipeline import Pipeline, unless_gone
-from service.api.schemas import FixSchema, LocateQuery, ProblemSchema, ReadySchema, geojson
-from service.api.upload import FIELD, read_panorama
+from service.api.problems import problems
+from service.api.query import LocateQuery
+from service.api.schemas import BatchSchema, FixSchema, OutcomeSchema, ProblemSchema
+from service.api.upload import FIELD, BodyLimits, read_panoramas
+from service.fix import Fix
+from service.hints import Hints
 from service.settings import Settings
 
-router = APIRouter()
+router = APIRouter(tags=["localize"])
 
-GEOJSON = "application/geo+json"
-
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {
-                        FIELD: {
-                            "type": "string",
-                            "format": "binary",
-                            "description": "equirectangular street panorama: JPEG, PNG or WebP",
-                        }
-                    },
-                }
-            }
-        },
-    }
+_FILE = {
+    "type": "string",
+    "format": "binary",
+    "description": "equirectangular street panorama: JPEG, PNG or WebP",
 }
+_PROBLEMS = problems(400, 408, 413, 415, 422, 503)
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI responses for these statuses, all of them problem+json."""
-    content = {"application/problem+json": {"schema": ProblemSchema.model_json_schema()}}
-    return {status: {"description": "problem", "content": content} for status in statuses}
+def _body(field: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
 
 
 @router.post(
     "/localize",
     summary="Where was this panorama taken?",
     response_model=FixSchema,
-    responses={
-        200: {"content": {GEOJSON: {"schema": {"type": "object"}}}},
-        **problems(400, 408, 413, 415, 422, 503),
-    },
-    openapi_extra=_BODY,
+    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "object"}}}}, **_PROBLEMS},
+    openapi_extra=_body(_FILE),
 )
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
     """Match one panorama to the live index. `Accept: application/geo+json` gives GeoJSON.
@@ -63,39 +50,71 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
-    settings: Settings = request.app.state.settings
-    with pipeline.admitted():
-        data = await read_panorama(
-            request, max_bytes=settings.max_body_bytes, deadline_s=settings.body_deadline_s
-        )
-        fix = await unless_gone(_gone(request), pipeline.locate(data, hints, query.top_k))
+    with pipeline.admission.admitted() as place:
+        (data,) = await read_panoramas(request, _limits(request), place)
+        work = pipeline.locate(data, hints, query.top_k, query.explain)
+        fix = await unless_gone(_gone(request), work)
     if fix is None:
         return Response(status_code=499)  # the client left; nobody reads this
-    if GEOJSON in request.headers.get("accept", ""):
-        return JSONResponse(geojson(fix), media_type=GEOJSON)
-    return JSONResponse(FixSchema.of(fix).model_dump(mode="json"))
+    _log(request, fix)
+    timing = {"Server-Timing": _server_timing(fix)}
+    if MEDIA_TYPE in request.headers.get("accept", ""):
+        return JSONResponse(geojson(fix), headers=timing, media_type=MEDIA_TYPE)
+    return JSONResponse(FixSchema.of(fix).model_dump(mode="json"), headers=timing)
+
+
+@router.post(
+    "/localize/batch",
+    summary="Where were these panoramas taken?",
+    response_model=BatchSchema,
+    responses=_PROBLEMS,
+    openapi_extra=_body({"type": "array", "items": _FILE, "minItems": 1}),
+)
+async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
+    """The field `panorama` repeated, all under the same parameters and the same limits as one.
+
+    Each panorama has its own outcome, a fix or a problem. Together they are bounded by
+    SKYFIX_MAX_FILES and SKYFIX_MAX_BODY_BYTES.
+    """
+    hints = query.hints()
+    pipeline: Pipeline = request.app.state.pipeline
+    settings: Settings = request.app.state.settings
+    with pipeline.admission.admitted() as place:
+        uploads = await read_panoramas(request, _limits(request, settings.max_files), place)
+        place.take(panoramas=len(uploads) - 1)
+        work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
+        outcomes = await unless_gone(_gone(request), work)
+    if outcomes is None:
+        return Response(status_code=499)
+    return JSONResponse(BatchSchema(results=outcomes).model_dump(mode="json"))
+
+
+async def _outcome(
+    request: Request, data: bytes, hints: Hints, query: LocateQuery
+) -> OutcomeSchema:
+    pipeline: Pipeline = request.app.state.pipeline
+    try:
+        fix = await pipeline.locate(data, hints, query.top_k, query.explain)
+    except SkyfixError as error:
+        problem = document(request, problem_of(error), str(error))
+        return OutcomeSchema(problem=ProblemSchema.model_validate(problem))
+    return OutcomeSchema(fix=FixSchema.of(fix))
+
+
+def _limits(request: Request, max_files: int = 1) -> BodyLimits:
+    settings: Settings = request.app.state.settings
+    return BodyLimits(settings.max_body_bytes, settings.body_deadline_s, max_files)
+
+
+def _server_timing(fix: Fix) -> str:
+    return ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in fix.timings_ms.items())
+
+
+def _log(request: Request, fix: Fix) -> None:
+    request.state.log = {"index_version": fix.index_version, "stages_ms": fix.timings_ms}
 
 
 async def _gone(request: Request) -> None:
     """Returns when the client has left (the body has been read before)."""
     while (await request.receive())["type"] != "http.disconnect":
         await asyncio.sleep(0)
-
-
-@router.get("/livez", summary="The process answers")
-async def livez() -> dict[str, str]:
-    """Says nothing about the model or the index: see /readyz."""
-    return {"status": "alive"}
-
-
-@router.get(
-    "/readyz",
-    summary="A real panorama would be located",
-    response_model=ReadySchema,
-    responses=problems(503),
-)
-async def readyz(request: Request) -> ReadySchema:
-    """Sends a made-up panorama through decoding, model and live index."""
-    pipeline: Pipeline = request.app.state.pipeline
-    fix = await pipeline.canary()
-    return ReadySchema(status="ready", index_version=fix.index_version, encoder=fix.encoder)

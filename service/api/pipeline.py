@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
 from model.errors import SkyfixError
-from service.api.batching import Batcher, DeadlineExceededError, OverloadedError
+from service.api.admission import Admission
+from service.api.batching import Batcher, DeadlineExceededError
 from service.api.canary import canary_panorama
+from service.api.metrics import Metrics
+from service.api.serving import Prepared, Serving, answer
 from service.fix import Fix
 from service.hints import Hints
-from service.localizer import Localizer, Query
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -31,40 +32,34 @@ class Pipeline:
     A cancelled or expired request never reaches the encoder.
     """
 
-    def __init__(self, localizer: Localizer, settings: Settings) -> None:
-        self._localizer = localizer
+    def __init__(self, serving: Serving, settings: Settings, metrics: Metrics) -> None:
+        self._serving = serving
+        self._metrics = metrics
         self._deadline_s = settings.request_deadline_s
-        self._max_in_flight = settings.max_in_flight
-        self._in_flight = 0
+        self.admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-        # The canary comes on top of the admitted requests, hence one more place.
-        self._owner: Batcher[Query, Fix] = Batcher(
-            localizer.answer, max_batch=settings.max_batch, max_waiting=settings.max_in_flight + 1
+        # The canary comes on top of the admitted panoramas, hence one more place.
+        self._owner: Batcher[Prepared, Fix] = Batcher(
+            answer,
+            max_batch=settings.max_batch,
+            max_waiting=settings.max_in_flight + 1,
+            on_batch=metrics.batches.observe,
         )
+        self._canary: asyncio.Task[Fix] | None = None
 
     @property
     def alive(self) -> bool:
         """Whether the model's owner still answers."""
         return self._owner.alive
 
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Holds one of the places for uploads in flight, from the first byte to the answer.
+    @property
+    def waiting(self) -> int:
+        """How many panoramas are decoded and wait for the owner."""
+        return self._owner.waiting
 
-        Raises:
-            OverloadedError: all places are taken.
-        """
-        if self._in_flight >= self._max_in_flight:
-            raise OverloadedError(
-                f"{self._in_flight} requests are in flight, which is the limit: try again later"
-            )
-        self._in_flight += 1
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-
-    async def locate(self, data: bytes, hints: Hints, top_k: int) -> Fix:
+    async def locate(
+        self, data: bytes, hints: Hints, top_k: int = 10, explain: bool = False
+    ) -> Fix:
         """See `Localizer.locate`.
 
         Raises:
@@ -73,29 +68,43 @@ class Pipeline:
         deadline = time.monotonic() + self._deadline_s
         try:
             async with asyncio.timeout(self._deadline_s):
-                query = await self._prepare(data, hints, top_k)
-                return await asyncio.wrap_future(self._owner.submit(query, deadline))
+                prepared = await self._prepare(data, hints, top_k, explain)
+                fix = await asyncio.wrap_future(self._owner.submit(prepared, deadline))
         except TimeoutError:
             raise DeadlineExceededError(
                 f"no answer within {self._deadline_s:g} s: try again later"
             ) from None
+        self._metrics.observe_stages(fix.timings_ms)
+        return fix
 
     async def canary(self) -> Fix:
-        """Locate the made-up panorama.
+        """Locate the made-up panorama; callers at the same time share one answer.
 
         Raises:
             CanaryError: the answer is not one. Else like `locate`.
         """
-        fix = await self.locate(canary_panorama(), Hints(heading_deg=0.0), 1)
-        if not fix.matches or not math.isfinite(fix.matches[0].distance):
-            raise CanaryError(f"index version {fix.index_version} gave the canary no match")
-        return fix
+        if self._canary is None or self._canary.done():
+            self._canary = asyncio.create_task(self._locate_canary())
+        return await asyncio.shield(self._canary)
 
-    async def _prepare(self, data: bytes, hints: Hints, top_k: int) -> Query:
+    async def _locate_canary(self) -> Fix:
+        answered = False
+        try:
+            fix = await self.locate(canary_panorama(), Hints(heading_deg=0.0), 1)
+            if not fix.matches or not math.isfinite(fix.matches[0].distance):
+                raise CanaryError(f"index version {fix.index_version} gave the canary no match")
+            answered = True
+            return fix
+        finally:
+            self._metrics.observe_canary(answered=answered)
+
+    async def _prepare(self, data: bytes, hints: Hints, top_k: int, explain: bool) -> Prepared:
+        localizer = self._serving.localizer
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._decoders, self._localizer.prepare, data, hints, top_k
+        query = await loop.run_in_executor(
+            self._decoders, localizer.prepare, data, hints, top_k, explain
         )
+        return localizer, query
 
     async def stop(self) -> None:
         """Answer what waits, then end the threads."""

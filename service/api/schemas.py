@@ -11,9 +11,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from service.fix import Explanation, Fix
+from service.fix import Explanation, Fix, Match
 
 Degrees = Annotated[float, Field(description="degrees")]
+Box = Annotated[list[float], Field(min_length=4, max_length=4)]
 _MATCH: JsonDict = {
     "rank": 1,
     "tile_id": "town-16-178034-512",
@@ -47,7 +48,7 @@ class MatchSchema(_Answer):
     tile_id: str = Field(description="stable across rebuilds; GET /tiles/{tile_id}.jpg shows it")
     latitude: Degrees = Field(description="of the tile's centre, WGS84 degrees")
     longitude: Degrees = Field(description="of the tile's centre, WGS84 degrees")
-    bounds: tuple[float, float, float, float] = Field(
+    bounds: Box = Field(
         description="west, south, east, north in WGS84 degrees; west > east crosses the dateline"
     )
     distance: float = Field(
@@ -58,9 +59,14 @@ class MatchSchema(_Answer):
         "stated heading, or the best of the evenly spaced headings tried when none is stated"
     )
 
+    @classmethod
+    def of(cls, match: Match) -> MatchSchema:
+        """The wire form of a match."""
+        return cls(**{**vars(match), "bounds": list(match.bounds)})
+
 
 class PositionSchema(_Answer):
-    """The centre of the best match's tile. Not calibrated: see its distance before trusting it."""
+    """The place that the nearest tiles agree on."""
 
     latitude: Degrees = Field(description="WGS84 degrees", examples=[25.7615])
     longitude: Degrees = Field(description="WGS84 degrees", examples=[-80.19325])
@@ -103,7 +109,23 @@ class FixSchema(_Answer):
     """Where the panorama was taken, as far as one index version can tell."""
 
     position: PositionSchema | None = Field(
-        description="centre of the best match's tile; null when the place hints allow no tile"
+        description="fused from the nearest tiles and their neighbours, whatever top_k is; null "
+        "when the place hints allow no tile"
+    )
+    radius_m: float | None = Field(
+        description="metres around the position; null where that is", examples=[11.5]
+    )
+    confidence: float | None = Field(
+        ge=0.0,
+        le=1.0,
+        description="calibrated probability that the panorama was taken within radius_m of the "
+        "position, supposing that half of all panoramas come from elsewhere; null when this index "
+        "was not calibrated",
+        examples=[0.93],
+    )
+    in_index: bool | None = Field(
+        description="false: probably not taken where this index has imagery; null when this index "
+        "was not calibrated"
     )
     matches: list[MatchSchema] = Field(description="best first, at most top_k")
     index_version: str = Field(examples=["20250102T030405Z-1a2b3c4d"])
@@ -125,7 +147,10 @@ class FixSchema(_Answer):
         position, explanation = fix.position, fix.explanation
         return cls(
             position=PositionSchema(**position._asdict()) if position else None,
-            matches=[MatchSchema(**vars(match)) for match in fix.matches],
+            radius_m=fix.radius_m,
+            confidence=fix.confidence,
+            in_index=fix.in_index,
+            matches=[MatchSchema.of(match) for match in fix.matches],
             index_version=fix.index_version,
             encoder=fix.encoder,
             geometry={name: StatedSchema(**vars(one)) for name, one in fix.geometry.items()},
@@ -149,7 +174,7 @@ class IndexSchema(BaseModel):
 
     version: str
     live: bool
-    bounds: tuple[float, float, float, float] = Field(
+    bounds: Box = Field(
         description="west, south, east, north of the tiles' centres in WGS84 degrees; west > east "
         "crosses the dateline"
     )

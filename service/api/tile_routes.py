@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from PIL import Image
 from starlette.responses import Response
 
-from service.api.localize_routes import problems
+from service.api.problems import problems
 from service.imagery.tiles import tile_image
 from service.index.catalogue import Catalogue, TileUnknown
 from service.settings import Settings
@@ -21,7 +21,7 @@ router = APIRouter(tags=["tiles"])
     "/tiles/{tile_id}.jpg",
     summary="The aerial tile, north up",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **problems(404, 410, 422)},
+    responses={200: {"content": {"image/jpeg": {}}}, **problems(404, 410, 422, 500)},
 )
 def tile(
     request: Request,

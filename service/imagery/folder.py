@@ -131,7 +131,7 @@ def _find_csv(folder: Path) -> Path:
     if len(found) != 1:
         raise SourceError(
             f"{folder} holds {len(found)} CSV files and no tiles.csv: write one with the columns "
-            "id, latitude, longitude, size_m"
+            "id, latitude, longitude, size_m (rasters and z/x/y map tiles need none)"
         )
     return found[0]
 

@@ -29,6 +29,7 @@ from service.imagery.square import Points, Square, View
 
 WGS84 = CRS.from_epsg(4326)
 MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
+CACHE_BYTES = 128 << 20  # decoded blocks kept by GDAL, for all rasters together
 EXTENT_SAMPLES = 33  # points along each side from which the extent in degrees is found
 
 
@@ -112,7 +113,9 @@ class RasterSource:
         """As `read`, before pixels without imagery are filled."""
         square = Square.through(self._corners(cut))
         try:
-            return self._sample(square, pixels)
+            # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+                return self._sample(square, pixels)
         except RasterioError as error:
             raise SourceError(
                 f"{self.path}: tile {cut.tile_id} cannot be read; the file is damaged: {error}"

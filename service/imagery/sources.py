@@ -1,4 +1,4 @@
-"""Opens imagery by what it is: a raster, a folder of rasters, or a folder of images with a CSV."""
+"""Opens imagery by what it is: a raster, or a folder of rasters, of map tiles, of images + CSV."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.imagery.folder import FolderSource
 from service.imagery.mosaic import MosaicSource, sheets_in
+from service.imagery.pyramid import PyramidSource, level_folders
 from service.imagery.raster import RasterSource
 from service.imagery.source import Source, SourceMissing
 
@@ -24,7 +25,11 @@ def open_source(path: Path, name: str | None = None) -> Source:
     if resolved.is_dir():
         if sheets_in(resolved) and not any(resolved.glob("*.csv")):
             return MosaicSource(resolved, name)
+        if level_folders(resolved) and not any(resolved.glob("*.csv")):
+            return PyramidSource(resolved, name)
         return FolderSource(resolved, name)
     if resolved.is_file():
         return RasterSource(resolved, name)
-    raise SourceMissing(f"{path} is neither a raster file nor a folder of images")
+    raise SourceMissing(
+        f"{path} is neither a raster file nor a folder of rasters, map tiles or images"
+    )

@@ -218,6 +218,20 @@ class Catalogue:
         """How many tiles there are."""
         return self._number("SELECT count(*) FROM tiles")
 
+    def around(self, name: str) -> dict[str, int]:
+        """How many tiles of each other source are centred in the box around a source's tiles."""
+        box = (
+            "SELECT min(latitude) AS south, max(latitude) AS north, min(longitude) AS west, "
+            "max(longitude) AS east FROM tiles WHERE source = ?1"
+        )
+        inside = "latitude BETWEEN south AND north AND longitude BETWEEN west AND east"
+        query = f"SELECT source, count(*) FROM tiles, ({box}) WHERE source <> ?1 AND {inside}"
+        return dict(self._rows(f"{query} GROUP BY source", name))
+
+    def tiles_by_source(self) -> dict[str, int]:
+        """How many tiles each source has."""
+        return dict(self._rows("SELECT source, count(*) FROM tiles GROUP BY source"))
+
     def tile(self, tile_id: str) -> Tile:
         """Raises TileUnknown when there is none of this id."""
         row = next(self._rows("SELECT * FROM tiles WHERE tile_id = ?", tile_id), None)

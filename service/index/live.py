@@ -33,10 +33,11 @@ class LiveIndex:
         self._damaged: set[str] = set()
 
     def get(self) -> TileIndex:
-        """The live index: at most `look_every_s` behind CURRENT, plus the time to open it.
+        """The live index.
 
-        The first call opens it; later ones never wait: a new version is opened by one thread in
-        the background, while the others are given the old one. A version that cannot be used is
+        The first call opens it; later ones never wait. At most every `look_every_s` a call looks
+        at CURRENT; where that changed, the call has the new version opened in the background and
+        is given the old one still, as are others until it is open. A version that cannot be used is
         logged as an error, and the last good one stays. Sizes are checked at opening, every byte
         in the background after it.
 

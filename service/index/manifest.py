@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Manifest:
     sources: list[dict[str, Any]]  # name, kind, licence, attribution, stride_m, ingested_at, tiles
     built_at: str  # ISO 8601, UTC
     files: dict[str, Content]
+    calibration: dict[str, Any] | None = None  # service.position.Calibration
+    engine: dict[str, str] = field(default_factory=lambda: {"kind": "exact"})  # ivfpq, milvus
     metric: str = "squared L2 of unit vectors"
     format: int = FORMAT
 

@@ -1,29 +1,27 @@
-"""TileIndex: one open index version. Exact nearest tiles, optionally among some of them only.
+"""TileIndex: one open index version. Nearest tiles, optionally among some of them only.
 
-The only file that knows faiss. The vectors are memory-mapped and searched where they lie, so
-opening costs nothing a vector; on a GPU they are copied to it once.
+Among some of them, the search is exact on every engine; among all, it is what the version's engine
+is: exact, unless the version was built for many tiles.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
+from service.calibration import of_tiles
+from service.index.engine_choice import open_engine
+from service.index.engines import RESCORED, Engine, Rows, Vectors, exact_nearest
 from service.index.manifest import TILES, VECTORS, Manifest, VersionCorrupt
 from service.index.tiles import Mask, TileTable
-
-Vectors = NDArray[np.float32]  # (N, D)
-Rows = NDArray[np.int64]  # (Q, K)
+from service.position import Calibration
 
 GATHER_ROWS = 65_536  # allowed rows copied together at a time: 128 MiB at D = 512
-GPU_MAX_K = 2048  # faiss refuses more
 
 
 class SearchError(SkyfixError):
@@ -31,20 +29,22 @@ class SearchError(SkyfixError):
 
 
 class TileIndex:
-    """Attributes: version, manifest, tiles (row -> place), vectors (N, D) memory-mapped.
+    """Attributes: version, manifest, tiles (row -> place), vectors (N, D) memory-mapped,
+    calibration (what turns matches into a position).
 
     Any number of threads may search at once.
     """
 
-    def __init__(self, manifest: Manifest, tiles: TileTable, vectors: Vectors, device: str) -> None:
+    def __init__(
+        self, manifest: Manifest, tiles: TileTable, vectors: Vectors, engine: Engine
+    ) -> None:
         self.manifest = manifest
         self.version = manifest.version
         self.tiles = tiles
         self.vectors = vectors
-        self._gpu = _GpuVectors(vectors) if device.startswith("cuda") else None
-        # Queries x D from which faiss uses BLAS. By default batches below 40 at D = 512 do not and
-        # take 6 times longer; single queries are 2.7 times faster without (N = 100,000, one core).
-        faiss.cvar.distance_compute_blas_threshold = 2 * manifest.dimension
+        stored = manifest.calibration
+        self.calibration = of_tiles(tiles) if stored is None else Calibration.from_dict(stored)
+        self._engine = engine
 
     @classmethod
     def open(cls, folder: Path, device: str = "cpu") -> TileIndex:
@@ -53,21 +53,8 @@ class TileIndex:
         Raises:
             VersionCorrupt: see service.index.manifest; full checksums are Versions.verify's.
         """
-        manifest = Manifest.read(folder)
-        manifest.check(folder, digests=False)
-        try:
-            vectors = np.load(folder / VECTORS, mmap_mode="r")
-            records = np.load(folder / TILES, mmap_mode="r")
-            tiles = TileTable(records)
-        except (OSError, ValueError, IndexError) as error:
-            raise VersionCorrupt(f"index version {manifest.version}: {error}") from error
-        expected = (manifest.count, manifest.dimension)
-        if vectors.shape != expected or vectors.dtype != np.float32 or len(tiles) != expected[0]:
-            raise VersionCorrupt(
-                f"index version {manifest.version} holds {vectors.shape} {vectors.dtype} vectors "
-                f"and {len(tiles)} tiles, its manifest says {expected}"
-            )
-        return cls(manifest, tiles, vectors, device)
+        manifest, tiles, vectors = read_version(folder)
+        return cls(manifest, tiles, vectors, open_engine(manifest, folder, vectors, device))
 
     def search(self, vectors: Vectors, k: int, allowed: Mask | None = None) -> tuple[Vectors, Rows]:
         """The nearest tiles of each query, nearest first.
@@ -86,12 +73,16 @@ class TileIndex:
         queries = self._checked(vectors, k, allowed)
         if allowed is not None:
             products, rows = self._among(queries, np.flatnonzero(allowed), k)
-        elif self._gpu is not None and k <= GPU_MAX_K:
-            products, rows = self._gpu.nearest(queries, min(k, len(self.vectors)))
+        elif self._engine.exact:
+            products, rows = self._engine.nearest(queries, k)
         else:
-            products, rows = _nearest(queries, self.vectors, k)
+            products, rows = self._rescored(queries, k)
         squares = np.einsum("qd,qd->q", queries, queries)[:, None] + 1.0 - 2.0 * products
         return np.maximum(squares, 0.0, dtype=np.float32), rows
+
+    def places(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """(K, 2) latitude and longitude of the rows' tiles, degrees."""
+        return np.column_stack([self.tiles.latitude[rows], self.tiles.longitude[rows]])
 
     def within(self, near: LatLon, radius_m: float) -> Mask:
         """See TileTable.within."""
@@ -120,15 +111,28 @@ class TileIndex:
             )
         return queries
 
+    def _rescored(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """The engine's candidates, scored again: exact products; a few rows may be missed."""
+        k = min(k, len(self.vectors))
+        _, rows = self._engine.nearest(queries, max(RESCORED, 2 * k))
+        if (rows >= 0).sum(axis=1).min() < k:  # too few in the lists that were looked into
+            return exact_nearest(queries, self.vectors, k)
+        products = np.stack(
+            [self.vectors[few] @ query for few, query in zip(rows, queries, strict=True)]
+        )
+        products[rows < 0] = -np.inf
+        best = np.argsort(-products, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(products, best, 1), np.take_along_axis(rows, best, 1)
+
     def _among(self, queries: Vectors, allowed: NDArray[np.intp], k: int) -> tuple[Vectors, Rows]:
         """Exact search of a subset, gathered block by block: the same on every engine.
 
         faiss's own selectors are ignored by its GPU indexes outside the cuVS build.
         """
-        found = [_nearest(queries, self.vectors[:0], k)]
+        found = [exact_nearest(queries, self.vectors[:0], k)]
         for start in range(0, len(allowed), GATHER_ROWS):
             rows = allowed[start : start + GATHER_ROWS]
-            products, places = _nearest(queries, self.vectors[rows], k)
+            products, places = exact_nearest(queries, self.vectors[rows], k)
             found.append((products, rows[places].astype(np.int64)))
         products = np.concatenate([p for p, _ in found], axis=1)
         every = np.concatenate([r for _, r in found], axis=1)
@@ -136,29 +140,24 @@ class TileIndex:
         return np.take_along_axis(products, best, 1), np.take_along_axis(every, best, 1)
 
 
-def _nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
-    """Largest inner products, (Q, min(k, N)): on unit vectors the nearest ones."""
-    k = min(k, len(vectors))
-    if k == 0:
-        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-    products, rows = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return products, rows
+def read_version(folder: Path) -> tuple[Manifest, TileTable, Vectors]:
+    """A version's files, vectors memory-mapped, after checking manifest and sizes.
 
-
-class _GpuVectors:
-    """The vectors on a GPU, owned by one thread: faiss's GPU indexes bear no second one."""
-
-    def __init__(self, vectors: Vectors) -> None:
-        self._owner = ThreadPoolExecutor(1, thread_name_prefix="faiss-gpu")
-        self._index: Any = self._owner.submit(self._clone, vectors).result()
-
-    def _clone(self, vectors: Vectors) -> Any:
-        self._resources = faiss.StandardGpuResources()
-        index = faiss.GpuIndexFlatIP(self._resources, vectors.shape[1])
-        for start in range(0, len(vectors), GATHER_ROWS):
-            index.add(np.ascontiguousarray(vectors[start : start + GATHER_ROWS]))
-        return index
-
-    def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        products, rows = self._owner.submit(self._index.search, queries, k).result()
-        return products, rows
+    Raises:
+        VersionCorrupt: see service.index.manifest.
+    """
+    manifest = Manifest.read(folder)
+    manifest.check(folder, digests=False)
+    try:
+        vectors = np.load(folder / VECTORS, mmap_mode="r")
+        records = np.load(folder / TILES, mmap_mode="r")
+        tiles = TileTable(records)
+    except (OSError, ValueError, IndexError) as error:
+        raise VersionCorrupt(f"index version {manifest.version}: {error}") from error
+    expected = (manifest.count, manifest.dimension)
+    if vectors.shape != expected or vectors.dtype != np.float32 or len(tiles) != expected[0]:
+        raise VersionCorrupt(
+            f"index version {manifest.version} holds {vectors.shape} {vectors.dtype} vectors "
+            f"and {len(tiles)} tiles, its manifest says {expected}"
+        )
+    return manifest, tiles, vectors

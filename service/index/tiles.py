@@ -74,7 +74,7 @@ class TileTable:
         north = 1.01 * radius_m / metres_per_degree(near.latitude).north
         mask: Mask = np.abs(self.latitude - near.latitude) <= north
         rows = np.flatnonzero(mask)
-        mask[rows] = self._distance_m(rows, near) <= radius_m
+        mask[rows] = self.distance_m(rows, near) <= radius_m
         return mask
 
     def in_bbox(self, box: Bounds) -> Mask:
@@ -84,7 +84,8 @@ class TileTable:
         columns = east_of_west | west_of_east if across else east_of_west & west_of_east
         return np.asarray(columns & (self.latitude >= box.south) & (self.latitude <= box.north))
 
-    def _distance_m(self, rows: NDArray[np.intp], to: LatLon) -> NDArray[np.float64]:
+    def distance_m(self, rows: NDArray[np.intp], to: LatLon) -> NDArray[np.float64]:
+        """(K,) metres from the rows' centres to a place; equals model.geo.distance_m."""
         latitude, longitude = np.radians(self.latitude[rows]), np.radians(self.longitude[rows])
         to_latitude, to_longitude = np.radians(to)
         h = (

@@ -6,6 +6,7 @@ index/CURRENT                                     the live version's name
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -16,10 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from model.errors import SkyfixError
+from service.index import milvus
 from service.index.durable import sync, write_atomically
+from service.index.engines import EngineUnavailable
 from service.index.lock import build_lock, pointer_lock
 from service.index.manifest import Manifest, VersionCorrupt
 from service.index.search import SearchError, TileIndex
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"\d{6,}-\d{8}T\d{6}Z")
 CANARIES = 16  # vectors that must find themselves
@@ -110,6 +115,7 @@ class Versions:
         with pointer_lock(self.folder):
             report = self.verify(name)
             write_atomically(self.pointer, f"{name}\n".encode())
+        self._announce(name)
         return report
 
     def publish(self, folder: Path, name: str) -> None:
@@ -118,6 +124,7 @@ class Versions:
             os.rename(folder, self.folder / name)
             sync(self.folder)
             write_atomically(self.pointer, f"{name}\n".encode())
+        self._announce(name)
 
     def prune(self, keep: int) -> list[str]:
         """Removes all but the newest `keep` versions and the live one; returns their names.
@@ -133,10 +140,35 @@ class Versions:
             with pointer_lock(self.folder):
                 current, names = self.current(), self.names()
                 old = [name for name in names[: max(0, len(names) - keep)] if name != current]
+                servers = {uri for name in old if (uri := self._milvus(name)) is not None}
                 for name in old:
                     os.rename(self.folder / name, self.folder / f".old-{name}")
             self.sweep()
+            for uri in servers:
+                self._forget(uri)
         return old
+
+    def _milvus(self, name: str) -> str | None:
+        """Address of the Milvus server that searches a version, if one does."""
+        try:
+            return self.manifest(name).engine.get("uri")
+        except VersionCorrupt:
+            return None
+
+    def _announce(self, name: str) -> None:
+        """Moves the alias of the Milvus server. Skyfix's own answers follow CURRENT alone."""
+        uri = self._milvus(name)
+        if uri is not None:
+            try:
+                milvus.point_alias(uri, name)
+            except EngineUnavailable as error:
+                log.error("%s is live, but the alias of Milvus is not moved: %s", name, error)
+
+    def _forget(self, uri: str) -> None:
+        try:
+            milvus.drop(uri, self.names())
+        except EngineUnavailable as error:
+            log.warning("collections stay until the next build or prune: %s", error)
 
     def sweep(self) -> None:
         """Removes what killed builds and prunes left behind. The caller holds the build lock."""

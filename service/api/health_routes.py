@@ -1,0 +1,49 @@
+"""What an operator's machinery asks: alive, ready, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from service.api.metrics import Metrics
+from service.api.pipeline import Pipeline
+from service.api.problems import problems
+from service.api.schemas import ReadySchema
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", summary="The process answers")
+async def livez() -> dict[Literal["status"], Literal["alive"]]:
+    """Says nothing about the model or the index: see /readyz."""
+    return {"status": "alive"}
+
+
+@router.get(
+    "/readyz",
+    summary="A real panorama would be located",
+    response_model=ReadySchema,
+    responses=problems(503),
+)
+async def readyz(request: Request) -> ReadySchema:
+    """Sends a made-up panorama through decoding, model and live index."""
+    pipeline: Pipeline = request.app.state.pipeline
+    fix = await pipeline.canary()
+    return ReadySchema(status="ready", index_version=fix.index_version, encoder=fix.encoder)
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+async def metrics(request: Request) -> Response:
+    """For the operator's network: the proxy should not pass it on."""
+    counted: Metrics = request.app.state.metrics
+    page = await asyncio.to_thread(counted.page)
+    return Response(page, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,171 @@
+"""Batch jobs in processes of their own, one at a time, with status, log and cancel.
+
+Knows nothing of HTTP, nor of what a job does: it is given a command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from model.errors import SkyfixError
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+KEPT_JOBS = 20
+KEPT_LINES = 200
+LINE_CHARACTERS = 500
+KILL_AFTER_S = 10.0
+NICENESS = 10  # answering requests comes first
+
+Kind = Literal["rebuild"]
+Status = Literal["running", "succeeded", "failed", "cancelled"]
+
+
+class JobUnknown(SkyfixError):
+    """No job has this id."""
+
+
+class JobRunning(SkyfixError):
+    """A job is running; only one may."""
+
+
+@dataclass
+class Job:
+    """One process. Changed only by the thread that reads its output."""
+
+    kind: Kind
+    process: subprocess.Popen[str]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    status: Status = "running"
+    started_at: str = field(default_factory=lambda: _now())
+    finished_at: str | None = None
+    exit_code: int | None = None
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
+    cancelled: bool = False
+
+
+def rebuild_command(settings: Settings) -> list[str]:
+    """`skyfix build` with the server's own settings."""
+    chosen = ("home", "weights", "device")
+    options = [text for name in chosen for text in (f"--{name}", str(getattr(settings, name)))]
+    return [sys.executable, "-m", "service", "build", "--verbose", *options]
+
+
+class Jobs:
+    """Starts, remembers and ends jobs. Safe in any thread."""
+
+    def __init__(
+        self,
+        on_change: Callable[[Job], None] = lambda job: None,
+        *,
+        kept: int = KEPT_JOBS,
+        kill_after_s: float = KILL_AFTER_S,
+    ) -> None:
+        """`on_change` is called when a job has started and when it has ended."""
+        self._kept, self._kill_after_s = kept, kill_after_s
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._lock = threading.Lock()
+        self._on_change = on_change
+
+    def start(self, kind: Kind, command: Sequence[str]) -> Job:
+        """Run `command` in a process group of its own.
+
+        Raises:
+            JobRunning: naming the job that is.
+        """
+        with self._lock:
+            for job in self._jobs.values():
+                if job.status == "running":
+                    raise JobRunning(
+                        f"job {job.id} is running since {job.started_at}: wait, or DELETE "
+                        f"/jobs/{job.id}"
+                    )
+            job = Job(kind, _process(command))
+            self._jobs[job.id] = job
+            while len(self._jobs) > self._kept:
+                self._jobs.popitem(last=False)
+        logger.info("job %s started: %s", job.id, kind)
+        self._on_change(job)
+        threading.Thread(target=self._follow, args=(job,), name="job", daemon=True).start()
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Raises JobUnknown."""
+        try:
+            return self._jobs[job_id]
+        except KeyError:
+            raise JobUnknown(
+                f"no job has the id {job_id!r}: the last {self._kept} since the server started are "
+                "known"
+            ) from None
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask the job to end, and kill it when it does not. A job that has ended stays as it is.
+
+        Raises:
+            JobUnknown.
+        """
+        job = self.get(job_id)
+        if job.status == "running":
+            job.cancelled = True
+            _signal(job, signal.SIGTERM)
+            killer = threading.Timer(self._kill_after_s, _signal, (job, signal.SIGKILL))
+            killer.daemon = True
+            killer.start()
+        return job
+
+    def stop(self) -> None:
+        """End what runs: a build resumes where it was stopped."""
+        for job in list(self._jobs.values()):
+            self.cancel(job.id)
+
+    def _follow(self, job: Job) -> None:
+        assert job.process.stdout is not None
+        with job.process.stdout as lines:
+            for line in lines:
+                job.log.append(line.rstrip()[:LINE_CHARACTERS])
+        job.exit_code = job.process.wait()
+        job.finished_at = _now()
+        ended: Status = "failed" if job.exit_code else "succeeded"
+        job.status = "cancelled" if job.cancelled and job.exit_code else ended
+        logger.info("job %s %s (exit code %d)", job.id, job.status, job.exit_code)
+        self._on_change(job)
+
+
+def _process(command: Sequence[str]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, "SKYFIX_ADMIN_TOKEN": ""},  # a job has no use for it
+        start_new_session=True,
+    )
+    with contextlib.suppress(OSError):  # gone already
+        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+    return process
+
+
+def _signal(job: Job, number: signal.Signals) -> None:
+    if job.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.process.pid, number)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,104 @@
+"""The localizer that answers now, replaced whole when CURRENT names an index of other weights.
+
+An index version and the weights that made it belong together: a request is prepared and answered
+by one localizer, and those that run when another takes over finish on the old one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from starlette.requests import Request
+
+from model.errors import SkyfixError
+from service.api.canary import canary_panorama
+from service.fix import Fix
+from service.localizer import LiveTiles, Localizer, Query
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+
+Reopen = Callable[[str], Localizer]  # an encoder's fingerprint to a localizer with it
+Prepared = tuple[Localizer, Query]
+
+
+class WeightsMissing(SkyfixError):
+    """No weights at hand made this index."""
+
+
+class Serving:
+    """Holds the live localizer. `reopen` None: the first one stays for good."""
+
+    def __init__(
+        self, localizer: Localizer, reopen: Reopen | None = None, look_every_s: float = LOOK_EVERY_S
+    ) -> None:
+        self.localizer = localizer
+        self._reopen = reopen
+        self._look_every_s = look_every_s
+        self._seen: str | None = None  # CURRENT when last looked at
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="weights", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow CURRENT."""
+        if self._reopen is not None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Follow no longer."""
+        self._stopping.set()
+
+    def check(self, made_by: str) -> None:
+        """Raises WeightsMissing when no index made by this encoder could go live."""
+        if made_by == self.localizer.encoder.fingerprint:
+            return
+        if self._reopen is None:
+            raise WeightsMissing(
+                f"the index was built by encoder {made_by[:12]}; this is "
+                f"{self.localizer.encoder.fingerprint[:12]} and cannot change"
+            )
+        self._reopen(made_by)
+
+    def follow(self) -> None:
+        """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
+        the log then says why, and the old pair stays."""
+        versions = self.localizer.live.versions
+        name = versions.current()
+        if name is None or name == self._seen or self._reopen is None:
+            return
+        try:
+            made_by = versions.manifest(name).encoder
+            if made_by != self.localizer.encoder.fingerprint:
+                fresh = self._reopen(made_by)
+                fresh.locate(canary_panorama())
+                self.localizer = fresh
+                logger.info("weights %s and index version %s are live", made_by[:12], name)
+        except SkyfixError as error:
+            logger.error("index version %s is not used: %s", name, error)
+        self._seen = name
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self._look_every_s):
+            try:
+                self.follow()
+            except Exception:  # whatever goes wrong here, the old pair still answers
+                logger.exception("looking for other weights failed")
+
+
+def live_of(request: Request) -> LiveTiles:
+    """The live index as of now."""
+    serving: Serving = request.app.state.serving
+    return serving.localizer.live
+
+
+def answer(prepared: Sequence[Prepared]) -> list[Fix]:
+    """A batch, answered by those who prepared it: two localizers only while one takes over."""
+    fixes: dict[int, Fix] = {}
+    for localizer in {id(one): one for one, _ in prepared}.values():
+        mine = [place for place, (one, _) in enumerate(prepared) if one is localizer]
+        answered = localizer.answer([prepared[place][1] for place in mine])
+        fixes.update(zip(mine, answered, strict=True))
+    return [fixes[place] for place in range(len(prepared))]

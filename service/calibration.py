@@ -1,0 +1,156 @@
+"""From panoramas with known places to the numbers that `service.position` needs.
+
+Each panorama is seen twice: among all tiles, and among those that share no ground with the tiles
+around its true place, which is what a panorama from elsewhere looks like to this index. So the
+calibration needs no other region, and supposes that half of all panoramas come from elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.geo import LatLon, distance_m
+from service.index.tiles import TileTable
+from service.position import FEATURES, Calibration, CalibrationError, Numbers, Place, fuse
+
+SAMPLED_TILES = 64
+MIN_DEPTH, MAX_DEPTH = 32, 256
+MIN_PANORAMAS = 20
+TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48)
+WITHIN = 0.9  # share of rightly placed panoramas that lie within their radius
+RIDGE = 0.1  # penalty on standardised weights, in panoramas: keeps separable data finite
+STEPS = 50
+
+Flags = NDArray[np.bool_]
+
+
+class Seen(NamedTuple):
+    """One panorama among some tiles: candidates' places (K, 2) in degrees and distances (K,).
+
+    truth: where it was taken; None when that is nowhere near these tiles.
+    """
+
+    places: Numbers
+    distances: Numbers
+    truth: LatLon | None
+
+    def error_m(self, place: Place) -> float:
+        """Metres off; infinite for a panorama from elsewhere."""
+        return np.inf if self.truth is None else distance_m(place.position, self.truth)
+
+
+def of_tiles(tiles: TileTable) -> Calibration:
+    """What an index's own tiles say: how large and how dense they are. No confidence follows."""
+    rows = np.unique(np.linspace(0, len(tiles) - 1, SAMPLED_TILES).astype(int))
+    size_m = float(np.median(tiles.records["size_m"][rows]))
+    around = [_distances_m(tiles, int(row), size_m) for row in rows]
+    nearest = [other[other > 0.01].min(initial=size_m) for other in around]
+    depth = 2 * int(np.median([len(other) for other in around]))
+    return Calibration(
+        reach_m=size_m / 2.0,
+        spacing_m=float(np.median(nearest)),
+        depth=int(np.clip(depth, MIN_DEPTH, MAX_DEPTH)),
+    )
+
+
+def _distances_m(tiles: TileTable, row: int, size_m: float) -> Numbers:
+    """To the tiles around a tile, itself included."""
+    centre = LatLon(*tiles[row][1:3])
+    return tiles.distance_m(np.flatnonzero(tiles.within(centre, size_m)), centre)
+
+
+def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:
+    """Temperature, radius, confidence and threshold that suit what was seen.
+
+    Args:
+        tiles: the index's own numbers.
+        source: which panoramas these are, for the manifest.
+
+    Raises:
+        CalibrationError: too few panoramas, or none of one kind, to measure anything.
+    """
+    inside = [one for one in seen if one.truth is not None]
+    if len(inside) < MIN_PANORAMAS or len(seen) - len(inside) < MIN_PANORAMAS:
+        raise CalibrationError(
+            f"{len(inside)} panoramas inside and {len(seen) - len(inside)} outside the index: at "
+            f"least {MIN_PANORAMAS} of each are needed to calibrate"
+        )
+    trials = [dataclasses.replace(tiles, temperature=one, source=source) for one in TEMPERATURES]
+    chosen = min(trials, key=lambda trial: _mean_error(trial, inside))
+    chosen = dataclasses.replace(chosen, radius_scale=_radius_scale(chosen, inside))
+    places = [fuse(one.places, one.distances, chosen) for one in seen]
+    right = [one.error_m(place) <= place.radius_m for one, place in zip(seen, places, strict=True)]
+    weights = logistic(np.array([place.features for place in places]), np.array(right))
+    chosen = dataclasses.replace(chosen, weights=weights)
+    scores = [fuse(one.places, one.distances, chosen).confidence or 0.0 for one in seen]
+    belongs = np.array([one.truth is not None for one in seen])
+    return dataclasses.replace(chosen, threshold=_threshold(np.array(scores), belongs))
+
+
+def _mean_error(trial: Calibration, inside: Sequence[Seen]) -> float:
+    """A place that is far off counts as one tile's width, however far."""
+    errors = [one.error_m(fuse(one.places, one.distances, trial)) for one in inside]
+    return float(np.minimum(errors, 2.0 * trial.reach_m).mean())
+
+
+def _radius_scale(chosen: Calibration, inside: Sequence[Seen]) -> float:
+    """So that WITHIN of the panoramas placed to within one tile lie inside their radius."""
+    places = [fuse(one.places, one.distances, chosen) for one in inside]
+    errors = np.array([one.error_m(place) for one, place in zip(inside, places, strict=True)])
+    near = errors <= 2.0 * chosen.reach_m
+    if not near.any():
+        raise CalibrationError(
+            f"none of {len(inside)} panoramas was placed within {2.0 * chosen.reach_m:g} m of its "
+            "true place: the weights do not suit this imagery, or the places are wrong"
+        )
+    spreads = np.array([place.radius_m for place in places]) / chosen.radius_scale
+    return float(np.quantile(errors[near] / spreads[near], WITHIN))
+
+
+def logistic(features: Numbers, right: Flags) -> tuple[float, ...]:
+    """Weights (b, a1 .. aF) of the logistic regression of `right` (N,) on `features` (N, F).
+
+    Newton's method on the penalised likelihood; features are standardised on the way.
+    """
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
+    table = np.column_stack([np.ones(len(features)), (features - mean) / scale])
+    penalty = np.diag([1e-6, *[RIDGE] * FEATURES])
+    weights = np.zeros(1 + FEATURES)
+    for _ in range(STEPS):
+        guess = 0.5 + 0.5 * np.tanh(table @ weights / 2.0)
+        slope = table.T @ (right - guess) - penalty @ weights
+        curvature = (table.T * (guess * (1.0 - guess))) @ table + penalty
+        step = np.linalg.solve(curvature, slope)
+        weights += step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-9:
+            break
+    plain = weights[1:] / scale
+    return (float(weights[0] - plain @ mean), *map(float, plain))
+
+
+def _threshold(confidence: Numbers, belongs: Flags) -> float:
+    """Where most of those inside are above and most of those outside below (Youden's J)."""
+    cuts = np.unique(confidence)
+    gain = [
+        (confidence[belongs] >= cut).mean() - (confidence[~belongs] >= cut).mean() for cut in cuts
+    ]
+    return float(cuts[int(np.argmax(gain))])
+
+
+def auroc(inside: Numbers, outside: Numbers) -> float:
+    """Probability that one from inside scores above one from outside, ties counted half."""
+    below = np.searchsorted(np.sort(outside), inside, side="left")
+    not_above = np.searchsorted(np.sort(outside), inside, side="right")
+    return float((below + not_above).mean() / 2.0 / len(outside))
+
+
+def calibration_error(confidence: Numbers, right: Flags, bins: int = 10) -> float:
+    """Expected calibration error: |share right - mean confidence| over bins of equal width."""
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(float((right[which == b] - confidence[which == b]).sum())) for b in range(bins)]
+    return sum(gaps) / len(confidence)

@@ -1,0 +1,91 @@
+"""The nearest tiles of panoramas of which several headings may have been tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.hints import DEFAULT_RADIUS_M, Hints
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
+
+Descriptors = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Search(NamedTuple):
+    """One panorama's: the norths tried, a descriptor each; how many tiles; which rows may be."""
+
+    norths: Sequence[float]
+    depth: int
+    allowed: Mask | None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The nearest rows of one panorama, best first, each once, with the north of its best roll."""
+
+    rows: list[int]
+    distances: list[float]
+    norths: list[float]
+
+
+def allowed_rows(index: TileIndex, hints: Hints) -> Mask | None:
+    """Rows that the place hints allow; None when nothing is restricted."""
+    masks = []
+    if hints.near is not None:
+        masks.append(index.within(hints.near, hints.radius_m or DEFAULT_RADIUS_M))
+    if hints.bbox is not None:
+        masks.append(index.in_bbox(hints.bbox))
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def find_candidates(
+    index: TileIndex, searches: Sequence[Search], vectors: Descriptors
+) -> list[Candidates]:
+    """One search for all unrestricted panoramas together, one for each restricted one.
+
+    Args:
+        vectors: (sum of norths tried, D) descriptors, in the order of the searches.
+    """
+    ends = np.cumsum([len(search.norths) for search in searches])
+    blocks = np.split(np.arange(len(vectors)), ends[:-1])
+    free = [number for number, search in enumerate(searches) if search.allowed is None]
+    groups = [[n] for n, search in enumerate(searches) if search.allowed is not None]
+    found: dict[int, Candidates] = {}
+    for group in [free, *groups] if free else groups:
+        picked = np.concatenate([blocks[number] for number in group])
+        depth = max(searches[number].depth for number in group)
+        distances, rows = index.search(vectors[picked], depth, searches[group[0]].allowed)
+        start = 0
+        for number in group:
+            stop = start + len(blocks[number])
+            part = slice(start, stop)
+            found[number] = _best_per_tile(distances[part], rows[part], searches[number])
+            start = stop
+    return [found[number] for number in range(len(searches))]
+
+
+def _best_per_tile(
+    distances: NDArray[np.float32], rows: NDArray[np.int64], search: Search
+) -> Candidates:
+    """Merge the rolls of one panorama: each tile once, at its best roll.
+
+    distances, rows: (rolls, k). Exact for the nearest tiles: a tile among the best k over all
+    rolls is among the best k of its own best roll.
+    """
+    order = np.argsort(distances, axis=None, kind="stable")
+    flat_rows = rows.reshape(-1)[order]
+    _, first = np.unique(flat_rows, return_index=True)
+    kept = order[np.sort(first)[: search.depth]]
+    width = max(rows.shape[1], 1)
+    return Candidates(
+        rows=[int(row) for row in rows.reshape(-1)[kept]],
+        distances=[float(distance) for distance in distances.reshape(-1)[kept]],
+        norths=[search.norths[int(place) // width] for place in kept],
+    )

@@ -1,0 +1,187 @@
+"""Engines: which rows are nearest to a query. The only file that knows faiss.
+
+An engine that is not exact gives more rows than asked for, and TileIndex scores them again with
+the stored vectors. So engines differ in speed and in what they may miss, never in distances.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import SkyfixError
+from service.index.durable import write_atomically
+
+log = logging.getLogger(__name__)
+
+Vectors = NDArray[np.float32]  # (N, D)
+Rows = NDArray[np.int64]  # (Q, K)
+
+BLOCK = 65_536  # vectors handled together: 128 MiB at D = 512
+RESCORED = 256  # candidates of an engine that is not exact
+GPU_MAX_K = 2048  # faiss refuses more
+IVF_FILE = "ivfpq.faiss"
+DIMENSIONS_PER_CODE = 8  # one byte each: a code is 1/32 of a vector
+TRAINING_PER_LIST = 64  # vectors; faiss wants 39 or more
+FEWEST = 10_000  # vectors: with fewer there is nothing to gain, and too little to train on
+TUNED_RECALL = 0.995
+TUNING_QUERIES = 256
+TUNING_DISTANCE = 0.5  # squared, between a query and the tile it shows: like a street's
+SEED = 1234
+
+
+class EngineUnavailable(SkyfixError):
+    """The search engine that an index version needs does not answer."""
+
+
+class Engine(Protocol):
+    """What TileIndex needs. `exact`: the rows are the nearest, and the products right."""
+
+    exact: bool
+
+    def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Largest inner products (Q, K) and their rows, best first; row -1 where none is left."""
+
+
+class Exact:
+    """Every vector is compared, where it lies on the disk: opening costs nothing a vector."""
+
+    exact = True
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._vectors = vectors
+        # Queries x D from which faiss uses BLAS. By default batches below 40 at D = 512 do not and
+        # take 6 times longer; single queries are as fast either way (benchmarks/index.py).
+        faiss.cvar.distance_compute_blas_threshold = 2 * vectors.shape[1]
+
+    def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """See Engine."""
+        return exact_nearest(queries, self._vectors, k)
+
+
+def exact_nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
+    """Largest inner products, (Q, min(k, N)): on unit vectors the nearest ones."""
+    k = min(k, len(vectors))
+    if k == 0:
+        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    products, rows = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return products, rows
+
+
+class Gpu:
+    """The vectors on a GPU, owned by one thread: faiss's GPU indexes bear no second one."""
+
+    exact = True
+
+    def __init__(self, vectors: Vectors) -> None:
+        self._on_disk = Exact(vectors)
+        self._count = len(vectors)
+        self._owner = ThreadPoolExecutor(1, thread_name_prefix="faiss-gpu")
+        self._index: Any = self._owner.submit(self._copy, vectors).result()
+
+    def _copy(self, vectors: Vectors) -> Any:
+        self._resources = faiss.StandardGpuResources()
+        index = faiss.GpuIndexFlatIP(self._resources, vectors.shape[1])
+        for _, block in blocks(vectors):
+            index.add(block)
+        return index
+
+    def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """See Engine; on the CPU where k is more than the GPU can."""
+        if k > GPU_MAX_K:
+            return self._on_disk.nearest(queries, k)
+        products, rows = self._owner.submit(
+            self._index.search, queries, min(k, self._count)
+        ).result()
+        return products, rows
+
+
+class IvfPq:
+    """An inverted file of product codes, 1/32 of the vectors' size, read into memory."""
+
+    exact = False
+
+    def __init__(self, path: Path) -> None:
+        """Raises EngineUnavailable when the file is no such index."""
+        try:
+            self._index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise EngineUnavailable(f"{path} is no faiss index: {error}") from error
+
+    def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """See Engine."""
+        products, rows = self._index.search(queries, min(k, self._index.ntotal))
+        return products, rows
+
+    @staticmethod
+    def write(vectors: Vectors, path: Path, rescored: int) -> None:
+        """Trains on the vectors, tunes how many lists are looked into, and writes the file.
+
+        Raises:
+            OSError: the disk is full or refuses.
+        """
+        count, dimension = vectors.shape
+        lists = max(1, min(int(4 * count**0.5), count // TRAINING_PER_LIST))
+        codes = _codes(dimension)
+        index: Any = faiss.index_factory(
+            dimension, f"IVF{lists},PQ{codes}", faiss.METRIC_INNER_PRODUCT
+        )
+        random = np.random.default_rng(SEED)
+        wanted = max(FEWEST, lists * TRAINING_PER_LIST)
+        sample = np.sort(random.choice(count, min(count, wanted), replace=False))
+        index.train(np.ascontiguousarray(vectors[sample]))
+        for _, block in blocks(vectors):
+            index.add(block)
+        index.nprobe = _tuned_probes(index, vectors, rescored, random)
+        # Not faiss.write_index: on a full disk it reports success.
+        write_atomically(path, faiss.serialize_index(index).tobytes())
+
+
+def _codes(dimension: int) -> int:
+    """Bytes of a code: the largest divisor of the dimension that is at most 1/8 of it."""
+    most = max(1, dimension // DIMENSIONS_PER_CODE)
+    return next(codes for codes in range(most, 0, -1) if dimension % codes == 0)
+
+
+def _tuned_probes(index: Any, vectors: Vectors, rescored: int, random: np.random.Generator) -> int:
+    """The fewest lists (a power of two) that hold TUNED_RECALL of the true ten nearest.
+
+    Queries are tiles' vectors moved by TUNING_DISTANCE in a random direction.
+    """
+    rows = np.sort(random.choice(len(vectors), min(TUNING_QUERIES, len(vectors)), replace=False))
+    queries = moved(vectors[rows], TUNING_DISTANCE, random)
+    _, true = exact_nearest(queries, vectors, 10)
+    probes = 1
+    while probes < index.nlist:
+        index.nprobe = probes
+        _, found = index.search(queries, min(rescored, len(vectors)))
+        recall = np.mean([np.isin(t, f).mean() for t, f in zip(true, found, strict=True)])
+        if recall >= TUNED_RECALL:
+            break
+        probes *= 2
+    probes = min(probes, int(index.nlist))
+    log.info("IVF-PQ: %d of %d lists are looked into", probes, index.nlist)
+    return probes
+
+
+def moved(units: Vectors, distance: float, random: np.random.Generator) -> Vectors:
+    """Unit vectors at a given squared distance from `units`, in random directions."""
+    across = random.standard_normal(units.shape).astype(np.float32)
+    across -= (across * units).sum(1, keepdims=True) * units
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    cosine = 1.0 - distance / 2.0
+    sine = np.sqrt(1.0 - cosine**2)
+    return np.asarray(cosine * units + sine * across, np.float32)
+
+
+def blocks(vectors: Vectors) -> Iterator[tuple[int, Vectors]]:
+    """(first row, up to BLOCK vectors in memory), in order."""
+    for start in range(0, len(vectors), BLOCK):
+        yield start, np.ascontiguousarray(vectors[start : start + BLOCK])

@@ -1,0 +1,152 @@
+"""One position out of many matches, and how far to trust it. Pure numpy.
+
+Tiles overlap, so a panorama resembles several neighbours at once. With the squared descriptor
+distance d_i of candidate i, whose centre lies at p_i:
+
+    w_i       = exp(-(d_i - min d) / temperature)
+    c         = the candidate with the most weight within reach_m of it
+    m         = sum(w_i p_i) / sum(w_i)                  over candidates within reach_m of c
+    position  = sum(w_i p_i) / sum(w_i)                  over the cluster: those within reach_m of m
+    spread^2  = sum(w_i |p_i - position|^2) / sum(w_i) + spacing_m^2 / 6    over the cluster
+    radius    = radius_scale * spread
+
+spacing^2 / 6 is the mean square distance of a square cell's points from its centre: what remains
+unknown when one tile has all the weight. The confidence is the probability that the panorama was
+taken within the radius,
+
+    confidence = 1 / (1 + exp(-(b + a . features)))
+    features   = (least d in the cluster, least d among rivals minus that, cluster's share of w)
+
+where rivals are candidates that share no ground with a tile at the position. The two latter
+features are measured against this index's own tiles, so they follow its size and variety.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.errors import SkyfixError
+from model.geo import LatLon, metres_per_degree, offset
+
+Numbers = NDArray[np.float64]
+
+FEATURES = 3
+SQRT_1_5 = 1.2247  # radius over spread for 78 % of a round Gaussian: until something is measured
+
+
+class CalibrationError(SkyfixError):
+    """A stored calibration that cannot be read, or panoramas from which none can be made."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Numbers of the formulas above. Stored in an index version's manifest.
+
+    Of the index's own tiles: reach_m, half a tile; spacing_m, between neighbours' centres; depth,
+    how many candidates are looked at, enough for rivals to be among them.
+    Of panoramas with known places: temperature, radius_scale, weights (b, a1, a2, a3) and
+    threshold, the confidence from which a panorama counts as taken in this index; `source` says
+    which panoramas. Without any, weights is None and no confidence is made up.
+    """
+
+    reach_m: float
+    spacing_m: float
+    depth: int
+    temperature: float = 0.1  # the loss compares exp(-alpha d) with alpha = 10
+    radius_scale: float = SQRT_1_5
+    weights: tuple[float, ...] | None = None
+    threshold: float = 0.5
+    source: str = "not calibrated"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Inverse of `as_dict`.
+
+        Raises:
+            CalibrationError: fields are missing, unknown or of the wrong kind.
+        """
+        try:
+            weights = values["weights"]
+            weights = None if weights is None else tuple(float(w) for w in weights)
+            if weights is not None and len(weights) != 1 + FEATURES:
+                raise ValueError(f"{len(weights)} weights, not {1 + FEATURES}")
+            return cls(**{**values, "weights": weights})
+        except (KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"the stored calibration cannot be read: {error!r}") from error
+
+    def measured_on(self, tiles: Calibration) -> Calibration:
+        """These panoramas' numbers with the tiles' numbers of another index."""
+        own = {"reach_m": tiles.reach_m, "spacing_m": tiles.spacing_m, "depth": tiles.depth}
+        return dataclasses.replace(self, **own)  # type: ignore[arg-type]
+
+
+class Place(NamedTuple):
+    """A fused position. confidence, in_index: None without calibration."""
+
+    position: LatLon
+    radius_m: float
+    confidence: float | None
+    in_index: bool | None
+    features: tuple[float, ...]
+
+
+def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place:
+    """The position that candidates agree on; see above.
+
+    Args:
+        places: (K, 2) latitude and longitude of the candidates' centres, K >= 1.
+        distances: (K,) their squared descriptor distances, in any order.
+    """
+    origin = LatLon(*(float(degrees) for degrees in places[np.argmin(distances)]))
+    metres = _east_north(places, origin)
+    weight = np.exp(-(distances - distances.min()) / calibration.temperature)
+    apart = np.hypot(*np.moveaxis(metres[:, None] - metres[None], -1, 0))
+    mass = (apart <= calibration.reach_m) @ weight
+    first, _ = _mean(metres, weight, apart[np.argmax(mass)] <= calibration.reach_m)
+    cluster = np.hypot(*(metres - first).T) <= calibration.reach_m
+    middle, share = _mean(metres, weight, cluster)
+    from_middle = np.hypot(*(metres - middle).T)
+    spread = np.sqrt(share @ from_middle**2 + calibration.spacing_m**2 / 6.0)
+    rival = from_middle > 2.0 * calibration.reach_m
+    nearest = float(distances[cluster].min())
+    next_best = float(distances[rival].min()) if rival.any() else float(distances.max())
+    agreed = float(weight[~rival].sum() / weight.sum())
+    features = (nearest, next_best - nearest, agreed)
+    confidence = _confidence(features, calibration)
+    return Place(
+        offset(origin, float(middle[0]), float(middle[1])),
+        float(calibration.radius_scale * spread),
+        confidence,
+        None if confidence is None else confidence >= calibration.threshold,
+        features,
+    )
+
+
+def _mean(metres: Numbers, weight: Numbers, among: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
+    """Weighted mean, (2,), of some of the candidates, and each one's share in it, (K,)."""
+    share = weight * among / weight[among].sum()
+    return share @ metres, share
+
+
+def _confidence(features: tuple[float, ...], calibration: Calibration) -> float | None:
+    if calibration.weights is None:
+        return None
+    z = np.dot(calibration.weights, (1.0, *features))
+    return float(0.5 + 0.5 * np.tanh(z / 2.0))  # the logistic function, without overflow
+
+
+def _east_north(places: Numbers, origin: LatLon) -> Numbers:
+    """(K, 2) metres in the tangent plane at `origin`: true to 0.1 % where it matters, nearby."""
+    scale = metres_per_degree(origin.latitude)
+    east = (places[:, 1] - origin.longitude + 180.0) % 360.0 - 180.0
+    return np.stack([east * scale.east, (places[:, 0] - origin.latitude) * scale.north], axis=1)

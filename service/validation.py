@@ -1,0 +1,182 @@
+"""Panoramas whose places are known: they calibrate an index, and measure it.
+
+A folder with poses.csv; columns in any order, others are ignored:
+    file       of the panorama, relative to the folder
+    latitude, longitude    where it was taken, WGS84 degrees
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from model.errors import SkyfixError
+from model.geo import LatLon, distance_m
+from service.calibration import Flags, Seen, auroc, calibration_error, fit
+from service.index.search import TileIndex
+from service.localizer import Localizer, place_of
+from service.position import Calibration, Numbers
+
+COLUMNS = ("file", "latitude", "longitude")
+UNLIKE = 3.0  # times reach_m: tiles this far from a place share no ground with the tile around it
+RADII_M = (10, 25, 50)
+
+Progress = Callable[[int, int], None]  # panoramas done, in all
+Figures = dict[str, float | int | None]
+
+
+class ValidationError(SkyfixError):
+    """A folder of panoramas that cannot be used."""
+
+
+class Posed(NamedTuple):
+    """A panorama's file and where it was taken."""
+
+    file: Path
+    truth: LatLon
+
+
+def read_poses(folder: Path) -> list[Posed]:
+    """The panoramas that poses.csv lists.
+
+    Raises:
+        ValidationError: no such file, a column or a panorama is missing, or a place is none.
+    """
+    table = folder / "poses.csv"
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValidationError(f"{table} cannot be read: {error}") from error
+    if not rows or not set(COLUMNS) <= rows[0].keys():
+        raise ValidationError(f"{table} needs the columns {', '.join(COLUMNS)}, and a row or more")
+    return [_posed(table, line, row) for line, row in enumerate(rows, start=2)]
+
+
+def _posed(table: Path, line: int, row: dict[str, str]) -> Posed:
+    try:
+        place = LatLon(float(row["latitude"]), float(row["longitude"]))
+        file = table.parent / row["file"]
+    except (TypeError, ValueError) as error:
+        raise ValidationError(f"{table}, line {line}: {error}") from error
+    if not (abs(place.latitude) <= 90.0 and abs(place.longitude) <= 180.0):  # also for NaN
+        raise ValidationError(f"{table}, line {line}: {tuple(place)} is no place on Earth")
+    if not file.is_file():
+        raise ValidationError(f"{table}, line {line}: there is no file {file}")
+    return Posed(file, place)
+
+
+def calibrate(
+    index: TileIndex,
+    localizer: Localizer,
+    folders: Sequence[Path],
+    progress: Progress = lambda done, expected: None,
+) -> Calibration:
+    """The calibration of an index, live or not, by panoramas that were taken in it.
+
+    Raises:
+        ValidationError, CalibrationError, ImageError, GeometryError: nothing can be measured.
+    """
+    poses = [pose for folder in folders for pose in read_poses(folder)]
+    seen: list[Seen] = []
+    for done, pose in enumerate(poses, start=1):
+        seen += _both_ways(localizer, index, pose)
+        progress(done, len(poses))
+    names = ", ".join(folder.resolve().name for folder in folders)
+    return fit(index.calibration, seen, f"{len(poses)} panoramas of {names}")
+
+
+def _both_ways(localizer: Localizer, index: TileIndex, pose: Posed) -> Iterator[Seen]:
+    """A panorama among all tiles, and among those that do not show its place."""
+    elsewhere = ~index.within(pose.truth, UNLIKE * index.calibration.reach_m)
+    query = localizer.prepare(pose.file.read_bytes(), top_k=1)
+    found = localizer.candidates(index, query, [None, elsewhere])
+    for candidates, truth in zip(found, (pose.truth, None), strict=True):
+        if candidates.rows:
+            yield Seen(index.places(candidates.rows), np.array(candidates.distances), truth)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` measured. inside: on panoramas taken in the index; certainty: see there."""
+
+    index_version: str
+    encoder: str
+    calibration: str
+    inside: Figures
+    certainty: Figures
+
+
+def evaluate(
+    localizer: Localizer,
+    inside: Path,
+    other: Path | None = None,
+    progress: Progress = lambda done, expected: None,
+) -> Report:
+    """Places panoramas by the live index and compares with where they were taken.
+
+    Args:
+        inside: a folder of panoramas taken where the index has imagery.
+        other: one of panoramas taken elsewhere, to measure "not in this index".
+
+    Raises:
+        ValidationError, IndexMissing, VersionCorrupt, ImageError, GeometryError.
+    """
+    poses, strangers = read_poses(inside), read_poses(other) if other else []
+    index = localizer.live.get()
+    best, fused, radius, scores = [], [], [], []
+    for done, pose in enumerate([*poses, *strangers], start=1):
+        query = localizer.prepare(pose.file.read_bytes(), top_k=1)
+        (found,) = localizer.candidates(index, query, [None])
+        place = place_of(index, found)
+        assert place is not None  # an index without tiles is not built
+        best.append(distance_m(LatLon(*index.places(found.rows[:1])[0]), pose.truth))
+        fused.append(distance_m(place.position, pose.truth))
+        radius.append(place.radius_m)
+        scores.append(math.nan if place.confidence is None else place.confidence)
+        progress(done, len(poses) + len(strangers))
+    errors = np.array(fused)
+    right = errors <= np.array(radius)
+    right[len(poses) :] = False
+    return Report(
+        index.version,
+        localizer.encoder.fingerprint,
+        index.calibration.source,
+        _errors(errors[: len(poses)], np.array(best[: len(poses)])),
+        _certainty(np.array(scores), right, len(poses), index.calibration.threshold),
+    )
+
+
+def _errors(fused: Numbers, best: Numbers) -> Figures:
+    """Metres: of the fused position, and of the best tile's centre for comparison."""
+    figures: Figures = {
+        "panoramas": len(fused),
+        "median_error_m": float(np.median(fused)),
+        "median_error_best_tile_m": float(np.median(best)),
+    }
+    figures |= {f"within_{radius}m": float((fused <= radius).mean()) for radius in RADII_M}
+    return figures
+
+
+def _certainty(scores: Numbers, right: Flags, inside: int, threshold: float) -> Figures:
+    """AUROC of confidence, inside against other; its calibration error over all that were asked.
+
+    None: not calibrated, or no panoramas from elsewhere.
+    """
+    figures: Figures = {
+        "others": len(scores) - inside,
+        "within_radius": float(right[:inside].mean()),
+    }
+    known, compared = not np.isnan(scores).any(), len(scores) > inside
+    figures["calibration_error"] = calibration_error(scores, right) if known else None
+    figures["auroc"] = auroc(scores[:inside], scores[inside:]) if known and compared else None
+    claimed = scores >= threshold
+    figures["inside_said_inside"] = float(claimed[:inside].mean()) if known else None
+    figures["others_said_inside"] = float(claimed[inside:].mean()) if known and compared else None
+    return figures

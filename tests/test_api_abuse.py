@@ -1,0 +1,167 @@
+"""Attacks: no 5xx, no crash, no growth, and the next honest request is answered."""
+
+import asyncio
+import os
+import resource
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from fakes import FakeEncoder, coloured_region, panorama_of
+from hostile_images import hostile_images
+from index_samples import write_version
+from pair_samples import tiny
+from serving import publish, served
+
+from model.checkpoint import Checkpoint
+from model.encoder import Encoder
+from model.geo import LatLon
+from service.build import build
+from service.index.catalogue import Catalogue
+from service.index.versions import Versions
+from service.ingest import ingest
+
+pytestmark = pytest.mark.anyio
+TOKEN = "s3cr3t-0123456789"
+SOAK = int(os.environ.get("SOAK", "1"))  # how many times the usual length
+PATHS = [
+    "/tiles/{}.jpg",
+    "/map/{}/0/0",
+    "/map/1/{}/0",
+    "/jobs/{}",
+    "/web/{}",
+    "/web/swagger/{}",
+    "/{}",
+]
+TRAVERSALS = [
+    "../../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd",
+    "....//....//etc/passwd", "/etc/passwd", "..\\..\\etc\\passwd", "%00/etc/passwd",
+    "file:///etc/passwd", "catalogue.sqlite", "../skyfix.js/../../__main__.py",
+]  # fmt: skip
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """The real encoder with small weights, so that the real decoding is attacked."""
+    config = tiny("encoder.aerial_footprint_m=64").encoder
+    torch.manual_seed(0)
+    encoder = Encoder(Checkpoint(config, config.build().state_dict()))
+    with Catalogue.of(tmp_path) as catalogue:
+        ingest(catalogue, coloured_region(tmp_path / "town", range(3)), size_m=64.0)
+    build(tmp_path, encoder)
+    async with served(tmp_path, encoder, admin_token=TOKEN) as made:
+        yield made
+
+
+def form(data: bytes) -> dict[str, tuple[str, bytes]]:
+    return {"panorama": ("p.jpg", data)}
+
+
+@pytest.mark.timeout(300 * SOAK)
+async def test_no_image_breaks_the_service(client: httpx.AsyncClient) -> None:
+    statuses: Counter[int] = Counter()
+    before = 0
+    for number, data in enumerate(hostile_images(seed=5, count=300 * SOAK)):
+        answer = await client.post("/localize?heading_deg=0&explain=true", files=form(data))
+        assert answer.status_code in (200, 422), (number, answer.text)
+        statuses[answer.status_code] += 1
+        if number == 50:  # by then everything is loaded
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert min(statuses.values()) > 20  # both kinds really occur
+    assert grown < 64 * 1024  # KiB
+    assert (await client.post("/localize", files=form(panorama_of(1)))).status_code == 200
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_parameter_reaches_a_path(
+    client: httpx.AsyncClient, tmp_path: Path, path: str
+) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    for text in (*TRAVERSALS, *(quote(one, safe="") for one in TRAVERSALS)):
+        answer = await client.get(path.format(text), headers=headers)
+        assert answer.status_code in (400, 404, 405, 422), text
+        assert "root:" not in answer.text
+        assert "argparse" not in answer.text
+    where = {"version": "../../../etc", "heading_deg": "../../etc", "near": "../../etc/passwd"}
+    answer = await client.post("/index/activate", params=where, headers=headers)
+    assert answer.status_code in (404, 422)
+    assert str(tmp_path) not in (await client.get("/index")).text
+
+
+async def test_aborted_uploads_leave_nothing_behind(client: httpx.AsyncClient) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b'--B\r\ncontent-disposition: form-data; name="panorama"; filename="p"\r\n\r\nhalf'
+        raise ConnectionResetError
+
+    kind = {"content-type": "multipart/form-data; boundary=B"}
+    whole = [client.post("/localize", files=form(panorama_of(n))) for n in range(8)]
+    broken = [client.post("/localize", content=half(), headers=kind) for _ in range(8)]
+    answers = await asyncio.gather(*whole, *broken, return_exceptions=True)
+    assert all(isinstance(a, httpx.Response) and a.status_code == 200 for a in answers[:8])
+    page = (await client.get("/metrics")).text
+    assert "skyfix_panoramas_in_flight 0.0" in page
+    assert "skyfix_upload_bytes_in_flight 0.0" in page
+
+
+@pytest.mark.timeout(300 * SOAK)
+async def test_versions_swap_without_a_failed_or_mixed_answer(tmp_path: Path) -> None:
+    """500 requests while the live version changes 20 times between two places."""
+    places = {"000001-20260101T000000Z": 50.0, "000002-20260101T000000Z": -30.0}
+    for name, latitude in places.items():
+        write_version(tmp_path / "index", 200, 32, name=name, centre=LatLon(latitude, 15.0))
+    versions = Versions(tmp_path)
+    versions.activate("000001-20260101T000000Z")
+    answered: list[str] = []
+    swaps = 0
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        while swaps < 20 or len(answered) < 500 * SOAK:
+            query = "/localize?heading_deg=0&top_k=5"
+            answer = await client.post(query, files=form(panorama_of(len(answered) % 7)))
+            assert answer.status_code == 200, answer.text
+            fix = answer.json()
+            for match in fix["matches"]:
+                assert abs(match["latitude"] - places[fix["index_version"]]) < 0.1
+            assert abs(fix["position"]["latitude"] - places[fix["index_version"]]) < 0.1
+            answered.append(fix["index_version"])
+
+    async def swap() -> None:
+        nonlocal swaps
+        while swaps < 20:
+            name = list(places)[1 - swaps % 2]
+            await asyncio.to_thread(versions.activate, name)
+            while not answered or answered[-1] != name:
+                await asyncio.sleep(0.001)
+            swaps += 1
+
+    async with served(tmp_path, FakeEncoder()) as client:
+        async with asyncio.timeout(60.0 * SOAK):
+            await asyncio.gather(swap(), *(ask(client) for _ in range(8)))
+    assert len(answered) >= 500 * SOAK
+    assert sum(np.array(answered[1:]) != np.array(answered[:-1])) >= 20
+
+
+async def test_the_last_good_state_keeps_answering(tmp_path: Path) -> None:
+    """The index's files deleted and CURRENT pointing nowhere, while serving."""
+    encoder = FakeEncoder()
+    version = publish(tmp_path, "town", range(3), encoder)
+    async with served(tmp_path, encoder) as client:
+        (tmp_path / "index" / "CURRENT").write_text("000099-20260101T000000Z\n")
+        for file in (tmp_path / "index" / version).iterdir():
+            file.unlink()
+        for _ in range(5):
+            answer = await client.post("/localize?heading_deg=0", files=form(panorama_of(1)))
+            assert (answer.status_code, answer.json()["index_version"]) == (200, version)
+            await asyncio.sleep(0.02)
+        assert (await client.get("/readyz")).status_code == 200

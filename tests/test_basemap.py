@@ -1,0 +1,92 @@
+"""Map tiles against the plain formulas of the Web Mercator tile scheme, and real pixels."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from fakes import coloured_region, colours
+from imagery_samples import patchwork, write_raster
+from pyproj import Transformer
+
+from service.basemap import BaseMap, MapTile, MapTileUnknown
+from service.index.catalogue import Catalogue
+from service.ingest import ingest
+
+
+def tile_at(latitude: float, longitude: float, z: int) -> MapTile:
+    """OpenStreetMap's formula."""
+    side = 2**z
+    turn = math.asinh(math.tan(math.radians(latitude)))
+    return MapTile(z, int((longitude + 180) / 360 * side), int((1 - turn / math.pi) / 2 * side))
+
+
+@pytest.fixture
+def base_map(tmp_path: Path) -> Iterator[BaseMap]:
+    made = BaseMap(tmp_path / "catalogue.sqlite")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("latitude", "longitude"), [(50.0, 15.0), (-33.9, 151.2), (65.0, -179.99)])
+def test_bounds_are_those_of_web_mercator(latitude: float, longitude: float) -> None:
+    tile = tile_at(latitude, longitude, 15)
+    to_metres = Transformer.from_crs(4326, 3857, always_xy=True)
+    side = 2.0 * 20037508.342789244 / 2**15
+    west, south = to_metres.transform(*tile.bounds[:2])
+    east, north = to_metres.transform(*tile.bounds[2:])
+    assert (east - west, north - south) == pytest.approx((side, side), abs=1e-3)
+    assert tile.bounds.west <= longitude <= tile.bounds.east
+    assert tile.bounds.south <= latitude <= tile.bounds.north
+
+
+@pytest.mark.parametrize("tile", [MapTile(1, 2, 0), MapTile(3, 0, -1), MapTile(23, 0, 0)])
+def test_what_is_no_tile_is_refused(tile: MapTile) -> None:
+    with pytest.raises(MapTileUnknown, match=f"{tile.z}/{tile.x}/{tile.y}"):
+        tile.checked()
+
+
+def test_nothing_is_drawn_where_nothing_is(tmp_path: Path, base_map: BaseMap) -> None:
+    tile = tile_at(50.0, 15.0, 16)
+    assert base_map.draw(tile, []).result() is None
+    raster = write_raster(tmp_path / "r.tif", patchwork(400, 400), crs="EPSG:32633")
+    with Catalogue.of(tmp_path) as catalogue:
+        ingest(catalogue, raster, size_m=32.0)
+    assert base_map.draw(tile_at(0.0, 0.0, 16), []).result() is None
+
+
+def test_a_folder_s_images_lie_where_they_belong(tmp_path: Path, base_map: BaseMap) -> None:
+    region = coloured_region(tmp_path / "town", [5])
+    with Catalogue.of(tmp_path) as catalogue:
+        ingest(catalogue, region, size_m=64.0)
+        (tile,) = catalogue.tiles()
+    mine = tile_at(tile.latitude, tile.longitude, 17)
+    picture = base_map.draw(mine, ["t5", "gone"]).result()
+    assert picture is not None
+    box = mine.bounds
+    column = int((tile.longitude - box.west) / (box.east - box.west) * 256)
+    row = int((box.north - tile.latitude) / (box.north - box.south) * 256)
+    width = 64.0 / (mine.cut().size_m / 256)
+    for east, south, field in ((-0.44, -0.44, (4, 4)), (-0.44, 0.44, (60, 4))):
+        seen = picture[int(row + south * width), int(column + east * width)]
+        assert np.abs(seen.astype(int) - colours(5)[field]).max() < 60
+
+
+def test_a_raster_in_web_mercator_is_drawn_as_it_is(tmp_path: Path, base_map: BaseMap) -> None:
+    tile = tile_at(50.0, 15.0, 17)
+    west, north = Transformer.from_crs(4326, 3857, always_xy=True).transform(
+        tile.bounds.west, tile.bounds.north
+    )
+    step = 2.0 * 20037508.342789244 / 2**17 / 256
+    picture = patchwork(256, 256, cell=32)
+    place = Affine(step, 0.0, west, 0.0, -step, north)
+    raster = write_raster(tmp_path / "r.tif", picture, crs="EPSG:3857", transform=place)
+    with Catalogue.of(tmp_path) as catalogue:
+        ingest(catalogue, raster, size_m=32.0)
+    drawn = base_map.draw(tile, []).result()
+    assert drawn is not None
+    centres = np.s_[16::32, 16::32]
+    assert np.abs(drawn[centres].astype(int) - picture[centres]).max() <= 2
+    assert np.abs(drawn.astype(int) - picture).mean() < 6.0

@@ -1,0 +1,54 @@
+"""GeoJSON by the letter of RFC 7946: order, rings, the dateline, no forbidden members."""
+
+import itertools
+
+import pytest
+
+from model.geo import Bounds, LatLon
+from service.api.geojson import geojson, outline
+from service.fix import Fix, Match
+
+
+def fix(*bounds: Bounds) -> Fix:
+    matches = tuple(
+        Match(rank, f"t{rank}", -33.5, 151.0, box, 0.1 * rank, 90.0)
+        for rank, box in enumerate(bounds, 1)
+    )
+    position = LatLon(-33.5, 151.0) if matches else None
+    return Fix(matches, position, "v1", "fa", {}, {"encode": 1.0})
+
+
+def signed_area(ring: list[list[float]]) -> float:
+    pairs = itertools.pairwise(ring)
+    return sum((x2 - x1) * (y2 + y1) for (x1, y1), (x2, y2) in pairs) / -2.0
+
+
+@pytest.mark.parametrize("box", [Bounds(-1.0, 2.0, 3.0, 4.0), Bounds(179.5, -1.0, -179.0, 1.0)])
+def test_outlines_are_closed_counter_clockwise_and_cover_the_box(box: Bounds) -> None:
+    shape = outline(box)
+    polygons = {
+        "Polygon": [shape["coordinates"]],
+        "MultiPolygon": shape["coordinates"],
+    }[shape["type"]]
+    area = 0.0
+    for (ring,) in polygons:
+        assert ring[0] == ring[-1]
+        assert all(-180.0 <= longitude <= 180.0 for longitude, _ in ring)
+        assert signed_area(ring) > 0.0  # section 3.1.6
+        area += signed_area(ring)
+    assert area == pytest.approx((box.east - box.west) % 360.0 * (box.north - box.south))
+    assert shape["type"] == ("Polygon" if box.west < box.east else "MultiPolygon")
+
+
+def test_coordinates_are_longitude_then_latitude() -> None:
+    position, tile = geojson(fix(Bounds(150.9, -33.6, 151.1, -33.4)))["features"]
+    assert position["geometry"] == {"type": "Point", "coordinates": [151.0, -33.5]}
+    assert tile["bbox"] == [150.9, -33.6, 151.1, -33.4]
+    assert (tile["id"], tile["properties"]["rank"]) == ("t1", 1)
+
+
+def test_a_collection_has_no_member_that_the_rfc_forbids() -> None:
+    """Section 7.1: no geometry, properties, coordinates or geometries beside features."""
+    collection = geojson(fix(Bounds(0.0, 0.0, 1.0, 1.0)))
+    assert collection.keys() == {"type", "features", "fix"}
+    assert geojson(fix())["features"] == []

@@ -1,0 +1,79 @@
+"""Slow heads over real sockets: closed in time, while honest connections go on."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from serving import listening
+
+from service.heads import protocol
+
+DEADLINE_S = 0.4
+REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
+
+
+async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    if scope["type"] == "http":
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[tuple[str, int]]:
+    with listening(app, http=protocol(DEADLINE_S), lifespan="off") as bound:
+        yield bound
+
+
+@contextmanager
+def connected(address: tuple[str, int]) -> Iterator[socket.socket]:
+    with socket.create_connection(address, timeout=5.0) as client:
+        yield client
+
+
+def seconds_until_closed(client: socket.socket, drip: bytes = b"") -> float:
+    begun = time.monotonic()
+    client.settimeout(0.05)
+    while time.monotonic() - begun < 5.0:
+        try:
+            client.sendall(drip)
+            if client.recv(100) == b"":
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHost: he"])
+def test_an_unfinished_head_is_closed(address: tuple[str, int], begun: bytes) -> None:
+    with connected(address) as client:
+        client.sendall(begun)
+        assert DEADLINE_S * 0.9 <= seconds_until_closed(client) < 3.0
+
+
+def test_dripping_does_not_extend_the_deadline(address: tuple[str, int]) -> None:
+    with connected(address) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert seconds_until_closed(client, drip=b"x") < 3.0
+
+
+def test_a_second_head_is_bounded_too(address: tuple[str, int]) -> None:
+    with connected(address) as client:
+        client.sendall(REQUEST)
+        assert client.recv(1000).startswith(b"HTTP/1.1 204")
+        client.sendall(REQUEST[:10])
+        assert seconds_until_closed(client) < 3.0
+
+
+def test_a_slow_body_is_left_to_the_application(address: tuple[str, int]) -> None:
+    with connected(address) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 20\r\n\r\n")
+        for _ in range(20):
+            time.sleep(DEADLINE_S / 10)
+            client.sendall(b"x")
+        assert client.recv(1000).startswith(b"HTTP/1.1 204")

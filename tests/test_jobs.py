@@ -1,0 +1,82 @@
+"""Jobs are processes: one at a time, with status and log, and cancelled for good."""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.api.jobs import Job, JobRunning, Jobs, JobUnknown, rebuild_command
+from service.settings import Settings
+
+SLEEP = [sys.executable, "-c", "print('begun', flush=True); import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def jobs() -> Iterator[Jobs]:
+    made = Jobs()
+    yield made
+    made.stop()
+
+
+def wait(job: Job) -> Job:
+    deadline = time.monotonic() + 20.0
+    while job.status == "running" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return job
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_a_job_ends_with_its_status_and_log(jobs: Jobs) -> None:
+    good = wait(jobs.start("rebuild", python("print('one'); print('x' * 9999)")))
+    assert (good.status, good.exit_code) == ("succeeded", 0)
+    assert [len(line) for line in good.log] == [3, 500]
+    assert good.finished_at >= good.started_at
+    bad = wait(jobs.start("rebuild", python("raise SystemExit('no room')")))
+    assert (bad.status, bad.exit_code, list(bad.log)) == ("failed", 1, ["no room"])
+    assert jobs.get(good.id) is good
+
+
+def test_only_one_job_runs(jobs: Jobs) -> None:
+    first = jobs.start("rebuild", SLEEP)
+    with pytest.raises(JobRunning, match=first.id):
+        jobs.start("rebuild", SLEEP)
+    jobs.cancel(first.id)
+    assert wait(first).status == "cancelled"
+    assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
+
+
+def test_a_deaf_job_is_killed() -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True);"
+    jobs = Jobs(kill_after_s=0.1)
+    job = jobs.start("rebuild", python(deaf + "time.sleep(60)"))
+    while not job.log:
+        time.sleep(0.01)
+    jobs.cancel(job.id)
+    assert (wait(job).status, job.exit_code) == ("cancelled", -9)
+
+
+def test_ends_are_reported_and_old_jobs_forgotten() -> None:
+    seen: list[str] = []
+    jobs = Jobs(lambda job: seen.append(job.status), kept=1)
+    first = wait(jobs.start("rebuild", python("")))
+    wait(jobs.start("rebuild", python("raise SystemExit(1)")))
+    with pytest.raises(JobUnknown, match=first.id):
+        jobs.get(first.id)
+    assert seen == ["running", "succeeded", "running", "failed"]
+
+
+def test_the_token_is_kept_from_a_job(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYFIX_ADMIN_TOKEN", "s3cr3t-0123456789")
+    code = "import os; print(os.environ['SKYFIX_ADMIN_TOKEN'] or 'nothing')"
+    assert list(wait(jobs.start("rebuild", python(code))).log) == ["nothing"]
+
+
+def test_a_rebuild_uses_the_server_s_settings(tmp_path: Path) -> None:
+    command = rebuild_command(Settings(home=tmp_path, weights=Path("w"), device="cpu"))
+    assert command[1:4] == ["-m", "service", "build"]
+    assert command[-6:] == ["--home", str(tmp_path), "--weights", "w", "--device", "cpu"]
