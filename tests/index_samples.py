@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from model.geo import LatLon, wrap_longitude
 from service.index.catalogue import Tile
+from service.index.engines import IVF_FILE, RESCORED, IvfPq
 from service.index.manifest import TILES, VECTORS, Content, Manifest
 from service.index.tiles import freeze
 
@@ -30,6 +31,8 @@ def write_version(
     encoder: str = ENCODER,
     centre: LatLon = LatLon(50.0, 15.0),  # noqa: B008 (immutable)
     spread: float = 0.01,
+    vectors: NDArray[np.float32] | None = None,
+    engine: str = "exact",
 ) -> Path:
     """A whole version of random vectors and tiles `spread` degrees around `centre`."""
     folder = index_folder / name
@@ -39,11 +42,15 @@ def write_version(
         Tile(f"t{i}", "town", float(lat), wrap_longitude(float(lon)), 64.0, i.to_bytes(32, "big"))
         for i, (lat, lon) in enumerate(around)
     ]
-    np.save(folder / VECTORS, random_units(count, dimension, seed=0))
+    vectors = random_units(count, dimension, seed=0) if vectors is None else vectors
+    np.save(folder / VECTORS, vectors)
     np.save(folder / TILES, freeze(tiles, count))
-    files = {file: Content.of(folder / file) for file in (VECTORS, TILES)}
+    if engine == "ivfpq":
+        IvfPq.write(vectors, folder / IVF_FILE, RESCORED)
+    files = {file.name: Content.of(file) for file in folder.iterdir()}
     Manifest(
         version=name, encoder=encoder, preprocessing={}, dimension=dimension, count=count,
         tile_size_m=(64.0, 64.0), sources=[], built_at="2026-01-01T00:00:00+00:00", files=files,
+        engine={"kind": engine},
     ).write(folder)  # fmt: skip
     return folder

@@ -11,6 +11,7 @@ from model.preprocessing import to_tensor
 from training.augmentation import BLANK_SHARE, augment, batches
 from training.pairs import Arrays
 from training.recipes import find
+from training.sampling import order
 
 PLAIN = (
     *TINY,
@@ -23,6 +24,10 @@ PLAIN = (
     "colour_jitter=0",
 )
 HERE = LatLon(50.0, 8.0)
+
+
+def shuffled(arrays, chosen, epoch, seed):
+    return order(chosen, arrays.positions, epoch, seed)
 
 
 def recipe(*overrides):
@@ -178,18 +183,21 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone():
 
 def test_batches_show_each_pair_at_most_once_an_epoch_in_another_order_each():
     chosen, arrays = recipe(*EVERYTHING), worlds(10)
-    epochs = [list(batches(arrays, chosen, epoch, 0)) for epoch in range(6)]
+    epochs = [
+        list(batches(arrays, chosen, epoch, 0, shuffled(arrays, chosen, epoch, 0)))
+        for epoch in range(6)
+    ]
     orders = [torch.cat([one.ids for one in epoch]).tolist() for epoch in epochs]
-    for epoch, order in zip(epochs, orders, strict=True):
+    for epoch, taken in zip(epochs, orders, strict=True):
         assert [len(one.ids) for one in epoch] == [4, 4]
-        assert len(set(order)) == 8
-    assert len({tuple(order) for order in orders}) == 6
-    assert {i for order in orders for i in order} == set(range(10))
+        assert len(set(taken)) == 8
+    assert len({tuple(taken) for taken in orders}) == 6
+    assert {i for taken in orders for i in taken} == set(range(10))
 
 
 def test_a_batch_is_its_samples():
     chosen, arrays = recipe(*EVERYTHING), worlds(6)
-    (batch,) = batches(arrays, chosen, 3, 1)
+    (batch,) = batches(arrays, chosen, 3, 1, shuffled(arrays, chosen, 3, 1))
     for row, index in enumerate(batch.ids.tolist()):
         sample = augment(arrays, index, chosen, 3, 1)
         assert (batch.strips[row].permute(1, 2, 0).numpy() == sample.strip).all()
@@ -200,7 +208,7 @@ def test_a_batch_is_its_samples():
 
 def test_a_resumed_epoch_goes_on_where_it_stopped():
     chosen, arrays = recipe(*EVERYTHING), worlds(13)
-    whole = list(batches(arrays, chosen, 2, 0))
-    rest = list(batches(arrays, chosen, 2, 0, start=1))
+    whole = list(batches(arrays, chosen, 2, 0, shuffled(arrays, chosen, 2, 0)))
+    rest = list(batches(arrays, chosen, 2, 0, shuffled(arrays, chosen, 2, 0), start=1))
     assert [one.ids.tolist() for one in rest] == [one.ids.tolist() for one in whole[1:]]
     assert all(torch.equal(a.strips, b.strips) for a, b in zip(rest, whole[1:], strict=True))

@@ -1,51 +1,27 @@
-import csv
 import math
 
 import numpy as np
 import pytest
 import rasterio
-from PIL import Image
+from dataset_samples import cvusa_tree, touch, write_rows
 from pyproj import Transformer
 from rasterio.transform import Affine
 
-from model.geo import LatLon
+from model.geo import LatLon, offset
 from model.panorama import PanoramaGeometry
-from training.datasets import load
+from training.datasets import load, load_references
 from training.pairs import PairError
-
-
-def write_rows(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-
-
-def touch(path, size=(16, 16)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size).save(path)
 
 
 @pytest.fixture
 def cvusa(tmp_path):
-    """Three listed pairs, of which the third has no aerial; coordinates for all."""
-
-    def row(n):
-        return [f"bingmap/19/{n:07d}.jpg", f"streetview/panos/{n:07d}.jpg", f"none/{n:07d}.png"]
-
-    write_rows(tmp_path / "splits" / "train-19zl.csv", [row(2), row(3)])
-    write_rows(tmp_path / "splits" / "val-19zl.csv", [row(1)])
-    places = [[0, 0, 60.0 - i, -100.0 + i, 5] for i in range(3)]
-    write_rows(tmp_path / "split_locations" / "all.csv", places)
-    for n in (1, 2, 3):
-        touch(tmp_path / row(n)[1])
-    for n in (1, 2):
-        touch(tmp_path / row(n)[0])
-    return tmp_path
+    return cvusa_tree(tmp_path)
 
 
 def test_cvusa_splits_geometry_and_coordinates(cvusa, caplog):
     (pair,) = load("cvusa", cvusa, "train")
-    assert "1 of 2 listed pairs are absent" in caplog.text
+    assert "1 of 2 pairs lack an image" in caplog.text
+    assert "bingmap/19/0000003.jpg" in caplog.text
     assert pair.id == "0000002"
     assert pair.position == LatLon(59.0, -99.0)  # row i is id i
     assert pair.aerial.metres_per_pixel == pytest.approx(0.2986 * math.cos(math.radians(59)))
@@ -54,6 +30,22 @@ def test_cvusa_splits_geometry_and_coordinates(cvusa, caplog):
     assert pair.geometry.extent(224, 1232) == pytest.approx((37, -28), abs=0.2)
     assert [one.id for one in load("cvusa", cvusa, "val")] == ["0000001"]
     assert len(load("cvusa", cvusa, "all")) == 2
+
+
+def test_each_cvusa_pair_has_its_own_tile(cvusa):
+    pairs, tiles = load("cvusa", cvusa, "all"), load_references("cvusa", cvusa, "all")
+    assert [one.tile_id for one in pairs] == [one.id for one in tiles] == ["0000002", "0000001"]
+    assert [one.position for one in tiles] == [one.position for one in pairs]
+
+
+@pytest.mark.parametrize(
+    ("file", "row"),
+    [("splits/val-19zl.csv", ["a.jpg", "b.jpg"]), ("split_locations/all.csv", [1, 2, "north", 3])],
+)
+def test_cvusa_with_a_damaged_list_names_it(cvusa, file, row):
+    write_rows(cvusa / file, [row])
+    with pytest.raises(PairError, match=file):
+        load("cvusa", cvusa, "val")
 
 
 def test_cvusa_without_coordinates_says_so(cvusa, caplog):
@@ -100,12 +92,12 @@ def test_folder_columns(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "names"),
     [
-        ([("s.png", "none.png", 0.5)], "none.png, which is not there"),
+        ([("s.png", "none.png", 0.5)], "none of the 1 pairs is there; first absent: .*none.png"),
         ([("s.png", "a.png", "half")], r"row of s\.png.*half"),
-        ([("s.png",)], "which is not there"),
+        ([("s.png",)], "a row without street or aerial"),
         ([("s.png", "a.png")], r"row of s\.png"),
         ([("s.png", "pairs.csv", 0.5)], r"row of s\.png"),
-        ([], "no pair in split 'all'"),
+        ([], "split 'all': it lists no pairs"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, rows, names):
@@ -118,14 +110,43 @@ def test_missing_columns_are_named(tmp_path):
         load("folder", folder_of(tmp_path, [("s.png", "a.png")], ("street", "aerial")), "all")
 
 
-def test_what_is_no_dataset_is_refused(tmp_path):
-    for name in ("cvusa", "folder", "town"):
-        with pytest.raises(PairError, match=str(tmp_path)):
-            load(name, tmp_path, "train" if name == "cvusa" else "all")
-    with pytest.raises(PairError, match="'vegas' is unknown; known: cvusa"):
-        load("vegas", tmp_path, "all")
-    with pytest.raises(PairError, match="not 'test'"):
-        load("cvusa", tmp_path, "test")
+def test_aerials_of_a_folder_are_references_at_their_middle(tmp_path, caplog):
+    header = ("street", "aerial", "metres_per_pixel", "latitude", "longitude", "column", "row")
+    rows = [("s.png", "a.png", 0.5, 50, 8, 30, 4), ("s.png", "a.png", 0.5, 50, 8, 30, 4)]
+    root = folder_of(tmp_path, [*rows, ("s.png", "in/none.png", 0.5, 50, 8, "", "")], header)
+    (tile,) = load_references("folder", root, "all")
+    assert "1 of 2 tiles lack an image" in caplog.text
+    assert (tile.aerial.column, tile.aerial.row) == (20, 10)
+    # From the street 5 m west and 3 m south.
+    assert tile.position == pytest.approx(offset(LatLon(50, 8), -5, -3))
+    assert {one.tile_id for one in load("folder", root, "all")} == {tile.id} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("cvact", "val"),
+        ("cvusa", "val"),
+        ("folder", "all"),
+        ("town", "all"),
+        ("vigor", "same-test"),
+    ],
+)
+def test_what_is_no_dataset_is_refused(tmp_path, name, split):
+    with pytest.raises(PairError, match=str(tmp_path)):
+        load(name, tmp_path, split)
+
+
+def test_an_unknown_dataset_or_split_is_answered_with_the_known(cvusa):
+    with pytest.raises(PairError, match="'vegas' is unknown; known: cvact, cvusa, folder"):
+        load("vegas", cvusa, "all")
+    with pytest.raises(PairError, match="has the splits train, val and all, not 'test'"):
+        load("cvusa", cvusa, "test")
+
+
+def test_another_dataset_than_named_is_recognised(cvusa):
+    with pytest.raises(PairError, match=r"ACT_data.mat is missing.* looks like cvusa"):
+        load("cvact", cvusa, "val")
 
 
 def test_a_town_s_poses_are_found_in_its_raster(tmp_path):
@@ -141,6 +162,8 @@ def test_a_town_s_poses_are_found_in_its_raster(tmp_path):
         write_rows(tmp_path / name / "poses.csv", rows)
         with rasterio.open(tmp_path / name / "aerial.tif", "w", **raster, **place) as file:
             file.write(np.zeros((3, 80, 100), np.uint8))
+        for i in range(2):
+            touch(tmp_path / name / "panoramas" / f"{i}.jpg")
     pairs = load("town", tmp_path, "all")
     assert [one.id for one in pairs] == ["3/0", "3/1", "4/0", "4/1"]
     view = pairs[1].aerial

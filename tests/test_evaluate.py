@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from training.evaluate import (
     EvaluationError,
     NonFiniteError,
+    best_among,
+    best_of,
     nearest,
     ranks,
     recall_at,
@@ -127,6 +129,51 @@ def test_nearest_is_argmin():
     found = nearest(street, aerial, block=13)
     best = far[np.arange(len(street)), found]
     np.testing.assert_allclose(best, far.min(1), rtol=0, atol=1e-14)
+
+
+def several(seed):
+    """Three descriptors of each of 40 streets, one of them near the right aerial."""
+    street, aerial, truth = random_gallery(seed)
+    rolls = np.random.default_rng(seed).normal(size=(len(street), 3, street.shape[1]))
+    rolls[np.arange(len(street)), truth % 3] = street
+    return rolls.astype(np.float32), aerial, truth
+
+
+@pytest.mark.parametrize("block", [1, 7, 2048])
+def test_of_several_descriptors_the_nearest_counts(block):
+    street, aerial, truth = several(1)
+    far = ((street[:, :, None].astype(float) - aerial[None, None]) ** 2).sum(3)
+    own = far[np.arange(len(street)), :, truth].min(1)
+    brute = (far.min(1) <= own[:, None]).sum(1) - 1
+    assert ranks(street, aerial, truth, block=block).tolist() == brute.tolist()
+    found = nearest(street, aerial, block=block)
+    best = far.min(1)[np.arange(len(street)), found]
+    np.testing.assert_allclose(best, far.min((1, 2)), rtol=0, atol=1e-14)
+    rolls = far[np.arange(len(street)), :, found].argmin(1)
+    assert best_of(street, aerial[found]).tolist() == rolls.tolist()
+
+
+def test_ignored_aerials_do_not_count():
+    street, aerial, truth = random_gallery(2)
+    ignored = np.random.default_rng(2).integers(-1, len(aerial), (len(street), 20))
+    ignored[ignored == truth[:, None]] = -1
+    kept = [np.delete(aerial, np.unique(row[row >= 0]), axis=0) for row in ignored]
+    at = [
+        t - len(np.unique(row[(row >= 0) & (row < t)]))
+        for row, t in zip(ignored, truth, strict=True)
+    ]
+    brute = [brute_ranks(street[i : i + 1], kept[i], at[i : i + 1])[0] for i in range(len(street))]
+    assert ranks(street, aerial, truth, ignored=ignored, block=13).tolist() == brute
+    with pytest.raises(EvaluationError, match=r"ignored is .*\(39, 20\)"):
+        ranks(street, aerial, truth, ignored=ignored[:39])
+
+
+def test_the_best_candidate_is_the_nearest_of_those_given():
+    street, aerial, truth = several(4)
+    candidates = np.stack([truth, (truth + 1) % 60, np.full_like(truth, -1)], axis=1)
+    far = ((street[:, :, None].astype(float) - aerial[candidates[:, :2]][:, None]) ** 2).sum(3)
+    best = candidates[np.arange(len(truth)), far.min(1).argmin(1)]
+    assert best_among(street, aerial, candidates).tolist() == best.tolist()
 
 
 def test_a_progress_bar_stays_off_standard_output(capsys):

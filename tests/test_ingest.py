@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from imagery_samples import patchwork, write_folder, write_raster
 
+from service.imagery.grid import GridError
 from service.imagery.source import SourceError, SourceMissing
 from service.imagery.tiles import tile_image
 from service.index.catalogue import Catalogue, TileUnknown
@@ -93,3 +97,60 @@ def test_a_tiles_picture_is_cut_again_at_any_size(catalogue: Catalogue, tmp_path
     folder.rename(tmp_path / "moved")
     with pytest.raises(SourceMissing, match="source 'tiles' is gone from"):
         tile_image(catalogue, "2", 96)
+
+
+@pytest.mark.parametrize("stride_m", [0.0, -4.0, float("nan"), 64.1])
+def test_a_stride_without_a_grid_is_refused(
+    catalogue: Catalogue, tmp_path: Path, stride_m: float
+) -> None:
+    path = write_raster(tmp_path / "a.tif", patchwork(300, 300))
+    with pytest.raises(GridError, match=rf"stride (is )?{stride_m:g} m"):
+        ingest(catalogue, path, size_m=64.0, stride_m=stride_m)
+    assert catalogue.sources() == []
+
+
+def test_zero_overlap_and_sources_over_each_other_are_warned_of(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fine = write_raster(tmp_path / "fine.tif", patchwork(300, 300), resolution_m=0.25)
+    coarse = write_raster(tmp_path / "coarse.tif", patchwork(300, 300), resolution_m=1.0)
+    ingest(catalogue, fine, size_m=32.0, stride_m=32.0)
+    assert "do not overlap: a place may be 23 m from" in caplog.text
+    inside = catalogue.count()
+    ingest(catalogue, coarse, size_m=32.0)
+    assert f"{inside} tiles of source fine lie in the area of coarse" in caplog.text
+    assert "skyfix remove" in caplog.text
+
+
+SPARSE = """
+import re, sys
+from pathlib import Path
+from service.index.catalogue import Catalogue
+from service.ingest import ingest
+with Catalogue.of(Path(sys.argv[1])) as catalogue:
+    report = ingest(catalogue, Path(sys.argv[2]), size_m=512.0, stride_m=512.0)
+peak_kib = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
+print(report.tiles, report.skipped_empty, peak_kib)
+"""
+
+
+def test_an_absurd_raster_is_cut_in_bounded_memory(tmp_path: Path) -> None:
+    """36,000 x 18,000 pixels would be 1.9 GB; only one block of them is on the disk."""
+    path = write_sparse(tmp_path / "absurd.tif")
+    assert path.stat().st_size < 20_000_000
+    command = [sys.executable, "-c", SPARSE, str(tmp_path / "home"), str(path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    tiles, skipped, peak_kib = map(int, answer.split())
+    assert (tiles, tiles + skipped) == (pytest.approx(4, abs=3), pytest.approx(618, rel=0.04))
+    assert peak_kib < 400_000
+
+
+def write_sparse(path: Path) -> Path:
+    profile = {"tiled": True, "blockxsize": 512, "blockysize": 512, "SPARSE_OK": True}
+    with rasterio.open(
+        path, "w", driver="GTiff", height=18_000, width=36_000, count=3, dtype="uint8",
+        crs="EPSG:32633", transform=rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_540_000), **profile,
+    ) as raster:  # fmt: skip
+        window = rasterio.windows.Window(1024, 1024, 2048, 2048)
+        raster.write(np.moveaxis(patchwork(2048, 2048), -1, 0), window=window)
+    return path

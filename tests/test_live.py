@@ -110,3 +110,16 @@ def test_a_server_starts_on_the_last_good_version(
         shutil.rmtree(versions.path(FIRST))
         with pytest.raises(VersionCorrupt):
             live(tmp_path).get()
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "../../etc", "\x00\xff", FIRST[:-1]])
+def test_a_damaged_pointer_keeps_the_last_good_version(
+    content: str, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = live(tmp_path)
+    running.get()
+    versions.pointer.write_text(content)
+    running.refresh()
+    assert running.get().version == FIRST
+    assert live(tmp_path).get().version == FIRST  # a server that starts now
+    assert "is not used" in caplog.text

@@ -12,11 +12,13 @@ from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from training.augmentation import Batch, batches
 from training.datasets import load
-from training.loop import TrainingError, _start, _step, rate, train
+from training.loop import rate, start, train
 from training.pairs import Arrays, read_arrays
 from training.protocols import centre
 from training.recipes import describe, find
+from training.sampling import order
 from training.state import ResumeError
+from training.step import TrainingError, step
 
 STILL = (
     "rotation=none",
@@ -73,9 +75,9 @@ def test_eight_pairs_are_learnt_by_heart(arrays, tmp_path):
 @pytest.mark.parametrize("loss", ["triplet", "info_nce"])
 def test_every_projection_and_loss_takes_a_step(arrays, projection, loss):
     chosen = recipe(f"encoder.preprocessing.projection={projection}", f"loss={loss}", "mirror=true")
-    state = _start(chosen, arrays, 0, "cpu")
+    state = start(chosen, arrays, 0, "cpu")
     before = [one.clone() for one in state.network.parameters()]
-    assert math.isfinite(_step(state, whole(arrays), chosen, "cpu"))
+    assert math.isfinite(step(state, whole(arrays), chosen, "cpu"))
     moved = [
         not torch.equal(*pair) for pair in zip(before, state.network.parameters(), strict=True)
     ]
@@ -175,11 +177,11 @@ def test_one_step_of_the_paper_s_recipe():
         np.full((2, 3), np.nan),
         0,
     )
-    state = _start(paper, pictures, 0, "cpu")
+    state = start(paper, pictures, 0, "cpu")
     state.optimiser.param_groups[0]["lr"] = state.optimiser.param_groups[1]["lr"] = 1e-4
     head = state.network.street.head.weight
     before = head[0].detach().clone()
-    assert _step(state, whole(pictures), paper, "cpu") == pytest.approx(math.log(2), abs=0.5)
+    assert step(state, whole(pictures), paper, "cpu") == pytest.approx(math.log(2), abs=0.5)
     for name, one in state.network.named_parameters():
         assert one.isfinite().all(), name
         assert one.grad.abs().max() > 0, name
@@ -190,15 +192,25 @@ def test_a_killed_run_goes_on_to_the_same_bits(arrays, tmp_path):
     """Stopped after step 3 of 4, in the second epoch, with a queue that is not empty."""
     chosen = recipe("rotation=joint", "heading_noise_deg=6", "queue_length=6", "queue_hardest=2")
     whole_run = train(chosen, arrays, tmp_path / "whole")
-    state = _start(chosen, arrays, 0, "cpu")
+    state = start(chosen, arrays, 0, "cpu")
     for number in range(3):
         state.epoch, state.step = divmod(number, 2)
         for group in state.optimiser.param_groups:
             group["lr"] = chosen.learning_rate * rate(chosen, 2, number)
-        batch = next(batches(arrays, chosen, state.epoch, 0, start=state.step))
-        state.total_loss = _step(state, batch, chosen, "cpu")
+        state.order = order(chosen, arrays.positions, state.epoch, 0)
+        batch = next(batches(arrays, chosen, state.epoch, 0, state.order, start=state.step))
+        state.total_loss = step(state, batch, chosen, "cpu")
     state.step += 1
     state.save(tmp_path / "killed" / "state.safetensors")
     resumed = train(chosen, arrays, tmp_path / "killed")
     assert Checkpoint.load(resumed).fingerprint == Checkpoint.load(whole_run).fingerprint
     assert logged(tmp_path / "killed")[-1] == logged(tmp_path / "whole")[-1]
+
+
+def test_given_weights_are_begun_with_and_another_network_s_are_refused(arrays):
+    chosen = recipe()
+    init = Checkpoint(chosen.encoder, chosen.encoder.build().state_dict())
+    begun = start(chosen, arrays, 0, "cpu", init).network.state_dict()
+    assert all(torch.equal(begun[name], one) for name, one in init.tensors.items())
+    with pytest.raises(TrainingError, match="dimension=8"):
+        start(recipe("encoder.network.dimension=8"), arrays, 0, "cpu", init)

@@ -116,3 +116,16 @@ def test_every_unreadable_pair_is_counted_and_the_first_is_named(tmp_path):
     for pair, reason in [(unknown, "n: north is unknown"), (missing, "m: .*none.jpg")]:
         with pytest.raises(PairError, match=reason):
             read_arrays([pair], tiny().encoder, 0.0)
+
+
+def test_a_small_share_of_unreadable_pairs_is_left_out_by_name(tmp_path, caplog):
+    pairs = load("folder", write_pairs(tmp_path, 5), "all")
+    whole = read_arrays(pairs, tiny().encoder, 0.0)
+    (tmp_path / "street-2.png").write_bytes(b"broken")
+    arrays = read_arrays(pairs, tiny().encoder, 0.0, skip_share=0.2)
+    assert "1 of 5 pairs cannot be read" in caplog.text
+    assert "street-2: " in caplog.text
+    for name in ("strips", "norths", "chips", "positions"):
+        assert (getattr(arrays, name) == np.delete(getattr(whole, name), 2, axis=0)).all()
+    with pytest.raises(PairError, match="1 of 5"):
+        read_arrays(pairs, tiny().encoder, 0.0, skip_share=0.19)

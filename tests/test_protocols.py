@@ -13,8 +13,18 @@ from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
 from training.datasets import load
 from training.evaluate import EvaluationError
-from training.pairs import AerialView, Arrays, Pair, read_arrays
-from training.protocols import centre, centred_tiles, evaluate, grid, lattice
+from training.gallery import dataset_tiles, in_chunks, lattice
+from training.pairs import AerialView, Arrays, Pair, PairError, Reference, read_arrays
+from training.protocols import (
+    PROTOCOLS,
+    Options,
+    centre,
+    centred_tiles,
+    describe,
+    evaluate,
+    heading_error_deg,
+    limited,
+)
 
 CONFIG = tiny().encoder
 
@@ -75,12 +85,90 @@ def test_the_grid_is_judged_in_metres_from_the_true_place(encoder, tmp_path):
     pair = Pair("p", tmp_path / "street.png", view, PanoramaGeometry())
     aside = replace(pair, aerial=replace(view, column=51.0, row=52.0))
     for one, metres in [(pair, 0.0), (aside, 5.0)]:
-        figures = evaluate(encoder, [one], stride_m=12.0)["grid"]
-        assert (figures["N"], figures["stride_m"]) == (49, 12.0)
-        assert figures["median_m"] == pytest.approx(metres)
+        figures = evaluate(encoder, [one], ["grid", "hard"], options=Options(stride_m=12.0))
+        assert (figures["grid"]["N"], figures["hard"]["N"]) == (49, 49)
+        assert figures["grid"]["median_m"] == pytest.approx(metres)
+        assert figures["hard"]["median_heading_deg"] <= 180.0
 
 
 def test_the_grid_needs_one_raster(encoder, tmp_path):
     pairs = load("folder", write_pairs(tmp_path, 2), "all")
     with pytest.raises(EvaluationError, match="one raster, not 2"):
-        grid(encoder, pairs, read_arrays(pairs, CONFIG, 0.0), 12.0)
+        evaluate(encoder, pairs, ["grid"])
+
+
+def test_in_chunks_the_figures_are_those_of_all_at_once(encoder, tmp_path):
+    pairs = load("folder", write_pairs(tmp_path, 12), "all")
+    assert evaluate(encoder, pairs)["centre"] == centre(encoder, read_arrays(pairs, CONFIG, 0.0))
+    assert list(in_chunks(range(7), str, size=3)) == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+
+
+def test_an_unknown_heading_is_found_with_the_place(encoder, tmp_path):
+    """The 4 headings tried hold the true one; a stated one, 90 degrees off, changes nothing."""
+    pairs = load("folder", write_pairs(tmp_path, 12), "all")
+    figures = evaluate(encoder, pairs, ["centre", "rolls"], options=Options(rolls=4))
+    assert figures["rolls"]["median_heading_deg"] == 0.0
+    turned = [replace(one, geometry=PanoramaGeometry(north=0.25)) for one in pairs]
+    blind = evaluate(encoder, turned, ["centre", "rolls"], options=Options(rolls=4))
+    assert blind["rolls"]["1"] == figures["rolls"]["1"] >= 0.5
+    assert blind["rolls"]["median_heading_deg"] == 90.0
+    assert blind["centre"]["1"] < figures["centre"]["1"]
+
+
+def test_heading_errors_wrap():
+    north, true = np.array([0.99, 0.5, 0.0, 0.25]), np.array([0.01, 0.0, 1.0, 0.5])
+    assert heading_error_deg(north, true) == pytest.approx([7.2, 180.0, 0.0, 90.0])
+
+
+def test_a_limited_view_keeps_its_share_of_columns_around_its_centre():
+    strip = np.full((4, 360, 3), 9, np.uint8)
+    seen = (limited(strip, 90.0, 0.0, (1, 2, 3)) == 9).all(axis=(0, 2))
+    assert seen.sum() == 90
+    assert seen[:45].all()
+    assert seen[-45:].all()
+    assert (strip == 9).all()
+
+
+def test_less_of_a_panorama_finds_less_and_all_of_it_the_same(encoder, tmp_path):
+    pairs = load("folder", write_pairs(tmp_path, 12), "all")
+    figures = evaluate(encoder, pairs, ["centre", "fov"], options=Options(fov_deg=(30.0, 360.0)))
+    assert figures["fov-360"] == figures["centre"]
+    assert figures["fov-30"]["1"] < figures["centre"]["1"]
+    again = evaluate(encoder, pairs, ["fov"], options=Options(fov_deg=(30.0,)))
+    assert again["fov-30"] == figures["fov-30"]
+
+
+def test_any_tile_within_5_metres_is_right(encoder, tmp_path):
+    """Each place twice, 1 m apart: by id the twin stands in the way, by metres it does not."""
+    pairs = load("folder", write_pairs(tmp_path, 12), "all")
+    twins = [replace(one, id=f"{one.id}-twin") for one in pairs]
+    figures = evaluate(encoder, [*pairs, *twins], ["centre", "near"])
+    assert figures["centre"]["1"] == 0.0
+    assert figures["near"]["1"] >= 0.5
+    lost = [replace(one, position=None) for one in pairs]
+    with pytest.raises(EvaluationError, match="no position"):
+        evaluate(encoder, lost, ["near"])
+
+
+def test_semi_positives_do_not_count_in_the_hit_rate(encoder, tmp_path):
+    pairs = load("folder", write_pairs(tmp_path, 12), "all")
+    tiles = [Reference(f"t{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
+    copies = [Reference(f"c{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
+    asked = [replace(one, tile=f"t{i}", semi_positives=(f"c{i}",)) for i, one in enumerate(pairs)]
+    figures = evaluate(encoder, asked, ["vigor"], references=[*tiles, *copies])["vigor"]
+    assert figures["N"] == 24
+    assert figures["1"] == 0.0
+    assert figures["hit"] == evaluate(encoder, pairs)["centre"]["1"]
+    with pytest.raises(EvaluationError, match=r"tile 't0' of pair .* not among the 12"):
+        dataset_tiles(encoder, asked, copies)
+
+
+def test_an_unknown_protocol_and_an_unreadable_panorama_are_named(encoder, tmp_path):
+    pairs = load("folder", write_pairs(tmp_path, 2), "all")
+    with pytest.raises(EvaluationError, match="'center' is unknown; known: centre, rolls"):
+        evaluate(encoder, pairs, ["center"])
+    pairs[1].street.write_bytes(b"no picture")
+    with pytest.raises(PairError, match="street-1: "):
+        evaluate(encoder, pairs)
+    assert "best of 36 headings" in describe("hard", Options())
+    assert all(describe(name, Options()) for name in PROTOCOLS)

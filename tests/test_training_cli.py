@@ -54,6 +54,21 @@ def test_evaluate_averages_its_folders(data, weights, tmp_path, capsys):
     assert [one["centre"]["N"] for one in document["each"].values()] == [4, 2]
 
 
+def test_evaluate_averages_checkpoints_and_writes_markdown(data, weights, capsys):
+    protocols = ("--protocol", "centre,rolls,fov", "--rolls", "2", "--fov", "90")
+    last = str(weights.with_name("last.safetensors"))
+    assert evaluate([data], weights, last, "--json", *protocols) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document["mean"]) == ["centre", "rolls", "fov-90"]
+    assert [one["weights"] for one in document["checkpoints"]] == [str(weights), last]
+    assert document["deviation"]["centre"]["N"] == 0
+    assert "best of 2 headings" in document["protocols"]["rolls"]
+    assert evaluate([data], weights, "--markdown", *protocols) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("| protocol | R@1 | R@5 | R@10 | R@1% | within 10 m")
+    assert {line.count("|") for line in table[:5]} == {table[0].count("|")}
+
+
 def test_evaluate_for_people_names_the_protocol(data, weights, capsys):
     assert evaluate([data], weights) == 0
     assert capsys.readouterr().out.startswith("centre")

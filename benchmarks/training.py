@@ -1,0 +1,143 @@
+"""Speed of training, each figure beside what bounds it: `python benchmarks/training.py`.
+
+bare: forward and backward of the same network on tensors that never change, without loss,
+optimiser or data. The measurements take turns, round by round, so that a machine that slows
+down slows all of them; ratios are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from model.geo import LatLon, earth_centred, offset
+from training import recipes
+from training.augmentation import Batch, batches
+from training.loop import start
+from training.pairs import Arrays, margin_pixels
+from training.recipes import Recipe
+from training.sampling import order
+from training.step import AUTOCAST, step
+
+PAIRS = 512
+
+
+def made_up(recipe: Recipe) -> Arrays:
+    """Noise in the shapes that the recipe reads, 20 m apart along a meridian."""
+    random = np.random.default_rng(0)
+    config = recipe.encoder
+    margin = margin_pixels(config, recipe.offset_m)
+    side = config.preprocessing.input_size + 2 * margin
+    places = [offset(LatLon(50.0, 8.0), 0.0, 20.0 * i) for i in range(PAIRS)]
+    return Arrays(
+        random.integers(0, 256, (PAIRS, *config.preprocessing.strip_size, 3), np.uint8),
+        np.full(PAIRS, 0.5),
+        random.integers(0, 256, (PAIRS, side, side, 3), np.uint8),
+        np.array([earth_centred(one) for one in places]),
+        margin,
+    )
+
+
+def endless(recipe: Recipe, arrays: Arrays, workers: int) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        taken = order(replace(recipe, sampling="shuffle"), arrays.positions, epoch, 0)
+        yield from batches(arrays, recipe, epoch, 0, taken, workers=workers)
+        epoch += 1
+
+
+def bare(recipe: Recipe, arrays: Arrays, device: str) -> Callable[[], None]:
+    network = start(recipe, arrays, 0, device).network
+    side = recipe.encoder.preprocessing.input_size
+    shape = (recipe.batch_size, 3, side, side)
+    views, tiles = (
+        torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+        for _ in range(2)
+    )
+    dtype = AUTOCAST[recipe.precision]
+
+    def once() -> None:
+        network.zero_grad()
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            street, aerial = network(views, tiles)
+        (street * aerial).sum().backward()
+
+    return once
+
+
+def training(recipe: Recipe, arrays: Arrays, device: str, workers: int) -> Callable[[], None]:
+    state = start(replace(recipe, queue_start_epoch=0), arrays, 0, device)
+    source = endless(recipe, arrays, workers)
+    return lambda: void(step(state, next(source), replace(recipe, queue_start_epoch=0), device))
+
+
+def loading(recipe: Recipe, arrays: Arrays, workers: int) -> Callable[[], None]:
+    source = endless(recipe, arrays, workers)
+    return lambda: void(next(source))
+
+
+def void(_: object) -> None:
+    return None
+
+
+def seconds(once: Callable[[], None], repeats: int, device: str) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        once()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / repeats
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="msae-demo")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="of each kind in a round")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    recipe = recipes.find(arguments.recipe, arguments.set)
+    without = replace(recipe, queue_length=0)
+    arrays, device = made_up(recipe), arguments.device
+    kinds = {
+        "bare": bare(recipe, arrays, device),
+        "training": training(recipe, arrays, device, arguments.workers),
+        "without GMS": training(without, arrays, device, arguments.workers),
+        "loading": loading(recipe, arrays, arguments.workers),
+    }
+    for once in kinds.values():
+        once()
+    rounds = [
+        {name: seconds(once, arguments.steps, device) for name, once in kinds.items()}
+        for _ in track(range(arguments.rounds), "rounds", console=Console(file=sys.stderr))
+    ]
+    report = {
+        "recipe": recipe.name,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "pairs_per_s": {
+            name: recipe.batch_size / statistics.median(one[name] for one in rounds)
+            for name in kinds
+        },
+        "training / bare": statistics.median(one["bare"] / one["training"] for one in rounds),
+        "cost of GMS": statistics.median(one["training"] / one["without GMS"] for one in rounds)
+        - 1.0,
+        "loading / training": statistics.median(one["training"] / one["loading"] for one in rounds),
+    }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+from pair_samples import TINY, write_pairs
+from scipy import stats
+
+from training.ablation import (
+    AblationError,
+    Study,
+    ablate,
+    epochs_within,
+    histories,
+    interval,
+    markdown,
+    run_folder,
+    summary,
+    table_2,
+)
+from training.datasets import load
+from training.pairs import read_arrays
+
+SHORT = (*TINY, "batch_size=4", "epochs=2", "queue_length=4", "queue_start_epoch=0")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return load("folder", write_pairs(tmp_path_factory.mktemp("pairs"), 4), "all")
+
+
+def test_each_row_takes_one_thing_away():
+    rows = table_2(SHORT, modern=True)
+    full = rows.pop("msae-demo")
+    assert rows["w/o IPT"].encoder.preprocessing.projection == "none"
+    assert not rows["w/o MSAE"].encoder.network.attention
+    assert (rows["w/o GMS"].queue_length, full.queue_length) == (0, 4)
+    assert {one.epochs for one in rows.values()} == {2}
+    assert rows["skyfix-modern"].encoder.network == full.encoder.network
+
+
+def test_a_study_is_gone_on_with_and_makes_its_table(pairs, tmp_path):
+    rows = {name: one for name, one in table_2(SHORT).items() if name != "w/o IPT"}
+    first = ablate(Study(rows, [0]), pairs, {"same": pairs}, tmp_path)
+    assert first["rows"]["w/o GMS"]["interval"] is None
+    before = {one: one.stat().st_mtime_ns for one in tmp_path.rglob("0/*")}
+    assert len(before) == 3 * 5
+    study = Study(rows, [0, 1])
+    table = ablate(study, pairs, {"same": pairs}, tmp_path)
+    assert {one: one.stat().st_mtime_ns for one in before} == before
+    assert table["rows"]["msae-demo"]["difference"] == 0.0
+    assert run_folder(tmp_path, "w/o GMS", 1).is_dir()
+    text = markdown(table).splitlines()
+    assert len(text) == 2 + 3 + 2
+    assert "| w/o MSAE | " in text[3]
+    drawn = histories(study, tmp_path)
+    assert list(drawn) == ["msae-demo", "w/o GMS"]
+    assert [len(run) for run in drawn["w/o GMS"]] == [2, 2]
+    with pytest.raises(AblationError, match=r"plan.json is of another study"):
+        ablate(Study(rows, [0], minutes=1.0), pairs, {"same": pairs}, tmp_path)
+
+
+def test_differences_are_paired_by_seed():
+    """Seeds differ widely, the rows by the same 10 points in each: the interval is a point."""
+    full = {seed: {"centre": {"1": 0.2 + 0.2 * seed, "N": 4.0}} for seed in range(3)}
+    less = {seed: {"centre": {"1": 0.1 + 0.2 * seed, "N": 4.0}} for seed in range(3)}
+    row = summary({"full": full, "less": less}, "centre")["rows"]["less"]
+    assert row["difference"] == pytest.approx(-0.1)
+    assert row["interval"] == pytest.approx((-0.1, -0.1))
+    assert row["deviation"]["1"] == pytest.approx(0.2)
+
+
+def test_the_interval_is_that_of_student_s_test():
+    differences = np.random.default_rng(0).normal(size=5).tolist()
+    expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    assert interval(differences) == pytest.approx(tuple(expected))
+
+
+def test_a_budget_buys_epochs_in_proportion(pairs):
+    recipe = table_2(SHORT)["msae-demo"]
+    arrays = read_arrays(pairs, recipe.encoder, recipe.offset_m)
+    assert epochs_within(1e-9, recipe, arrays, "cpu") == 1
+    assert epochs_within(10.0, recipe, arrays, "cpu") > 20
+
+
+def test_a_study_of_nothing_is_refused(pairs, tmp_path):
+    with pytest.raises(AblationError, match="at least one row and one seed"):
+        Study(table_2(SHORT), [])
+    with pytest.raises(AblationError, match="needs a validation set"):
+        ablate(Study(table_2(SHORT), [0]), pairs, {}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plan_is_json_with_the_resolved_recipes(pairs, tmp_path):
+    rows = {"msae-demo": table_2(SHORT)["msae-demo"]}
+    ablate(Study(rows, [3]), pairs, {"same": pairs}, tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["epochs"] == {"msae-demo": 2}
+    assert plan["asked"]["rows"]["msae-demo"]["batch_size"] == 4

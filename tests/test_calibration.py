@@ -1,0 +1,108 @@
+"""Fitted confidence is calibrated on panoramas it has not seen; the figures match brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from index_samples import write_version
+
+from model.geo import LatLon, offset
+from service.calibration import Seen, auroc, calibration_error, fit, logistic, of_tiles
+from service.index.search import TileIndex
+from service.position import Calibration, CalibrationError, fuse
+
+TILES = Calibration(reach_m=32.0, spacing_m=16.0, depth=100)
+ORIGIN = LatLon(48.0, 11.0)
+STEPS = np.arange(-8, 9) * 16.0
+PLACES = np.array([offset(ORIGIN, east, north) for north in STEPS for east in STEPS])
+METRES = np.array([(east, north) for north in STEPS for east in STEPS])
+
+
+def nearest(distances: np.ndarray, truth: LatLon | None) -> Seen:
+    rows = np.argsort(distances)[:64]
+    return Seen(PLACES[rows], distances[rows], truth)
+
+
+def panoramas(count: int, seed: int) -> list[Seen]:
+    """Each inside once and elsewhere once; how much it resembles its place varies."""
+    random = np.random.default_rng(seed)
+    seen = []
+    for _ in range(count):
+        at = random.uniform(-60.0, 60.0, 2)
+        noise = random.normal(1.5, 0.08, len(PLACES))
+        likeness = random.uniform(0.0, 1.0) * np.exp(-(((METRES - at) ** 2).sum(1)) / 25.0**2)
+        seen.append(nearest(noise - likeness, offset(ORIGIN, *map(float, at))))
+        seen.append(nearest(random.normal(1.5, 0.08, len(PLACES)), None))
+    return seen
+
+
+def test_confidence_holds_on_other_panoramas() -> None:
+    calibration = fit(TILES, panoramas(200, seed=1), "made up")
+    held_out = panoramas(200, seed=2)
+    placed = [fuse(one.places, one.distances, calibration) for one in held_out]
+    confidence = np.array([place.confidence for place in placed])
+    errors = [one.error_m(place) for one, place in zip(held_out, placed, strict=True)]
+    right = np.array(errors) <= [place.radius_m for place in placed]
+    assert calibration_error(confidence, right) <= 0.05
+    assert auroc(confidence[::2], confidence[1::2]) > 0.8
+    near = np.array(errors) <= 64.0
+    assert right[near].mean() == pytest.approx(0.9, abs=0.05)
+    said = np.array([place.in_index for place in placed])
+    assert said[::2].mean() > 0.6 > 0.3 > said[1::2].mean()
+
+
+def test_the_regression_has_no_better_neighbour() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(400, 3)) * (1.0, 10.0, 0.1)
+    chance = 1.0 / (1.0 + np.exp(-(0.5 + features @ (1.0, -0.2, 5.0))))
+    right = random.random(400) < chance
+    weights = np.array(logistic(features, right))
+
+    def loss(w: np.ndarray) -> float:
+        z = w[0] + features @ w[1:]
+        penalty = 0.05 * ((w[1:] * features.std(axis=0)) ** 2).sum()
+        return float(np.logaddexp(0.0, np.where(right, -z, z)).sum() + penalty)
+
+    for step in np.vstack([np.eye(4), -np.eye(4)]) * 1e-3:
+        assert loss(weights) <= loss(weights + step) + 1e-9
+
+
+def test_separable_features_give_finite_weights() -> None:
+    features = np.repeat([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], 30, axis=0)
+    weights = logistic(features, features[:, 0] > 0.5)
+    assert np.isfinite(weights).all()
+    assert weights[0] < 0.0 < weights[0] + sum(weights[1:])
+
+
+def test_auroc_counts_pairs() -> None:
+    random = np.random.default_rng(0)
+    inside, outside = random.integers(0, 9, 50) / 8.0, random.integers(0, 7, 40) / 8.0
+    pairs = inside[:, None] - outside[None]
+    assert auroc(inside, outside) == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2)
+
+
+def test_calibration_error_is_the_gap_weighted_by_bin() -> None:
+    confidence = np.array([0.95, 0.95, 0.25, 1.0])
+    assert calibration_error(confidence, np.array([True, False, False, True])) == pytest.approx(
+        (abs(2.0 - 2.9) + 0.25) / 4
+    )
+
+
+def test_too_few_or_lost_panoramas_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="10 panoramas inside"):
+        fit(TILES, panoramas(10, seed=1), "few")
+    lost = [one._replace(truth=one.truth and LatLon(0.0, 0.0)) for one in panoramas(30, seed=1)]
+    with pytest.raises(CalibrationError, match="none of 30 panoramas"):
+        fit(TILES, lost, "lost")
+
+
+def test_tiles_say_how_dense_they_are(tmp_path: Path) -> None:
+    index = TileIndex.open(write_version(tmp_path, 200, 8, spread=0.002))
+    found = of_tiles(index.tiles)
+    assert found.reach_m == 32.0
+    assert found.weights is None
+    assert 1.0 < found.spacing_m < 64.0  # 200 tiles at random on 440 x 290 m
+    alone = of_tiles(TileIndex.open(write_version(tmp_path / "one", 1, 8)).tiles)
+    assert (alone.spacing_m, alone.depth) == (64.0, 32)

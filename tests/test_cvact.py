@@ -1,0 +1,48 @@
+import math
+
+import pytest
+from dataset_samples import CANBERRA, cvact_tree
+from pyproj import Transformer
+
+from model.geo import LatLon, distance_m
+from model.panorama import PanoramaGeometry
+from training.datasets import load, load_references
+from training.pairs import PairError
+
+
+@pytest.mark.parametrize("as_cells", [False, True])
+def test_splits_are_one_based_rows_of_the_table(tmp_path, as_cells):
+    root = cvact_tree(tmp_path, as_cells=as_cells)
+    assert [one.id[0] for one in load("cvact", root, "train")] == ["d", "b"]
+    assert [one.id[0] for one in load("cvact", root, "val")] == ["a"]
+    assert [one.id[0] for one in load("cvact", root, "all")] == ["d", "b", "a"]
+    assert [one.id[0] for one in load_references("cvact", root, "train")] == ["d", "b"]
+
+
+def test_places_are_utm_of_canberra(tmp_path):
+    (pair,) = load("cvact", cvact_tree(tmp_path), "val")
+    longitude, latitude = Transformer.from_crs(32755, 4326, always_xy=True).transform(*CANBERRA)
+    assert distance_m(pair.position, LatLon(latitude, longitude)) < 0.01
+    assert distance_m(pair.position, LatLon(-35.3, 149.1)) < 5_000
+    level_20 = 2 * math.pi * 6_378_137 / 256 / 2**20
+    scale = pair.aerial.metres_per_pixel
+    assert scale == pytest.approx(level_20 * math.cos(math.radians(latitude)), rel=1e-5)
+    assert (pair.geometry, pair.aerial.column) == (PanoramaGeometry(), 600)
+
+
+def test_the_test_split_lies_in_its_own_folder_and_its_absent_pairs_are_counted(tmp_path, caplog):
+    (pair,) = load("cvact", cvact_tree(tmp_path), "test")
+    assert pair.street.parent == tmp_path / "ANU_data_test" / "streetview"
+    assert "1 of 2 pairs lack an image" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [b"", b"MATLAB 5.0 MAT-file" + bytes(200), b"no table" * 40])
+def test_a_damaged_table_is_named(tmp_path, damage):
+    (cvact_tree(tmp_path) / "ACT_data.mat").write_bytes(damage)
+    with pytest.raises(PairError, match=r"ACT_data\.mat"):
+        load("cvact", tmp_path, "val")
+
+
+def test_without_its_table_real_pairs_are_refused(real):
+    with pytest.raises(PairError, match=r"ACT_data\.mat is missing"):
+        load("cvact", real / "cvact", "val")

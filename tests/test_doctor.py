@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from dataset_samples import cvact_tree, cvusa_tree, touch, vigor_tree, write_rows
+from PIL import Image
+
+from training import recipes
+from training.__main__ import main
+from training.datasets import load
+from training.doctor import GAP, SIDE, describe, examine
+from training.pairs import read_chip
+
+
+def told(name, root):
+    return "\n".join(describe(examine(name, root)))
+
+
+def test_cvusa_counts_absent_files_and_compares_with_what_was_published(tmp_path):
+    text = told("cvusa", cvusa_tree(tmp_path))
+    assert "train: 2 pairs listed (PUBLISHED: 35532), 1 there" in text
+    assert "aerials: 1 of 2 ABSENT: bingmap/19/0000003.jpg" in text
+    assert "panoramas: all 2 there" in text
+    assert "train and val: disjoint" in text
+    assert "panoramas, a sample: 2 of 1232x224\n" in text
+    assert "tiles of the gallery: 1 of 3 ABSENT" in text
+    assert text.endswith("\nusable")
+
+
+def test_shared_and_repeated_pairs_and_strange_sizes_stand_out(tmp_path):
+    root = cvusa_tree(tmp_path)
+    row = ["bingmap/19/0000002.jpg", "streetview/panos/0000002.jpg"]
+    write_rows(root / "splits" / "val-19zl.csv", [row, row])
+    touch(root / row[0], (256, 256))
+    text = told("cvusa", root)
+    assert "train and val: 1 pairs SHARED" in text
+    assert "REPEATED: 1 ids, such as 0000002" in text
+    assert "of 256x256 (PUBLISHED: 750x750)" in text
+
+
+def test_an_unreadable_image_and_a_missing_list_leave_the_rest_usable(tmp_path):
+    root = cvusa_tree(tmp_path)
+    (root / "streetview/panos/0000002.jpg").write_bytes(b"broken")
+    assert "UNREADABLE: 0000002: " in told("cvusa", root)
+    (root / "splits" / "train-19zl.csv").unlink()
+    text = told("cvusa", root)
+    assert "train: UNUSABLE: " in text
+    assert text.endswith("\nusable")
+
+
+def test_vigor_s_places_are_checked_against_coordinates(tmp_path):
+    text = told("vigor", vigor_tree(tmp_path))
+    assert "same-train: 1 pairs listed (PUBLISHED: 52609), 1 there" in text
+    assert "cross-train: UNUSABLE" in text
+    assert "places: 2 streets stand 0.0" in text
+    lists = tmp_path / "splits/Seattle/satellite_list.txt"
+    lists.write_text(lists.read_text().splitlines()[1])
+    assert "LOST: 2 pairs name a tile that is not in the gallery" in told("vigor", tmp_path)
+
+
+def test_cvact_s_validation_pairs_may_be_among_its_test_pairs(tmp_path):
+    text = told("cvact", cvact_tree(tmp_path))
+    assert "train and val: disjoint" in text
+    assert "train and test: disjoint" in text
+    assert "SHARED" not in text
+
+
+def test_the_picture_shows_panorama_projection_and_crop(tmp_path, capsys):
+    root = cvusa_tree(tmp_path / "data")
+    picture = tmp_path / "pair.png"
+    assert main(["doctor", "cvusa", str(root), "--picture", str(picture)]) == 0
+    assert str(picture) in capsys.readouterr().out
+    image = np.asarray(Image.open(picture))
+    assert image.shape == (SIDE, round(SIDE * 1232 / 224) + 2 * (SIDE + GAP), 3)
+    config = recipes.find("msae-demo").encoder
+    (pair,) = load("cvusa", root, "train")
+    chip = read_chip(pair.aerial, config.aerial_footprint_m, SIDE, config.preprocessing.fill)
+    assert (image[:, -SIDE:] == chip).all()
+    assert main(["doctor", "cvusa", str(root), "--picture", str(tmp_path / "pair.txt")]) == 1
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["data", "pair.png"]
+
+
+@pytest.mark.parametrize("name", ["cvact", "cvusa", "folder", "town", "vigor"])
+def test_nothing_usable_is_exit_code_1(tmp_path, name, capsys):
+    assert main(["doctor", name, str(tmp_path)]) == 1
+    streams = capsys.readouterr()
+    assert "NOT USABLE" in streams.out
+    assert "is usable" in streams.err
+
+
+def test_real_cvusa_has_12_of_44416(real):
+    findings = examine("cvusa", real / "cvusa")
+    text = "\n".join(describe(findings))
+    assert sum(len(one.pairs) for one in findings.listings.values()) == 44_416
+    assert sum(len(one.present) for one in findings.listings.values()) == 12
+    assert "PUBLISHED" not in text
+    assert findings.usable
+
+
+def test_real_lists_without_images_are_told_apart_from_nothing(real):
+    findings = examine("vigor", real / "vigor")
+    text = "\n".join(describe(findings))
+    assert not findings.usable
+    assert "same-train and same-test: disjoint" in text
+    assert "20776 of 20776 ABSENT" in text

@@ -1,0 +1,104 @@
+import csv
+
+import numpy as np
+import pytest
+from dataset_samples import cvusa_tree, touch, vigor_tree, write_rows
+from pair_samples import write_pairs
+
+from model.geo import LatLon
+from service.imagery.folder import FolderSource
+from training.__main__ import main
+from training.datasets import load_references
+from training.export import ExportError, export_tiles
+
+
+def test_ingest_reads_what_was_exported(tmp_path):
+    root, out = cvusa_tree(tmp_path / "data"), tmp_path / "tiles"
+    assert main(["export-tiles", "cvusa", str(root), str(out)]) == 0
+    tiles = {one.id: one for one in load_references("cvusa", root, "all")}
+    source = FolderSource(out)
+    cuts = list(source.cuts(None, None))
+    assert {cut.tile_id for cut in cuts} == tiles.keys() == {"0000001", "0000002"}
+    for cut in cuts:
+        view = tiles[cut.tile_id].aerial
+        assert cut.centre == tiles[cut.tile_id].position
+        assert cut.size_m == pytest.approx(750 * view.metres_per_pixel, abs=1e-3)
+        assert np.abs(source.read(cut, 8).pixels[0, 0, 0].astype(int) - int(cut.tile_id)) <= 2
+
+
+def test_tiles_without_a_street_are_exported_and_images_are_not_copied(tmp_path):
+    root, out = vigor_tree(tmp_path / "data"), tmp_path / "tiles"
+    assert export_tiles("vigor", root, "same-train", out) == 2
+    with (out / "tiles.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["size_m"]) for row in rows] == [pytest.approx(640 * 0.100817, abs=1e-3)] * 2
+    for row in rows:
+        original = root / "Seattle" / "satellite" / row["file"]
+        assert (out / row["file"]).samefile(original)
+
+
+def test_a_linked_image_is_exported_as_a_file(tmp_path):
+    root, out = cvusa_tree(tmp_path / "data"), tmp_path / "tiles"
+    image = root / "bingmap/19/0000001.jpg"
+    image.rename(tmp_path / "elsewhere.jpg")
+    image.symlink_to(tmp_path / "elsewhere.jpg")
+    export_tiles("cvusa", root, "val", out)
+    assert not (out / "0000001.jpg").is_symlink()
+    assert FolderSource(out).count(None, None) == 1
+
+
+def test_own_pairs_are_exported_once_an_aerial(tmp_path):
+    out = tmp_path / "tiles"
+    assert export_tiles("folder", write_pairs(tmp_path / "data", 3), "all", out) == 3
+    cuts = list(FolderSource(out).cuts(None, None))
+    assert [cut.tile_id for cut in cuts] == ["aerial-0", "aerial-1", "aerial-2"]
+    assert cuts[1].centre == pytest.approx(LatLon(50.01, 8.0))
+    assert cuts[1].size_m == 48
+
+
+def unplaced(root):
+    (root / "split_locations" / "all.csv").unlink()
+
+
+def resized(root):
+    touch(root / "bingmap/19/0000001.jpg", (256, 256))
+
+
+def broken(root):
+    (root / "bingmap/19/0000001.jpg").write_bytes(b"broken")
+
+
+@pytest.mark.parametrize(
+    ("damage", "names"),
+    [
+        (unplaced, "has no coordinates"),
+        (resized, "is 256x256, not 750x750"),
+        (broken, r"0000001\.jpg is no image"),
+    ],
+)
+def test_a_tile_that_cannot_be_placed_is_refused_and_nothing_is_left(tmp_path, damage, names):
+    root = cvusa_tree(tmp_path / "data")
+    damage(root)
+    with pytest.raises(ExportError, match=names):
+        export_tiles("cvusa", root, "all", tmp_path / "tiles")
+    assert [one.name for one in tmp_path.iterdir()] == ["data"]
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "tiles").mkdir()
+    with pytest.raises(ExportError, match="exists already"):
+        export_tiles("cvusa", cvusa_tree(tmp_path / "data"), "all", tmp_path / "tiles")
+
+
+@pytest.mark.parametrize(
+    ("aerials", "names"),
+    [(["a b.png"], "'a b' is not"), (["x/a.png", "x-a.png"], "two tiles have the id 'x-a'")],
+)
+def test_ids_that_ingest_would_refuse_are_refused_here(tmp_path, aerials, names):
+    root = tmp_path / "data"
+    header = ("street", "aerial", "metres_per_pixel", "latitude", "longitude")
+    write_rows(root / "pairs.csv", [header, *(("s.png", one, 0.5, 50, 8) for one in aerials)])
+    for name in ("s.png", *aerials):
+        touch(root / name)
+    with pytest.raises(ExportError, match=names):
+        export_tiles("folder", root, "all", tmp_path / "tiles")

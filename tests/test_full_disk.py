@@ -1,0 +1,67 @@
+"""A disk that is really full: a small tmpfs. Skipped where mounting one is not allowed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import FakeEncoder
+from imagery_samples import patchwork, write_raster
+from kills import check
+
+from service.build import BuildFailed, build
+from service.index.catalogue import Catalogue, CatalogueError
+from service.index.versions import Versions
+from service.ingest import ingest
+
+SIZE_KIB = 1024
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty disk of SIZE_KIB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_KIB}k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, leave_kib: int) -> Path:
+    """A file that leaves so much of the disk."""
+    free = shutil.disk_usage(disk).free - leave_kib * 1024
+    (disk / "filler").write_bytes(bytes(free))
+    return disk / "filler"
+
+
+def test_nothing_is_published_and_the_old_version_stays(small_disk: Path, tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "town.tif", patchwork(400, 400))
+    with Catalogue.of(small_disk) as catalogue:
+        ingest(catalogue, path, size_m=64.0)
+    live = build(small_disk, FakeEncoder()).name
+    other = FakeEncoder(fingerprint="bb" * 32)
+    for leave_kib in (4, 12, 20, 32):
+        filler = fill(small_disk, leave_kib)
+        with pytest.raises(BuildFailed, match="the build stopped"):
+            build(small_disk, other)
+        assert Versions(small_disk).names() == [live]
+        check(small_disk)
+        filler.unlink()
+    assert build(small_disk, FakeEncoder()).name != live
+
+
+def test_the_catalogue_stays_as_it_was(small_disk: Path, tmp_path: Path) -> None:
+    small = write_raster(tmp_path / "small.tif", patchwork(400, 400))
+    large = write_raster(tmp_path / "large.tif", patchwork(900, 900))
+    with Catalogue.of(small_disk) as catalogue:
+        ingest(catalogue, small, size_m=64.0)
+        before = list(catalogue.tiles())
+        fill(small_disk, 8)
+        with pytest.raises(CatalogueError, match="cannot be"):
+            ingest(catalogue, large, size_m=64.0)
+        assert list(catalogue.tiles()) == before

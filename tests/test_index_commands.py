@@ -1,0 +1,125 @@
+"""The commands about what is in the index and how good it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes import coloured_region, panorama_of
+
+from model.checkpoint import Checkpoint, EncoderConfig
+from model.network import NetworkConfig
+from model.preprocessing import Preprocessing
+from service.__main__ import main
+from service.compose import open_localizer
+from service.index.versions import Versions
+from service.settings import Settings
+
+TINY = EncoderConfig(
+    NetworkConfig(neck=4, group_channels=4, dimension=16), Preprocessing(input_size=64)
+)
+COUNT = 20
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> list[str]:
+    weights = tmp_path / "tiny.safetensors"
+    Checkpoint(TINY, TINY.build().state_dict()).save(weights)
+    return ["--home", str(tmp_path / "home"), "--weights", str(weights), "--device", "cpu"]
+
+
+@pytest.fixture
+def street(tmp_path: Path, options: list[str]) -> Path:
+    """An index of COUNT tiles is live; returns panoramas that were taken in it."""
+    region = coloured_region(tmp_path / "town", range(COUNT))
+    assert main(["ingest", str(region), "--licence", "CC0", *options]) == 0
+    assert main(["build", *options]) == 0
+    folder = tmp_path / "street"
+    folder.mkdir()
+    rows = ["file,latitude,longitude"]
+    localizer = open_localizer(
+        Settings(
+            home=tmp_path / "home", weights=tmp_path / "tiny.safetensors", device="cpu", rolls=2
+        )
+    )
+    for seed in range(COUNT):
+        data = panorama_of(seed)
+        (folder / f"{seed}.png").write_bytes(data)
+        place = localizer.locate(data).position  # untrained weights: right by definition
+        assert place is not None
+        rows.append(f"{seed}.png,{place.latitude},{place.longitude}")
+    (folder / "poses.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def said(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(argv) == 0
+    return capsys.readouterr().out
+
+
+def calibration(tmp_path: Path) -> dict[str, object]:
+    versions = Versions(tmp_path / "home")
+    stored = versions.manifest(versions.require_current()).calibration
+    assert stored is not None
+    return stored
+
+
+def test_sources_are_listed_and_removed(
+    street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"town: {COUNT} tiles of" in said(["sources", *options], capsys)
+    assert "(CC0)" in said(["sources", *options], capsys)
+    assert f"{COUNT} tiles removed" in said(["remove", "town", *options], capsys)
+    assert said(["sources", *options], capsys) == ""
+    assert main(["remove", "town", *options]) == 1
+    assert "no source is named 'town'" in capsys.readouterr().err
+
+
+def test_prune_deletes_old_versions(
+    street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", *options]) == 0
+    assert "000001-" in said(["prune", "--keep", "1", *options], capsys)
+    assert len(said(["versions", *options], capsys).splitlines()) == 1
+    with pytest.raises(SystemExit):
+        main(["prune", "--keep", "-1", *options])
+
+
+def test_evaluate_prints_one_json_document(
+    street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = json.loads(said(["evaluate", str(street), "--json", *options], capsys))
+    assert report["inside"]["panoramas"] == COUNT
+    assert report["certainty"]["calibration_error"] is None
+    assert "median_error_m" in said(["evaluate", str(street), *options], capsys)
+
+
+def test_a_calibration_is_inherited_by_later_builds_and_by_weights(
+    tmp_path: Path, street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert calibration(tmp_path)["weights"] is None
+    carried = tmp_path / "carried.safetensors"
+    assert main(["calibrate", str(street), "--out", str(carried), *options]) == 0
+    weights = [*options, "--weights", str(carried)]
+    assert main(["build", *weights]) == 0
+    inherited = calibration(tmp_path)
+    assert inherited["source"] == f"{COUNT} panoramas of street"
+    assert main(["build", "--validation", str(street), *options]) == 0
+    assert calibration(tmp_path) == inherited
+    assert main(["build", *options]) == 0
+    assert calibration(tmp_path) == inherited
+    report = json.loads(said(["evaluate", str(street), "--json", *options], capsys))
+    assert 0.0 <= report["certainty"]["calibration_error"] <= 1.0
+
+
+def test_bad_validation_panoramas_publish_nothing(
+    tmp_path: Path, street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = Versions(tmp_path / "home").names()
+    (street / "3.png").write_bytes(b"broken")
+    assert main(["build", "--validation", str(street), *options]) == 1
+    assert main(["build", "--validation", str(tmp_path / "nowhere"), *options]) == 1
+    assert "poses.csv cannot be read" in capsys.readouterr().err
+    assert Versions(tmp_path / "home").names() == names

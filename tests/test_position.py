@@ -1,0 +1,81 @@
+"""The fused position keeps laws that any averaging must, and beats the best tile."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from model.geo import LatLon, distance_m, offset
+from service.position import Calibration, CalibrationError, Numbers, fuse
+
+STRIDE_M, SIZE_M = 16.0, 64.0
+GRID = Calibration(reach_m=SIZE_M / 2, spacing_m=STRIDE_M, depth=100, temperature=0.3)
+ORIGINS = [LatLon(0.0, 0.0), LatLon(64.0, 179.9999), LatLon(-85.0, -30.0)]
+
+
+def grid(origin: LatLon) -> Numbers:
+    """(81, 2) centres of a 9 x 9 lattice around `origin`."""
+    steps = np.arange(-4, 5) * STRIDE_M
+    return np.array([offset(origin, east, north) for north in steps for east in steps])
+
+
+def bowl(places: Numbers, truth: LatLon) -> Numbers:
+    """Distances that grow with the square of the metres from `truth`, and level off at 1.6."""
+    metres = np.array([distance_m(LatLon(*place), truth) for place in places])
+    return 1.6 - 1.2 * np.exp(-((metres / 25.0) ** 2))
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_it_lies_nearer_than_the_best_tile(origin: LatLon) -> None:
+    places = grid(origin)
+    errors, best = [], []
+    for east, north in np.random.default_rng(0).uniform(-8.0, 8.0, (40, 2)):
+        truth = offset(origin, east, north)
+        distances = bowl(places, truth)
+        errors.append(distance_m(fuse(places, distances, GRID).position, truth))
+        best.append(distance_m(LatLon(*places[distances.argmin()]), truth))
+    assert np.median(errors) < 0.5 * np.median(best)
+
+
+def test_order_and_a_common_shift_of_distances_do_not_matter() -> None:
+    places = grid(ORIGINS[0])
+    distances = bowl(places, offset(ORIGINS[0], 5.0, -3.0))
+    one = fuse(places, distances, GRID)
+    mixed = np.random.default_rng(1).permutation(len(places))
+    other = fuse(places[mixed], distances[mixed] + 0.3, GRID)
+    assert np.allclose(one.position, other.position, atol=1e-12)
+    assert np.isclose(one.radius_m, other.radius_m)
+    assert np.allclose(one.features[1:], other.features[1:])
+
+
+def test_neighbours_outvote_a_lone_nearer_tile() -> None:
+    places = np.vstack([grid(ORIGINS[0]), offset(ORIGINS[0], 5_000.0, 0.0)])
+    distances = np.append(bowl(places[:-1], ORIGINS[0]), 0.39)
+    place = fuse(places, distances, GRID)
+    assert distance_m(place.position, ORIGINS[0]) < 5.0
+    assert place.features[1] == pytest.approx(0.39 - 0.4)
+
+
+def test_one_candidate_is_the_position_with_the_cells_radius() -> None:
+    place = fuse(np.array([ORIGINS[1]]), np.array([0.7]), GRID)
+    assert distance_m(place.position, ORIGINS[1]) < 1e-6
+    assert place.radius_m == pytest.approx(GRID.radius_scale * STRIDE_M / np.sqrt(6.0))
+    assert (place.confidence, place.in_index) == (None, None)
+
+
+def test_confidence_follows_its_formula_and_threshold() -> None:
+    sure = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0, 0.5), threshold=0.9)
+    place = fuse(grid(ORIGINS[0]), bowl(grid(ORIGINS[0]), ORIGINS[0]), sure)
+    z = 1.0 + np.dot((-2.0, 3.0, 0.5), place.features)
+    assert place.confidence == pytest.approx(1.0 / (1.0 + np.exp(-z)))
+    assert place.in_index == (place.confidence >= 0.9)
+
+
+def test_a_calibration_survives_storage_and_damage_is_named() -> None:
+    stored = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0, 0.5), source="town").as_dict()
+    assert Calibration.from_dict(stored).as_dict() == stored
+    for damage in ({"weights": [1.0]}, {"unheard_of": 1}, {"weights": "x"}):
+        with pytest.raises(CalibrationError, match="cannot be read"):
+            Calibration.from_dict({**stored, **damage})

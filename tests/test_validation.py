@@ -1,0 +1,113 @@
+"""Panoramas with known places: read, measured, and turned into the manifest's calibration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fakes import FakeEncoder, coloured_region, panorama_of
+
+from service.build import build
+from service.index.catalogue import Catalogue
+from service.index.live import LiveIndex
+from service.index.versions import Versions
+from service.ingest import ingest
+from service.localizer import Localizer
+from service.position import CalibrationError
+from service.validation import ValidationError, calibrate, evaluate, read_poses
+
+COUNT = 24
+
+
+def write_panoramas(folder: Path, seeds: Sequence[int], latitude: float = 25.0) -> Path:
+    """Panorama `seed` stands where coloured_region puts the tile `seed`."""
+    folder.mkdir()
+    rows = ["file,latitude,longitude"]
+    for place, seed in enumerate(seeds):
+        (folder / f"{seed}.png").write_bytes(panorama_of(seed))
+        rows.append(f"{seed}.png,{latitude},{-80.0 + 0.001 * place:.6f}")
+    (folder / "poses.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def localizer(tmp_path: Path) -> Localizer:
+    """Over an index of COUNT tiles that is calibrated by their own panoramas."""
+    with Catalogue.of(tmp_path) as catalogue:
+        ingest(catalogue, coloured_region(tmp_path / "town", range(COUNT)), size_m=64.0)
+    panoramas = write_panoramas(tmp_path / "street", range(COUNT))
+    encoder = FakeEncoder()
+    localizer = Localizer(encoder, LiveIndex(tmp_path, encoder.fingerprint), rolls=4)
+    build(tmp_path, encoder, calibrate=lambda index: calibrate(index, localizer, [panoramas]))
+    return localizer
+
+
+def test_a_build_stores_what_its_panoramas_say(localizer: Localizer, tmp_path: Path) -> None:
+    stored = Versions(tmp_path).manifest(localizer.live.get().version).calibration
+    assert stored is not None
+    assert stored["source"] == f"{COUNT} panoramas of street"
+    fix = localizer.locate(panorama_of(3), top_k=1)
+    assert fix.in_index
+    assert fix.confidence is not None
+    assert fix.confidence > 0.8
+    assert fix.matches[0].tile_id == "t3"
+    assert fix.position == localizer.locate(panorama_of(3), top_k=9).position
+    stranger = localizer.locate(panorama_of(999))
+    assert not stranger.in_index
+    assert stranger.confidence is not None
+    assert stranger.confidence < 0.2
+
+
+def test_evaluation_tells_its_own_from_others(localizer: Localizer, tmp_path: Path) -> None:
+    others = write_panoramas(tmp_path / "others", range(900, 910), latitude=30.0)
+    report = evaluate(localizer, tmp_path / "street", others)
+    assert (report.inside["panoramas"], report.certainty["others"]) == (COUNT, 10)
+    assert report.inside["median_error_best_tile_m"] == pytest.approx(0.0, abs=0.1)
+    assert report.inside["within_10m"] == report.certainty["auroc"] == 1.0
+    assert report.certainty["others_said_inside"] == 0.0
+    assert json.dumps(report.inside)
+
+
+def test_without_calibration_no_confidence_is_made_up(localizer: Localizer, tmp_path: Path) -> None:
+    build(tmp_path, FakeEncoder())
+    plain = Localizer(localizer.encoder, LiveIndex(tmp_path, localizer.encoder.fingerprint))
+    fix = plain.locate(panorama_of(3))
+    assert (fix.confidence, fix.in_index) == (None, None)
+    assert fix.radius_m is not None
+    report = evaluate(plain, tmp_path / "street")
+    assert report.calibration == "not calibrated"
+    assert (report.certainty["calibration_error"], report.certainty["auroc"]) == (None, None)
+
+
+def test_too_few_panoramas_publish_nothing(localizer: Localizer, tmp_path: Path) -> None:
+    few = write_panoramas(tmp_path / "few", range(5))
+    live = Versions(tmp_path).current()
+    with pytest.raises(CalibrationError, match="5 panoramas inside"):
+        build(tmp_path, FakeEncoder(), calibrate=lambda index: calibrate(index, localizer, [few]))
+    assert Versions(tmp_path).names() == [live]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("", "needs the columns"),
+        ("gone.png,1,2", r"line 3: there is no file .*gone\.png"),
+        ("0.png,north,2", "line 3: could not convert"),
+        ("0.png,91,2", "line 3: .* no place on Earth"),
+        ("0.png,nan,2", "no place on Earth"),
+        ("0.png", "line 3: "),
+    ],
+)
+def test_a_bad_table_is_named_with_its_line(tmp_path: Path, row: str, reason: str) -> None:
+    folder = write_panoramas(tmp_path / "street", [0])
+    table = folder / "poses.csv"
+    table.write_text(f"{table.read_text()}{row}\n" if row else "file,lat,lon\n0.png,1,2\n")
+    with pytest.raises(ValidationError, match=reason):
+        read_poses(folder)
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"poses\.csv cannot be read"):
+        read_poses(tmp_path)

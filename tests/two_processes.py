@@ -1,0 +1,53 @@
+"""One of the processes that `torchrun` starts for tests/test_processes.py: trains, writes what
+came out. `torchrun --nproc-per-node 2 two_processes.py PAIRS OUT`."""
+
+import sys
+from pathlib import Path
+
+import torch
+from pair_samples import tiny
+
+from training import processes
+from training.augmentation import batches
+from training.datasets import load
+from training.loop import start, train
+from training.pairs import Arrays, read_arrays
+from training.sampling import order
+from training.step import step
+
+RECIPE = tiny(
+    "batch_size=4",
+    "epochs=2",
+    "queue_length=4",
+    "queue_hardest=2",
+    "queue_start_epoch=0",
+    "sampling=hard",
+)
+
+
+def read(folder: Path) -> Arrays:
+    return read_arrays(load("folder", folder, "all"), RECIPE.encoder, 0.0)
+
+
+def first_steps(arrays: Arrays) -> dict[str, object]:
+    """The first step's gradients, and what two steps leave."""
+    state = start(RECIPE, arrays, 0, "cpu")
+    taken = order(RECIPE, arrays.positions, 0, 0)
+    losses, gradients = [], []
+    for batch in batches(arrays, RECIPE, 0, 0, taken):
+        losses.append(step(state, batch, RECIPE, "cpu"))
+        gradients.append(torch.cat([one.grad.flatten() for one in state.network.parameters()]))
+    return {"losses": losses, "gradients": gradients[0], "queue": state.queue.state_dict()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, out = map(Path, sys.argv[1:])
+    arrays = read(folder)
+    with processes.joined("cpu") as device:
+        torch.save(first_steps(arrays), out / f"{torch.distributed.get_rank()}.pt")
+        train(RECIPE, arrays, out / "run", validation=arrays, device=device)
+
+
+if __name__ == "__main__":
+    main()
