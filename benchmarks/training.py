@@ -1,4 +1,4 @@
-"""Speed of training, each figure beside what bounds it: `python benchmarks/training.py`.
+"""Speed of training, each figure beside what bounds it: `python -m benchmarks.training`.
 
 bare: forward and backward of the same network on tensors that never change, without loss,
 optimiser or data. The measurements take turns, round by round, so that a machine that slows
@@ -30,6 +30,7 @@ from training.sampling import order
 from training.step import AUTOCAST, step
 
 PAIRS = 512
+LOADED = 20  # batches at a time where only loading is timed: some are made ahead while others run
 
 
 def made_up(recipe: Recipe) -> Arrays:
@@ -76,18 +77,24 @@ def bare(recipe: Recipe, arrays: Arrays, device: str) -> Callable[[], None]:
 
 
 def training(recipe: Recipe, arrays: Arrays, device: str, workers: int) -> Callable[[], None]:
-    state = start(replace(recipe, queue_start_epoch=0), arrays, 0, device)
+    recipe = replace(recipe, queue_start_epoch=0)
+    state = start(recipe, arrays, 0, device)
     source = endless(recipe, arrays, workers)
-    return lambda: void(step(state, next(source), replace(recipe, queue_start_epoch=0), device))
+
+    def once() -> None:
+        step(state, next(source), recipe, device)
+
+    return once
 
 
 def loading(recipe: Recipe, arrays: Arrays, workers: int) -> Callable[[], None]:
     source = endless(recipe, arrays, workers)
-    return lambda: void(next(source))
 
+    def once() -> None:
+        for _ in range(LOADED):
+            next(source)
 
-def void(_: object) -> None:
-    return None
+    return once
 
 
 def seconds(once: Callable[[], None], repeats: int, device: str) -> float:
@@ -119,8 +126,12 @@ def main() -> None:
     }
     for once in kinds.values():
         once()
+    batches_at_once = {"loading": LOADED}
     rounds = [
-        {name: seconds(once, arguments.steps, device) for name, once in kinds.items()}
+        {
+            name: seconds(once, arguments.steps, device) / batches_at_once.get(name, 1)
+            for name, once in kinds.items()
+        }
         for _ in track(range(arguments.rounds), "rounds", console=Console(file=sys.stderr))
     ]
     report = {

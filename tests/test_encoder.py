@@ -88,7 +88,7 @@ def test_training_and_serving_describe_a_file_by_the_same_bits(encoder, tmp_path
 
 def test_training_s_forward_pass_is_the_encoder_s(encoder, checkpoint):
     from training.augmentation import Batch
-    from training.loop import _describe
+    from training.step import forward
 
     recipe = tiny("encoder.preprocessing.projection=polar")
     strips = [encoder.prepare_street(image, PanoramaGeometry()) for image in panoramas(4)]
@@ -98,7 +98,7 @@ def test_training_s_forward_pass_is_the_encoder_s(encoder, checkpoint):
     nowhere = torch.full((4, 3), torch.nan, dtype=torch.float64)
     batch = Batch(stacked[0], norths, stacked[1], torch.arange(4), nowhere, nowhere)
     with torch.no_grad():
-        street, aerial = _describe(checkpoint.network(), batch, recipe, "cpu")
+        street, aerial = forward(checkpoint.network(), batch, recipe, "cpu")
     assert (street.numpy() == encoder.encode_strips(strips, norths.tolist())).all()
     assert (aerial.numpy() == encoder.encode_aerials(tiles)).all()
 

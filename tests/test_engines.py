@@ -9,8 +9,8 @@ import pytest
 from index_samples import random_units, write_version
 from numpy.typing import NDArray
 
-from service.index.engines import IVF_FILE, EngineUnavailable, IvfPq, exact_nearest, moved
-from service.index.manifest import VersionCorrupt
+from service.index.engines import IVF_FILE, IvfPq, exact_nearest, moved
+from service.index.manifest import EngineUnavailable, VersionCorrupt
 from service.index.search import TileIndex
 from service.index.versions import Versions
 

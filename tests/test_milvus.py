@@ -12,8 +12,8 @@ from index_samples import random_units, write_version
 
 from service.build import build
 from service.index.catalogue import Catalogue
-from service.index.engines import EngineUnavailable
 from service.index.live import LiveIndex
+from service.index.manifest import EngineUnavailable
 from service.index.milvus import ALIAS, Milvus, collection_name, load, point_alias
 from service.index.search import TileIndex
 from service.index.versions import Versions

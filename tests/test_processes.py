@@ -16,15 +16,7 @@ from training.loop import start, train
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_pairs(tmp_path_factory.mktemp("pairs"), 8)
-
-
-@pytest.fixture(scope="module")
-def shared(folder, tmp_path_factory):
-    """What two gloo processes left behind."""
-    out = tmp_path_factory.mktemp("two")
+def on_two_processes(folder: Path, out: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run(
         [*launch, str(HERE / "two_processes.py"), str(folder), str(out)],
@@ -33,35 +25,32 @@ def shared(folder, tmp_path_factory):
         timeout=120,
         capture_output=True,
     )
-    return out
 
 
-def test_loss_gradient_and_queue_are_those_of_one_process(folder, shared):
+def test_loss_gradient_queue_and_weights_are_those_of_one_process(tmp_path):
+    folder = write_pairs(tmp_path / "pairs", 8)
+    on_two_processes(folder, tmp_path)
     expected = first_steps(read(folder))
     limit = 1e-5 * expected["gradients"].abs().max()
-    for rank in (0, 1):
-        found = torch.load(shared / f"{rank}.pt")
-        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-4)
-        assert (found["gradients"] - expected["gradients"]).abs().max() < limit
-        assert torch.equal(found["queue"]["tile_ids"], expected["queue"]["tile_ids"])
-
-
-def test_all_processes_hold_the_same_bits(shared):
-    first, second = (torch.load(shared / f"{rank}.pt") for rank in (0, 1))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["losses"] == pytest.approx(expected["losses"], rel=1e-4)
+    assert (first["gradients"] - expected["gradients"]).abs().max() < limit
+    assert torch.equal(first["queue"]["tile_ids"], expected["queue"]["tile_ids"])
     assert torch.equal(first["gradients"], second["gradients"])
     assert torch.equal(first["queue"]["descriptors"], second["queue"]["descriptors"])
+    check_weights(folder, tmp_path / "run", tmp_path / "alone")
 
 
-def test_the_weights_are_those_of_one_process(folder, shared, tmp_path):
+def check_weights(folder, shared, alone):
     """Adam turns roundings into steps where a gradient is nearly 0: small against the way made."""
     arrays = read(folder)
     begun = start(RECIPE, arrays, 0, "cpu").network.state_dict()
-    alone = Checkpoint.load(train(RECIPE, arrays, tmp_path, validation=arrays)).tensors
-    together = Checkpoint.load(shared / "run" / "last.safetensors").tensors
-    apart = sum((together[name] - one).square().sum() for name, one in alone.items())
-    way = sum((begun[name] - one).square().sum() for name, one in alone.items())
+    single = Checkpoint.load(train(RECIPE, arrays, alone, validation=arrays)).tensors
+    both = Checkpoint.load(shared / "last.safetensors").tensors
+    apart = sum((both[name] - one).square().sum() for name, one in single.items())
+    way = sum((begun[name] - one).square().sum() for name, one in single.items())
     assert (apart / way).sqrt() < 0.05
-    names = {one.name for one in (shared / "run").iterdir()}
+    names = {one.name for one in shared.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "log.jsonl", "state.safetensors"}
 
 

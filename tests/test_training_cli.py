@@ -69,6 +69,28 @@ def test_evaluate_averages_checkpoints_and_writes_markdown(data, weights, capsys
     assert {line.count("|") for line in table[:5]} == {table[0].count("|")}
 
 
+def test_ablate_writes_table_and_curve_and_figures_draws(data, weights, tmp_path, capsys):
+    common = ["--dataset", "folder", "--split", "all", "--out", str(tmp_path)]
+    study = ["--validation", str(data), "--seeds", "0-1", *OVERRIDES]
+    assert main(["ablate", str(data), *common, *study]) == 0
+    assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert list(rows) == ["msae-demo", "w/o IPT", "w/o MSAE", "w/o GMS"]
+    assert {one["seeds"] for one in rows.values()} == {2}
+    assert main(["figures", str(data), *common, "--weights", str(weights), "--rows", "2"]) == 0
+    drawn = [tmp_path / f"{name}.png" for name in ("attention", "descriptors", "retrieval")]
+    assert capsys.readouterr().out.splitlines() == list(map(str, drawn))
+    assert all(one.is_file() for one in [*drawn, tmp_path / "curve.png"])
+
+
+def test_train_writes_tensorboard_events_beside_the_log(data, tmp_path):
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    assert main([*common, "--out", str(tmp_path), "--tensorboard", *OVERRIDES]) == 0
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"loss" in events.read_bytes()
+    assert (tmp_path / "log.jsonl").is_file()
+
+
 def test_evaluate_for_people_names_the_protocol(data, weights, capsys):
     assert evaluate([data], weights) == 0
     assert capsys.readouterr().out.startswith("centre")

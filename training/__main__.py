@@ -10,18 +10,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from model.encoder import Encoder
+from model.checkpoint import Checkpoint
 from model.errors import SkyfixError
-from training import datasets, recipes
+from training import data_commands, datasets, processes, recipes, study_commands
+from training.events import events
 from training.loop import train
 from training.pairs import Arrays, Pair, read_arrays
 from training.progress import bar
-from training.protocols import evaluate
+
+SKIP_SHARE = 0.01  # of the training pairs may be unreadable and is left out by name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     synth = commands.add_parser("synth", help="make procedural towns")
     synth.add_argument("out", type=Path, help="folder; several seeds get a folder each inside it")
     synth.add_argument(
-        "--seed", type=_seeds, default=[0], help="a seed, or a range such as 100-139"
+        "--seed", type=study_commands.seeds, default=[0], help="a seed, or a range such as 100-139"
     )
     synth.add_argument("--panoramas", type=int, default=500)
     synth.add_argument("--size-m", type=float, default=800.0, help="side of the town")
@@ -62,33 +62,26 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--out", type=Path, required=True, help="folder for weights and log")
     training.add_argument("--split", help='"train" by default, "all" for towns')
     training.add_argument("--validation", type=Path, help="a dataset folder measured every epoch")
+    training.add_argument("--validation-split", help='"val" by default, else that of --split')
     training.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--workers", type=int, default=2, help="threads that read and augment")
+    training.add_argument("--init", type=Path, help="a checkpoint to begin with")
+    training.add_argument("--tensorboard", action="store_true", help="events beside the log")
     training.set_defaults(run=_train)
 
-    measure = commands.add_parser("evaluate", parents=[data], help="measure a checkpoint")
-    measure.add_argument("root", type=Path, nargs="+", help="dataset folders, averaged")
-    measure.add_argument("--weights", type=Path, required=True)
-    measure.add_argument("--split", help='"val" by default, "all" for towns')
-    measure.add_argument("--stride-m", type=float, help="also judge on a grid of tiles, in metres")
-    measure.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    measure.set_defaults(run=_evaluate)
+    study_commands.add(commands, data)
+    data_commands.add(commands)
     return parser
-
-
-def _seeds(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
 
 
 def _synth(arguments: argparse.Namespace) -> None:
     # The renderer compiles on import; the other commands must not wait for it.
     from training.town import TownSpec, write_town
 
-    if len(arguments.seed) > 1:
-        arguments.out.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seed:
         folder = arguments.out / f"{seed}" if len(arguments.seed) > 1 else arguments.out
+        folder.parent.mkdir(parents=True, exist_ok=True)
         write_town(
             folder,
             TownSpec(seed=seed, size_m=arguments.size_m),
@@ -100,68 +93,63 @@ def _synth(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    with processes.joined(arguments.device) as device:
+        _train_on(device, arguments)
+
+
+def _train_on(device: str, arguments: argparse.Namespace) -> None:
     recipe = recipes.find(arguments.recipe, arguments.set)
     print(json.dumps(recipes.describe(recipe), indent=1), file=sys.stderr)
     split = arguments.split or ("all" if arguments.dataset == "town" else "train")
     pairs = datasets.load(arguments.dataset, arguments.root, split)
-    arrays = _read(pairs, recipe, recipe.offset_m)
+    arrays = _read(pairs, recipe, recipe.offset_m, arguments.workers, SKIP_SHARE)
     validation = None
     if arguments.validation:
-        held_out = datasets.load(arguments.dataset, arguments.validation, split)
-        validation = _read(held_out, recipe, 0.0)
+        other = arguments.validation_split or ("val" if split == "train" else split)
+        held_out = datasets.load(arguments.dataset, arguments.validation, other)
+        validation = _read(held_out, recipe, 0.0, arguments.workers)
+    init = Checkpoint.load(arguments.init) if arguments.init else None
     provenance = {
-        "data": f"{arguments.dataset}, {len(pairs)} pairs",
+        "init": None if init is None else init.fingerprint,
+        "data": f"{arguments.dataset}, {len(arrays)} pairs",
         "seed": arguments.seed,
         "started": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    checkpoint = train(
-        recipe,
-        arrays,
-        arguments.out,
-        validation=validation,
-        seed=arguments.seed,
-        device=arguments.device,
-        provenance=provenance,
-    )
-    print(checkpoint)
+    with events(arguments.out, wanted=arguments.tensorboard) as on_epoch:
+        checkpoint = train(
+            recipe,
+            arrays,
+            arguments.out,
+            validation=validation,
+            seed=arguments.seed,
+            device=device,
+            provenance=provenance,
+            workers=arguments.workers,
+            init=init,
+            on_epoch=on_epoch,
+        )
+    if processes.is_first():
+        print(checkpoint)
 
 
-def _read(pairs: Sequence[Pair], recipe: recipes.Recipe, offset_m: float) -> Arrays:
+def _read(
+    pairs: Sequence[Pair],
+    recipe: recipes.Recipe,
+    offset_m: float,
+    workers: int,
+    skip_share: float = 0.0,
+) -> Arrays:
     with bar("reading pairs", len(pairs)) as advance:
-        return read_arrays(pairs, recipe.encoder, offset_m, advance=advance)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    encoder = Encoder.load(arguments.weights, arguments.device)
-    split = arguments.split or ("all" if arguments.dataset == "town" else "val")
-    reports = []
-    for root in arguments.root:
-        pairs = datasets.load(arguments.dataset, root, split)
-        reports.append(evaluate(encoder, pairs, stride_m=arguments.stride_m))
-    document = {
-        "encoder": encoder.fingerprint,
-        "dataset": arguments.dataset,
-        "mean": _mean(reports),
-        "each": dict(zip(map(str, arguments.root), reports, strict=True)),
-    }
-    if arguments.json:
-        print(json.dumps(document, indent=1))
-        return
-    for protocol, figures in document["mean"].items():
-        line = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        print(f"{protocol:8} {line}")
-
-
-def _mean(reports: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    return {
-        protocol: {
-            name: float(np.mean([report[protocol][name] for report in reports]))
-            for name in reports[0][protocol]
-        }
-        for protocol in reports[0]
-    }
+        return read_arrays(
+            pairs,
+            recipe.encoder,
+            offset_m,
+            workers=workers,
+            advance=advance,
+            skip_share=skip_share,
+        )
 
 
 if __name__ == "__main__":

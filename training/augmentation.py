@@ -6,6 +6,7 @@ run sees what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.geo import EarthCentred
+from training import processes
 from training.pairs import Arrays
 from training.recipes import Recipe
+from training.sampling import generator
 
 BLANK_SHARE = 0.45  # at most so much of the band is lost at the top, and at the bottom
 
@@ -34,7 +37,7 @@ class Sample(NamedTuple):
 
 def augment(arrays: Arrays, index: int, recipe: Recipe, epoch: int, seed: int) -> Sample:
     """Pair `index` as this epoch shows it."""
-    draw = _generator(seed, (epoch << 32) | index)
+    draw = generator(seed, (epoch << 32) | index)
     strip, north = arrays.strips[index], float(arrays.norths[index])
     metres_per_pixel = recipe.encoder.aerial_footprint_m / recipe.encoder.preprocessing.input_size
     east, south = draw.uniform(-1.0, 1.0, 2) * min(
@@ -61,11 +64,6 @@ def augment(arrays: Arrays, index: int, recipe: Recipe, epoch: int, seed: int) -
         strip = _recoloured(strip, draw, recipe.colour_jitter)
         tile = _recoloured(tile, draw, recipe.colour_jitter)
     return Sample(strip, north % 1.0, tile, tile_position)
-
-
-def _generator(seed: int, stream: int) -> np.random.Generator:
-    # As uint64: a list with a number past 2^63 would pass through float64 and lose its low bits.
-    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], np.uint64)))
 
 
 def _shifted(chip: NDArray[np.uint8], margin: int, east: int, south: int) -> NDArray[np.uint8]:
@@ -123,26 +121,31 @@ class Batch(NamedTuple):
 
 
 def batches(
-    arrays: Arrays, recipe: Recipe, epoch: int, seed: int, *, start: int = 0
+    arrays: Arrays,
+    recipe: Recipe,
+    epoch: int,
+    seed: int,
+    order: NDArray[np.int64],
+    *,
+    start: int = 0,
+    workers: int = 1,
 ) -> Iterator[Batch]:
-    """One epoch in its own order, whole batches only, each made while the last one is used.
+    """One epoch in this order, whole batches only, `workers` of them made ahead of their use.
 
-    `start` leaves out that many batches: where a resumed epoch goes on.
+    Gives this process's share of each. `start` leaves out that many batches: where a resumed
+    epoch goes on.
     """
-    order = _generator(seed, (1 << 63) | epoch).permutation(len(arrays))
     size = recipe.batch_size
-    chunks = [order[i : i + size] for i in range(start * size, len(order) - size + 1, size)]
-    with ThreadPoolExecutor(1) as ahead:
-        upcoming: Future[Batch] | None = None
+    own = processes.share(size)
+    chunks = [order[i : i + size][own] for i in range(start * size, len(order) - size + 1, size)]
+    with ThreadPoolExecutor(workers) as ahead:
+        upcoming: deque[Future[Batch]] = deque()
         for chunk in chunks:
-            current, upcoming = (
-                upcoming,
-                ahead.submit(_batch, arrays, chunk, recipe, epoch, seed),
-            )
-            if current is not None:
-                yield current.result()
-        if upcoming is not None:
-            yield upcoming.result()
+            upcoming.append(ahead.submit(_batch, arrays, chunk, recipe, epoch, seed))
+            if len(upcoming) > workers:
+                yield upcoming.popleft().result()
+        while upcoming:
+            yield upcoming.popleft().result()
 
 
 def _batch(

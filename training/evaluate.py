@@ -46,8 +46,12 @@ def recall_at(
     is not below N everything is retrieved and the recall is 1: it then says nothing.
     Arguments and errors as for `ranks`.
     """
-    rank = ranks(street, aerial, truth, progress=progress)
-    return {name: float((rank < k).mean()) for name, k in recall_depths(len(aerial)).items()}
+    return recall_of(ranks(street, aerial, truth, progress=progress), len(aerial))
+
+
+def recall_of(rank: NDArray[np.int64], references: int) -> dict[str, float]:
+    """`recall_at` from ranks: share of them below each of `recall_depths(references)`."""
+    return {name: float((rank < k).mean()) for name, k in recall_depths(references).items()}
 
 
 def ranks(
@@ -55,6 +59,7 @@ def ranks(
     aerial: Array,
     truth: Array | None = None,
     *,
+    ignored: Array | None = None,
     block: int = _BLOCK,
     progress: bool = False,
 ) -> NDArray[np.int64]:
@@ -65,21 +70,27 @@ def ranks(
     is found to tie, on every machine and for every block size.
 
     Args:
-        street, aerial: (Nq, D), (N, D), tensors or arrays.
+        street: (Nq, D), or (Nq, R, D): R descriptors of each, of which the nearest counts.
+        aerial: (N, D). Tensors or arrays, both.
         truth: (Nq,) index of the right aerial of each street; row i for street i by default.
+        ignored: (Nq, M) indices of aerials that do not count for that street; -1 for none.
         progress: draw a bar on standard error.
 
     Raises NonFiniteError on NaN or infinity, EvaluationError on shapes that do not fit.
     """
     street, aerial = _descriptors(street, aerial)
     right = _truth(truth, len(street), len(aerial)).to(aerial.device)
-    at_most_as_far = torch.zeros(len(street), dtype=torch.int64, device=street.device)
-    for rows in _blocks(len(street), block, progress):
-        own = _own_distances(street[rows], aerial[right[rows]])
+    left_out = _ignored(ignored, right).to(aerial.device)
+    ahead = torch.zeros(len(street), dtype=torch.int64, device=street.device)
+    for rows in _blocks(len(street), _rows(block, street), progress):
+        own = _own_distances(street[rows], aerial[right[rows], None])
         for columns in _blocks(len(aerial), block):
-            distance, rounding = _distances(street[rows], aerial[columns])
-            at_most_as_far[rows] += (distance - rounding <= own[:, None]).sum(1)
-    result: NDArray[np.int64] = (at_most_as_far - 1).cpu().numpy()  # the right one itself
+            at_most_as_far = _least_distances(street[rows], aerial[columns]) <= own[:, None]
+            # The right one itself counts neither: by its place, whatever the rounding.
+            for skipped in (right[rows, None], left_out[rows]):
+                _clear(at_most_as_far, skipped - columns.start)
+            ahead[rows] += at_most_as_far.sum(1)
+    result: NDArray[np.int64] = ahead.cpu().numpy()
     return result
 
 
@@ -90,13 +101,33 @@ def nearest(
     street, aerial = _descriptors(street, aerial)
     best = torch.full((len(street),), torch.inf, dtype=torch.float64, device=street.device)
     index = torch.zeros(len(street), dtype=torch.int64, device=street.device)
-    for rows in _blocks(len(street), block, progress):
+    for rows in _blocks(len(street), _rows(block, street), progress):
         for columns in _blocks(len(aerial), block):
-            least, at = _distances(street[rows], aerial[columns])[0].min(1)
+            least, at = _least_distances(street[rows], aerial[columns], lowered=False).min(1)
             closer = least < best[rows]
             best[rows] = torch.where(closer, least, best[rows])
             index[rows] = torch.where(closer, at + columns.start, index[rows])
     result: NDArray[np.int64] = index.cpu().numpy()
+    return result
+
+
+def best_of(street: Array, aerial: Array) -> NDArray[np.int64]:
+    """Which of its R descriptors lies nearest to one aerial: (n, R, D), (n, D) -> int64 (n,)."""
+    street, aerial = _as_tensor(street).double(), _as_tensor(aerial).double()
+    result: NDArray[np.int64] = (street - aerial[:, None]).square().sum(2).argmin(1).cpu().numpy()
+    return result
+
+
+def best_among(street: Array, aerial: Array, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The candidate nearest to each street: (n, R, D), (N, D), (n, M) -> index (n,).
+
+    Candidates are indices of aerials, -1 for none; every street needs one.
+    """
+    street, aerial = _as_tensor(street).double(), _as_tensor(aerial)
+    right = torch.from_numpy(candidates)
+    distance = torch.cdist(street, aerial[right.clamp(min=0)].double()).amin(1)
+    chosen = distance.masked_fill(right < 0, torch.inf).argmin(1, keepdim=True)
+    result: NDArray[np.int64] = right.gather(1, chosen)[:, 0].numpy()
     return result
 
 
@@ -119,26 +150,42 @@ def recall_within(
     return within | {"median_m": float(np.median(error_m))}
 
 
-def _distances(street: Tensor, aerial: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared L2 in float64, (n, D), (m, D) -> (n, m), and a bound of its rounding error.
+def _least_distances(street: Tensor, aerial: Tensor, *, lowered: bool = True) -> Tensor:
+    """Squared L2 in float64 of the nearest of R, (n, R, D), (m, D) -> (n, m).
 
-    The bound: a sum of D + 3 roundings of 2^-53 each, of terms of at most
-    (|s| + |a|)^2 <= 2 (|s|^2 + |a|^2) (Higham, Accuracy and Stability, section 3.1).
+    Lowered by a bound of its rounding error: a sum of D + 3 roundings of 2^-53 each, of terms of
+    at most (|s| + |a|)^2 <= 2 (|s|^2 + |a|^2) (Higham, Accuracy and Stability, section 3.1).
     """
-    street, aerial = street.double(), aerial.double()
+    rolls = street.shape[1]
+    street, aerial = street.flatten(0, 1).double(), aerial.double()
     norms = street.square().sum(1)[:, None] + aerial.square().sum(1)[None, :]
-    return norms - 2 * street @ aerial.T, _rounding(norms, street.shape[1])
+    distance = norms - 2 * street @ aerial.T
+    if lowered:
+        distance -= _rounding(norms, street.shape[1])
+    return distance.view(-1, rolls, len(aerial)).amin(1)
 
 
 def _own_distances(street: Tensor, right: Tensor) -> Tensor:
-    """Squared L2 of matching rows, (n, D), (n, D) -> (n,), raised by the bound of its rounding."""
+    """Squared L2 of the nearest of R, (n, R, D), (n, 1, D) -> (n,), raised by that bound."""
     street, right = street.double(), right.double()
-    norms = street.square().sum(1) + right.square().sum(1)
-    return (street - right).square().sum(1) + _rounding(norms, street.shape[1])
+    norms = street.square().sum(2) + right.square().sum(2)
+    raised = (street - right).square().sum(2) + _rounding(norms, street.shape[2])
+    return raised.amin(1)
 
 
 def _rounding(norms: Tensor, dimension: int) -> Tensor:
     return norms * ((dimension + 8) * 2.0**-52)
+
+
+def _clear(matrix: Tensor, columns: Tensor) -> None:
+    """False in each row at its columns, (n, M); those outside the matrix are passed over."""
+    row, at = ((columns >= 0) & (columns < matrix.shape[1])).nonzero(as_tuple=True)
+    matrix[row, columns[row, at]] = False
+
+
+def _rows(block: int, street: Tensor) -> int:
+    """Streets at a time such that their descriptors fill a block."""
+    return max(1, block // street.shape[1])
 
 
 def _blocks(count: int, block: int, progress: bool = False) -> Iterator[slice]:
@@ -149,13 +196,17 @@ def _blocks(count: int, block: int, progress: bool = False) -> Iterator[slice]:
 
 
 def _descriptors(street: Array, aerial: Array) -> tuple[Tensor, Tensor]:
-    street, aerial = _tensor("street", street), _tensor("aerial", aerial)
+    """Street (Nq, R, D) and aerial (N, D) on one device."""
+    street = _as_tensor(street)
+    rolls = street.shape[1] if street.ndim == 3 else 1
+    street = _tensor("street", street.flatten(0, 1) if street.ndim == 3 else street)
+    aerial = _tensor("aerial", aerial)
     if street.shape[1] != aerial.shape[1]:
         raise EvaluationError(
             f"street is {tuple(street.shape)} and aerial {tuple(aerial.shape)}: "
             "both need the same dimension"
         )
-    return street, aerial.to(street.device)
+    return street.view(-1, rolls, street.shape[1]), aerial.to(street.device)
 
 
 def _tensor(name: str, values: Array) -> Tensor:
@@ -191,3 +242,15 @@ def _truth(truth: Array | None, streets: int, aerials: int) -> Tensor:
             f"{aerials} aerials"
         )
     return right.long()
+
+
+def _ignored(ignored: Array | None, right: Tensor) -> Tensor:
+    if ignored is None:
+        return right.new_empty(len(right), 0)
+    indices = _as_tensor(ignored)
+    if indices.ndim != 2 or len(indices) != len(right) or indices.is_floating_point():
+        raise EvaluationError(
+            f"ignored is {indices.dtype} {tuple(indices.shape)}: expected integers, "
+            f"({len(right)}, M)"
+        )
+    return indices.long()

@@ -6,34 +6,32 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
-from model.errors import SkyfixError
-from training.augmentation import Batch, batches
-from training.losses import info_nce, soft_margin_triplet
-from training.mining import HardNegativeQueue, same_place
+from training import processes
+from training.augmentation import batches
+from training.mining import HardNegativeQueue
 from training.pairs import Arrays
 from training.protocols import centre
 from training.recipes import Recipe, describe
+from training.sampling import order
 from training.state import TrainingState
+from training.step import TrainingError, step
 
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0  # of training lost at most when the process is killed
-
-
-class TrainingError(SkyfixError):
-    """Training cannot go on; the last checkpoint on disk is intact."""
 
 
 def train(
@@ -46,12 +44,20 @@ def train(
     device: str = "cpu",
     provenance: Mapping[str, Any] | None = None,
     save_every_s: float = SAVE_EVERY_S,
+    workers: int = 1,
+    init: Checkpoint | None = None,
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda report: None,
 ) -> Path:
     """Train, or go on with the run that `out` holds, and return the last checkpoint's path.
 
     `out` gets last.safetensors, best.safetensors (by recall@1 on `validation`), log.jsonl (a
     line an epoch) and state.safetensors, from which a killed run goes on: on the CPU to the very
-    bits of an uninterrupted one.
+    bits of an uninterrupted one. Under `processes.joined`, the first process writes them.
+
+    Args:
+        workers: threads that augment batches ahead of the network.
+        init: weights to begin with, instead of random ones.
+        on_epoch: called with each line of the log.
 
     Raises:
         TrainingError: fewer pairs than a batch, or the loss is no longer a number.
@@ -63,93 +69,74 @@ def train(
             f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}: "
             "add pairs, or override batch_size"
         )
-    state = _start(recipe, arrays, seed, device)
+    state = start(recipe, arrays, seed, device, init)
     if state.resume(out / "state.safetensors"):
         log.info("going on at epoch %d, step %d", state.epoch, state.step)
     saved = time.monotonic()
-    with Progress(
-        *Progress.get_default_columns(), "{task.fields[at]}", console=Console(stderr=True)
-    ) as progress:
+    with _progress() as progress:
         task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
         while state.epoch < recipe.epochs:
             state.network.train()
-            for batch in batches(arrays, recipe, state.epoch, seed, start=state.step):
+            if state.step == 0:
+                state.order = order(recipe, arrays.positions, state.epoch, seed, state.seen)
+            for batch in batches(
+                arrays, recipe, state.epoch, seed, state.order, start=state.step, workers=workers
+            ):
                 number = state.epoch * steps + state.step
                 for group in state.optimiser.param_groups:
                     group["lr"] = recipe.learning_rate * rate(recipe, steps, number)
-                loss = _step(state, batch, recipe, device)
+                loss = step(state, batch, recipe, device)
                 state.step += 1
                 state.total_loss += loss
                 progress.update(task, completed=number + 1, at=f"{state.epoch}: {loss:.4f}")
-                if time.monotonic() - saved > save_every_s:
+                if processes.is_first() and time.monotonic() - saved > save_every_s:
                     state.save(out / "state.safetensors")
                     saved = time.monotonic()
-            _finish_epoch(state, recipe, validation, out, device, provenance or {})
+            report = _finish_epoch(state, recipe, validation, out, device, provenance or {})
+            on_epoch(report)
+    processes.wait()
     return out / "last.safetensors"
 
 
-def _start(recipe: Recipe, arrays: Arrays, seed: int, device: str) -> TrainingState:
+def _progress() -> Progress:
+    return Progress(
+        *Progress.get_default_columns(),
+        "{task.fields[at]}",
+        console=Console(stderr=True),
+        disable=not processes.is_first(),
+    )
+
+
+def start(
+    recipe: Recipe, arrays: Arrays, seed: int, device: str, init: Checkpoint | None = None
+) -> TrainingState:
+    """A run before its first step.
+
+    Raises:
+        TrainingError: `init` holds another network than the recipe's.
+    """
     torch.manual_seed(seed)
-    network = recipe.encoder.build(pretrained=recipe.pretrained).to(device)
+    network = recipe.encoder.build(pretrained=recipe.pretrained)
+    if init is not None:
+        if init.config.network != recipe.encoder.network:
+            raise TrainingError(
+                f"the initial weights are of {init.config.network}, the recipe's network is "
+                f"{recipe.encoder.network}: choose other weights, or override the fields"
+            )
+        network.load_state_dict(init.network().state_dict())
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), betas=recipe.betas)
-    queue = None
+    dimension = recipe.encoder.network.dimension
+    queue = seen = None
     if recipe.queue_length:
-        queue = HardNegativeQueue(recipe.queue_length, recipe.encoder.network.dimension, device)
+        queue = HardNegativeQueue(recipe.queue_length, dimension, device)
+    if recipe.sampling == "hard":
+        seen = torch.zeros(2, len(arrays), dimension, device=device)
     data = hashlib.sha256(arrays.norths.tobytes() + arrays.positions.tobytes()).hexdigest()
-    run = json.dumps([describe(recipe), seed, len(arrays), data])
-    return TrainingState(run, network, optimiser, queue)
-
-
-def _step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> float:
-    """One step down the loss of a batch against itself and the queue; returns that loss."""
-    ids, near = batch.ids.to(device), recipe.negative_distance_m
-    streets_at, tiles_at = batch.street_positions.to(device), batch.tile_positions.to(device)
-    street, aerial = _describe(state.network, batch, recipe, device)
-    queue = state.queue if state.epoch >= recipe.queue_start_epoch else None
-    mined: dict[str, Any] = {}
-    if queue:
-        mined = {"queue": queue.negatives(), "queue_mask": queue.mask(ids, streets_at, near)}
-    same = same_place(ids, streets_at, ids, tiles_at, near)
-    if recipe.loss == "info_nce":
-        loss = info_nce(street, aerial, recipe.temperature, recipe.label_smoothing, same)
-    else:
-        loss = soft_margin_triplet(
-            street,
-            aerial,
-            recipe.alpha,
-            pair_mask=same,
-            queue_weight=recipe.queue_weight,
-            **mined,
-        )
-    if not math.isfinite(loss.item()):
-        raise TrainingError(
-            f"the loss is {loss.item()} in epoch {state.epoch}, step {state.step}: "
-            "lower the learning rate, or look for broken images"
-        )
-    state.optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    state.optimiser.step()
-    state.average(recipe.ema)
-    if queue is not None:
-        queue.push(
-            aerial, ids, tiles_at, street=street, hardest=recipe.queue_hardest, min_distance_m=near
-        )
-    return loss.item()
-
-
-def _describe(
-    network: nn.Module, batch: Batch, recipe: Recipe, device: str
-) -> tuple[Tensor, Tensor]:
-    preprocessing = recipe.encoder.preprocessing
-    strips = batch.strips.to(device).float().div_(255.0)
-    views = preprocessing.normalise(preprocessing.project(strips, batch.norths.to(device)))
-    tiles = preprocessing.normalise(batch.tiles.to(device).float().div_(255.0))
-    with torch.autocast(device, torch.bfloat16, enabled=recipe.precision == "bf16"):
-        street, aerial = network(
-            views.contiguous(memory_format=torch.channels_last),
-            tiles.contiguous(memory_format=torch.channels_last),
-        )
-    return street, aerial
+    begun = None if init is None else init.fingerprint
+    run = json.dumps([describe(recipe), seed, len(arrays), data, begun])
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=recipe.precision == "fp16")  # type: ignore[attr-defined]
+    return TrainingState(run, network, optimiser, queue, seen=seen, scaler=scaler, seed=seed)
 
 
 def _parameter_groups(network: nn.Module, recipe: Recipe) -> Iterable[dict[str, Any]]:
@@ -179,8 +166,8 @@ def _finish_epoch(
     out: Path,
     device: str,
     provenance: Mapping[str, Any],
-) -> None:
-    """Measure, and write checkpoints, log and the state to go on from."""
+) -> dict[str, Any]:
+    """Measure, and write checkpoints, log and the state to go on from; returns the log's line."""
     report: dict[str, Any] = {"epoch": state.epoch, "loss": state.total_loss / state.step}
     described = {**provenance, "epochs": state.epoch + 1, "recipe": describe(recipe)}
     dtype = torch.float16 if recipe.stored == "fp16" else torch.float32
@@ -194,13 +181,23 @@ def _finish_epoch(
             "lower the learning rate"
         )
     checkpoint = Checkpoint(recipe.encoder, weights, described)
-    if validation is not None:
-        report |= centre(Encoder(checkpoint, device), validation)
-        if report["1"] > max((one["1"] for one in state.history), default=-1.0):
-            checkpoint.save(out / "best.safetensors")
-    checkpoint.save(out / "last.safetensors")
+    if processes.is_first():
+        if validation is not None:
+            report |= centre(Encoder(checkpoint, device), validation)
+            if report["1"] > max((one["1"] for one in state.history), default=-1.0):
+                checkpoint.save(out / "best.safetensors")
+        checkpoint.save(out / "last.safetensors")
     state.history.append(report)
     state.epoch, state.step, state.total_loss = state.epoch + 1, 0, 0.0
-    state.save(out / "state.safetensors")
-    (out / "log.jsonl").write_text("".join(json.dumps(one) + "\n" for one in state.history))
-    log.info("%s", report)
+    if processes.is_first():
+        # The state last: killed before it, all of this is done again, to the same bits.
+        _write_log(out / "log.jsonl", state.history)
+        state.save(out / "state.safetensors")
+        log.info("%s", report)
+    return report
+
+
+def _write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(json.dumps(one) + "\n" for one in history))
+    os.replace(temporary, path)

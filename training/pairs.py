@@ -50,7 +50,9 @@ class AerialView:
 class Pair:
     """A street panorama and the aerial view of the same place.
 
-    `geometry` None: read from the panorama's own metadata. `position` None: unknown.
+    `geometry` None: read from the panorama's own metadata. `position` None: unknown. `tile`: id of
+    the reference that shows the place, where it is not the pair's own (empty: the same id).
+    `semi_positives`: ids of further references that show it, though nearer to their edge.
     """
 
     id: str
@@ -58,6 +60,27 @@ class Pair:
     aerial: AerialView
     geometry: PanoramaGeometry | None = None
     position: LatLon | None = None
+    tile: str = ""
+    semi_positives: tuple[str, ...] = ()
+
+    @property
+    def tile_id(self) -> str:
+        """Id of the reference that a search should find."""
+        return self.tile or self.id
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A tile of the gallery, seen at its middle, which lies at `position` (None: unknown)."""
+
+    id: str
+    aerial: AerialView
+    position: LatLon | None = None
+
+
+def own_references(pairs: Sequence[Pair]) -> list[Reference]:
+    """A reference for each pair, where every street stands at the middle of a tile of its own."""
+    return [Reference(pair.id, pair.aerial, pair.position) for pair in pairs]
 
 
 def read_strip(pair: Pair, preprocessing: Preprocessing) -> tuple[Rgb, float]:
@@ -159,11 +182,16 @@ def read_arrays(
     *,
     workers: int = 2,
     advance: Callable[[], None] = lambda: None,
+    skip_share: float = 0.0,
 ) -> Arrays:
     """Decode and resample every pair once; `advance` is called for each.
 
+    Args:
+        skip_share: up to this share of the pairs may be unreadable and is left out, logged by
+            name. 0, because row i is then pair i, which measuring relies on.
+
     Raises:
-        PairError: a pair cannot be read; names it and how many others failed.
+        PairError: more pairs cannot be read; says how many, and names the first.
     """
     preprocessing = config.preprocessing
     margin = margin_pixels(config, offset_m)
@@ -177,7 +205,7 @@ def read_arrays(
         np.full((count, 3), np.nan),
         margin,
     )
-    failures: list[str] = []
+    failures: dict[int, str] = {}
 
     def read(index: int) -> None:
         pair = pairs[index]
@@ -185,13 +213,30 @@ def read_arrays(
             arrays.strips[index], arrays.norths[index] = read_strip(pair, preprocessing)
             arrays.chips[index] = read_chip(pair.aerial, size_m, side, preprocessing.fill)
         except (SkyfixError, OSError) as error:
-            failures.append(f"{pair.id}: {error}")
+            failures[index] = f"{pair.id}: {error}"
         if pair.position is not None:
             arrays.positions[index] = earth_centred(pair.position)
         advance()
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(read, range(count)))
-    if failures:
-        raise PairError(f"{len(failures)} of {count} pairs cannot be read; first: {failures[0]}")
-    return arrays
+    return _without(arrays, failures, skip_share) if failures else arrays
+
+
+def _without(arrays: Arrays, failures: dict[int, str], share: float) -> Arrays:
+    """The arrays less the failed rows, moved up in place: they can fill half the memory."""
+    count = len(arrays)
+    first = failures[min(failures)]
+    if len(failures) > share * count:
+        raise PairError(f"{len(failures)} of {count} pairs cannot be read; first: {first}")
+    log.warning("%d of %d pairs cannot be read and are left out:", len(failures), count)
+    for index in sorted(failures):
+        log.warning("  %s", failures[index])
+    kept = [index for index in range(count) if index not in failures]
+    rows = (arrays.strips, arrays.norths, arrays.chips, arrays.positions)
+    for array in rows:
+        for target, source in enumerate(kept):
+            if target != source:
+                array[target] = array[source]
+    strips, norths, chips, positions = (array[: len(kept)] for array in rows)
+    return Arrays(strips, norths, chips, positions, arrays.margin)

@@ -1,91 +1,274 @@
-"""Evaluation protocols: an encoder and pairs in, a named set of figures out.
+"""Evaluation protocols: an encoder and pairs in, named sets of figures out.
 
-centre: one tile around each panorama, heading known.
-grid: overlapping tiles over the whole raster, the panorama anywhere among them, in metres.
+A protocol is a gallery, a way in which the panoramas are seen, and what counts as right. Figures,
+where they apply: "1", "5", "10", "1%" recall among so many of N tiles (K of them are 1 %); "hit"
+the same as "1" but for semi-positives; "10 m" the share whose best tile's middle is so near, and
+"median_m" how far it is; "median_heading_deg" the error of the best tile's heading, right or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.encoder import Encoder
-from training.evaluate import EvaluationError, nearest, recall_at, recall_depths, recall_within
-from training.pairs import AerialView, Arrays, Pair, raster_size, read_arrays, read_chip
+from model.errors import SkyfixError
+from model.images import Rgb
+from training.evaluate import (
+    EvaluationError,
+    best_among,
+    best_of,
+    nearest,
+    ranks,
+    recall_at,
+    recall_depths,
+    recall_of,
+    recall_within,
+)
+from training.gallery import (
+    Gallery,
+    dataset_tiles,
+    in_chunks,
+    overlapping_tiles,
+    own_tiles,
+    tiles_within,
+)
+from training.pairs import Arrays, Pair, PairError, Reference, read_strip
 from training.progress import bar
+
+# What each measures, as a template over `Options`.
+PROTOCOLS = {
+    "centre": "one tile around each panorama, heading known",
+    "rolls": "one tile around each panorama, heading unknown: the best of {rolls} headings",
+    "fov": "one tile around each panorama, heading known, only a part of the panorama seen",
+    "near": "one tile around each panorama, heading known; any within {near_m:g} m is right",
+    "grid": "tiles every {stride_m:g} m, panoramas anywhere, heading known",
+    "hard": "tiles every {stride_m:g} m, panoramas anywhere, best of {rolls} headings",
+    "vigor": "the dataset's references, heading known; hit: semi-positives do not count",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Numbers of the protocols: tile spacing and radius in metres, headings tried, angles seen."""
+
+    stride_m: float = 16.0
+    rolls: int = 36
+    fov_deg: tuple[float, ...] = (70.0, 90.0, 180.0, 360.0)
+    near_m: float = 5.0
+    seed: int = 0
+
+
+class View(NamedTuple):
+    """How a panorama is seen: an angle of it, and how many headings are tried (0: known)."""
+
+    fov_deg: float = 360.0
+    rolls: int = 0
+
+
+class Found(NamedTuple):
+    """Of n streets, int64 (n,) each: the right tile's rank, the same but for the ignored tiles,
+    the nearest tile, and which of its headings made it the nearest."""
+
+    rank: NDArray[np.int64]
+    hit: NDArray[np.int64]
+    tile: NDArray[np.int64]
+    roll: NDArray[np.int64]
+
+
+def describe(name: str, options: Options) -> str:
+    """What a protocol measures, in words.
+
+    Raises:
+        EvaluationError: there is none of that name.
+    """
+    if name not in PROTOCOLS:
+        raise EvaluationError(f"protocol {name!r} is unknown; known: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name].format(**vars(options))
+
+
+def evaluate(
+    encoder: Encoder,
+    pairs: Sequence[Pair],
+    protocols: Sequence[str] = ("centre",),
+    *,
+    references: Sequence[Reference] = (),
+    options: Options | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The figures of each protocol by name; "fov" gives one set for each angle ("fov-70").
+
+    Memory holds descriptors, and pictures of a chunk only. Randomness is a function of the seed
+    and the pair's row.
+
+    Args:
+        references: the dataset's gallery, for "vigor".
+
+    Raises:
+        EvaluationError: unknown protocol, or one that these pairs do not allow.
+        PairError: a picture cannot be read; an evaluation leaves none out.
+    """
+    options = options or Options()
+    for name in protocols:
+        describe(name, options)
+
+    @cache
+    def gallery(kind: str) -> Gallery:
+        if kind == "near":
+            return tiles_within(gallery("centre"), options.near_m)
+        if kind == "grid":
+            return overlapping_tiles(encoder, pairs, options.stride_m)
+        if kind == "vigor":
+            return dataset_tiles(encoder, pairs, references)
+        return own_tiles(encoder, pairs)
+
+    trials = {
+        name: (gallery(kind), view)
+        for protocol in protocols
+        for name, kind, view in _trials(protocol, options)
+    }
+    found: dict[str, list[Found]] = {name: [] for name in trials}
+    all_norths: list[NDArray[np.float64]] = []
+    for rows, strips, norths in _streets(encoder, pairs):
+        all_norths.append(norths)
+        described = {
+            view: _described(encoder, strips, norths, rows, view, options.seed)
+            for view in {view for _, view in trials.values()}
+        }
+        for name, (searched, view) in trials.items():
+            found[name].append(_search(described[view], searched, rows))
+    return {
+        name: _figures(_joined(found[name]), searched, view, np.concatenate(all_norths))
+        for name, (searched, view) in trials.items()
+    }
+
+
+def _trials(protocol: str, options: Options) -> list[tuple[str, str, View]]:
+    """(name of the figures, gallery, view) of each search that a protocol makes."""
+    if protocol == "fov":
+        return [(f"fov-{angle:g}", "centre", View(fov_deg=angle)) for angle in options.fov_deg]
+    view = View(rolls=options.rolls) if protocol in ("rolls", "hard") else View()
+    kind = {"rolls": "centre", "hard": "grid"}.get(protocol, protocol)
+    return [(protocol, kind, view)]
+
+
+def _streets(
+    encoder: Encoder, pairs: Sequence[Pair]
+) -> Iterator[tuple[range, list[Rgb], NDArray[np.float64]]]:
+    """Rows, strips and norths of a chunk of pairs at a time."""
+
+    def read(pair: Pair) -> tuple[Rgb, float]:
+        try:
+            return read_strip(pair, encoder.config.preprocessing)
+        except (SkyfixError, OSError) as error:
+            raise PairError(f"{pair.id}: {error}") from error
+
+    start = 0
+    with bar("encoding panoramas", len(pairs)) as advance:
+        for chunk in in_chunks(pairs, read):
+            strips, norths = zip(*chunk, strict=True)
+            yield range(start, start + len(chunk)), list(strips), np.array(norths)
+            start += len(chunk)
+            for _ in chunk:
+                advance()
+
+
+def _described(
+    encoder: Encoder,
+    strips: Sequence[Rgb],
+    norths: NDArray[np.float64],
+    rows: range,
+    view: View,
+    seed: int,
+) -> NDArray[np.float32]:
+    """Strips as a view shows them, to (n, R, D); R is 1 where the heading is known."""
+    if view.fov_deg < 360.0:
+        fill = encoder.config.preprocessing.fill
+        strips = [
+            limited(strip, view.fov_deg, np.random.default_rng([seed, row]).uniform(), fill)
+            for strip, row in zip(strips, rows, strict=True)
+        ]
+    if not view.rolls:
+        return encoder.encode_strips(strips, list(norths))[:, None]
+    repeated = [strip for strip in strips for _ in range(view.rolls)]
+    tried = [roll / view.rolls for roll in range(view.rolls)] * len(strips)
+    described = encoder.encode_strips(repeated, tried)
+    return described.reshape(len(strips), view.rolls, -1)
+
+
+def limited(strip: Rgb, fov_deg: float, centre: float, fill: tuple[int, int, int]) -> Rgb:
+    """The strip with every column more than half of `fov_deg` from `centre` filled.
+
+    `centre` is a fraction of the width; the strip is a full turn, so the view may wrap.
+    """
+    columns = (np.arange(strip.shape[1]) + 0.5) / strip.shape[1]
+    away = np.abs((columns - centre + 0.5) % 1.0 - 0.5)
+    blanked = strip.copy()
+    blanked[:, away > fov_deg / 720.0] = fill
+    return blanked
+
+
+def _search(street: NDArray[np.float32], gallery: Gallery, rows: range) -> Found:
+    aerial = gallery.descriptors
+    tile = nearest(street, aerial)
+    roll = best_of(street, aerial[tile])
+    none = np.full(len(street), -1)
+    if gallery.right is None:
+        return Found(none, none, tile, roll)
+    candidates = gallery.right[rows.start : rows.stop]
+    truth = best_among(street, aerial, candidates)
+    others = np.where(candidates == truth[:, None], -1, candidates)
+    rank = ranks(street, aerial, truth, ignored=others)
+    if gallery.ignored is None:
+        return Found(rank, none, tile, roll)
+    ignored = gallery.ignored[rows.start : rows.stop]
+    return Found(rank, ranks(street, aerial, truth, ignored=ignored), tile, roll)
+
+
+def _joined(found: Sequence[Found]) -> Found:
+    return Found(*(np.concatenate(one) for one in zip(*found, strict=True)))
+
+
+def _figures(
+    found: Found, gallery: Gallery, view: View, norths: NDArray[np.float64]
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    if gallery.right is not None:
+        figures |= recall_of(found.rank, len(gallery))
+    if gallery.ignored is not None:
+        figures["hit"] = float((found.hit == 0).mean())
+    if gallery.tiles_at is not None and gallery.streets_at is not None:
+        figures |= recall_within(gallery.tiles_at[found.tile], gallery.streets_at)
+    if view.rolls:
+        error = heading_error_deg(found.roll / view.rolls, norths)
+        figures["median_heading_deg"] = float(np.median(error))
+    return figures | {"N": len(gallery), "K": recall_depths(len(gallery))["1%"]}
+
+
+def heading_error_deg(
+    north: NDArray[np.float64], true_north: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Degrees between two headings, 0 to 180, from the fractions of the turn that face north."""
+    error: NDArray[np.float64] = np.abs((north - true_north + 0.5) % 1.0 - 0.5) * 360.0
+    return error
 
 
 def centre(encoder: Encoder, arrays: Arrays) -> dict[str, Any]:
-    """Recall with each panorama at its own tile's centre; N tiles, K for "1%".
-
-    Where positions are known, the share of best tiles within 10, 25 and 50 m as well.
-    """
+    """The "centre" protocol on pairs already in memory: what a training run measures itself by."""
     street = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
     aerial = encoder.encode_aerials(list(centred_tiles(arrays)))
     figures: dict[str, Any] = dict(recall_at(street, aerial))
-    figures |= {"N": len(aerial), "K": recall_depths(len(aerial))["1%"]}
     if np.isfinite(arrays.positions).all():
         found = arrays.positions[nearest(street, aerial)]
         figures |= recall_within(found, arrays.positions)
-    return figures
-
-
-def grid(
-    encoder: Encoder, pairs: Sequence[Pair], arrays: Arrays, stride_m: float
-) -> dict[str, Any]:
-    """Best tile of a lattice over the pairs' one raster, in metres from the true place.
-
-    Raises:
-        EvaluationError: the pairs do not share one raster.
-    """
-    rasters = {pair.aerial.path for pair in pairs}
-    if len(rasters) != 1:
-        raise EvaluationError(f"the grid protocol needs one raster, not {len(rasters)}")
-    views = lattice(pairs[0].aerial, encoder.aerial_footprint_m, stride_m)
-    preprocessing = encoder.config.preprocessing
-    tiles = [
-        read_chip(view, encoder.aerial_footprint_m, preprocessing.input_size, preprocessing.fill)
-        for view in views
-    ]
-    street = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
-    best = nearest(street, encoder.encode_aerials(tiles))
-    found = _metres(views)[best]
-    true = _metres([pair.aerial for pair in pairs])
-    return {**recall_within(found, true), "N": len(views), "stride_m": stride_m}
-
-
-def lattice(view: AerialView, footprint_m: float, stride_m: float) -> list[AerialView]:
-    """Tile centres every `stride_m` over the view's raster, whole tiles only, row by row."""
-    height, width = raster_size(view.path)
-    half, step = (metres / view.metres_per_pixel for metres in (footprint_m / 2, stride_m))
-    return [
-        replace(view, column=float(column), row=float(row))
-        for row in np.arange(half, height - half + 1e-6, step)
-        for column in np.arange(half, width - half + 1e-6, step)
-    ]
+    return figures | {"N": len(aerial), "K": recall_depths(len(aerial))["1%"]}
 
 
 def centred_tiles(arrays: Arrays) -> NDArray[np.uint8]:
     """The chips without their margin: (N, S, S, 3)."""
     end = arrays.chips.shape[1] - arrays.margin
     return arrays.chips[:, arrays.margin : end, arrays.margin : end]
-
-
-def _metres(views: Sequence[AerialView]) -> NDArray[np.float64]:
-    return np.array([[one.column, -one.row] for one in views]) * views[0].metres_per_pixel
-
-
-def evaluate(
-    encoder: Encoder, pairs: Sequence[Pair], *, stride_m: float | None = None
-) -> dict[str, Any]:
-    """The centre protocol and, given a stride, the grid protocol beside it."""
-    with bar("reading pairs", len(pairs)) as advance:
-        arrays = read_arrays(pairs, encoder.config, offset_m=0.0, advance=advance)
-    figures: dict[str, Any] = {"centre": centre(encoder, arrays)}
-    if stride_m is not None:
-        figures["grid"] = grid(encoder, pairs, arrays, stride_m)
-    return figures

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -36,6 +38,9 @@ class TrainingState:
         epoch, step: the next batch to be trained on.
         total_loss: of this epoch's batches so far.
         history: one report for each finished epoch.
+        order: the pairs in the order in which this epoch takes them.
+        seen: (2, N, D), descriptors of streets and aerials as last seen; None: not needed.
+        scaler: of the loss in fp16; does nothing otherwise.
         averaged: the weights that are stored: the network's own, or their moving average.
     """
 
@@ -43,9 +48,15 @@ class TrainingState:
     network: SiameseNetwork
     optimiser: torch.optim.Optimizer
     queue: HardNegativeQueue | None
+    seen: Tensor | None = None
+    scaler: torch.amp.GradScaler = field(  # type: ignore[name-defined]
+        default_factory=lambda: torch.amp.GradScaler(enabled=False)  # type: ignore[attr-defined]
+    )
+    seed: int = 0
     epoch: int = 0
     step: int = 0
     total_loss: float = 0.0
+    order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     history: list[dict[str, Any]] = field(default_factory=list)
     averaged: dict[str, Tensor] = field(init=False)
     averaged_steps: int = 0
@@ -74,6 +85,7 @@ class TrainingState:
             "position": json.dumps(
                 [self.epoch, self.step, self.total_loss, self.history, self.averaged_steps]
             ),
+            "scaler": json.dumps(self.scaler.state_dict()),
         }
         write_safetensors(path, self._tensors(), header)
 
@@ -101,6 +113,11 @@ class TrainingState:
         self.network.load_state_dict(_part(tensors, "network"))
         self.averaged = _part(tensors, "averaged") or self.network.state_dict()
         self._load_optimiser(_part(tensors, "optimiser"))
+        sampling = _part(tensors, "sampling")
+        self.order = sampling["order"].numpy()
+        if self.seen is not None:
+            self.seen.copy_(sampling["seen"])
+        self.scaler.load_state_dict(json.loads(header["scaler"]))
         if self.queue is not None:
             self.queue.load_state_dict(_part(tensors, "queue"))
         return True
@@ -114,6 +131,9 @@ class TrainingState:
             for index, values in self.optimiser.state_dict()["state"].items()
             for name, value in values.items()
         }
+        parts["sampling"] = {"order": torch.from_numpy(self.order)}
+        if self.seen is not None:
+            parts["sampling"]["seen"] = self.seen
         if self.queue is not None:
             parts["queue"] = self.queue.state_dict()
         return {f"{part}/{name}": t for part, one in parts.items() for name, t in one.items()}
@@ -122,6 +142,8 @@ class TrainingState:
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, name = key.split(".")
+            if value.ndim == 4:  # as the weights are laid out
+                value = value.contiguous(memory_format=torch.channels_last)
             state.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -29,7 +29,7 @@ from service.basemap import MapTileUnknown
 from service.hints import HintError
 from service.imagery.source import SourceError, SourceMissing
 from service.index.catalogue import CatalogueError, TileUnknown
-from service.index.manifest import VersionCorrupt
+from service.index.manifest import EngineUnavailable, VersionCorrupt
 from service.index.versions import EncoderMismatch, IndexMissing, VersionUnknown
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     CanaryError: Problem(503, "canary", "A made-up panorama was not answered sensibly"),
     IndexMissing: Problem(503, "index-missing", "There is no index yet"),
     EncoderMismatch: Problem(503, "index-encoder", "The index was built by another encoder"),
+    EngineUnavailable: Problem(503, "index-engine", "The index's search engine does not answer"),
     VersionCorrupt: Problem(503, "index-corrupt", "The index is damaged"),
     VersionUnknown: Problem(503, "index-unknown", "The live index version is not there"),
     MapTileUnknown: Problem(404, "map-tile-unknown", "There is no such map tile"),

@@ -13,13 +13,12 @@ from service.index.engines import (
     IVF_FILE,
     RESCORED,
     Engine,
-    EngineUnavailable,
     Exact,
     Gpu,
     IvfPq,
     Vectors,
 )
-from service.index.manifest import Manifest
+from service.index.manifest import EngineUnavailable, Manifest
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import SkyfixError
 from service.index.durable import write_atomically
+from service.index.manifest import EngineUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,6 @@ TUNED_RECALL = 0.995
 TUNING_QUERIES = 256
 TUNING_DISTANCE = 0.5  # squared, between a query and the tile it shows: like a street's
 SEED = 1234
-
-
-class EngineUnavailable(SkyfixError):
-    """The search engine that an index version needs does not answer."""
 
 
 class Engine(Protocol):

@@ -18,6 +18,10 @@ VECTORS = "vectors.npy"  # float32 (N, D), unit rows: the exact index is the vec
 TILES = "tiles.npy"  # see service.index.tiles
 
 
+class EngineUnavailable(SkyfixError):
+    """The search engine that an index version needs does not answer."""
+
+
 class VersionCorrupt(SkyfixError):
     """An index version's files are not what its manifest says."""
 

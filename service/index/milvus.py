@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from service.index.engines import EngineUnavailable, Rows, Vectors, blocks
+from service.index.engines import Rows, Vectors, blocks
+from service.index.manifest import EngineUnavailable
 
 log = logging.getLogger(__name__)
 

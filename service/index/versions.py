@@ -19,9 +19,8 @@ import numpy as np
 from model.errors import SkyfixError
 from service.index import milvus
 from service.index.durable import sync, write_atomically
-from service.index.engines import EngineUnavailable
 from service.index.lock import build_lock, pointer_lock
-from service.index.manifest import Manifest, VersionCorrupt
+from service.index.manifest import EngineUnavailable, Manifest, VersionCorrupt
 from service.index.search import SearchError, TileIndex
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,14 @@ import rasterio
 from rasterio.warp import transform
 
 from model.geo import LatLon
-from training.pairs import AerialView, Pair, PairError
+from training.pairs import AerialView, Pair, PairError, Reference, own_references
+
+MARK = "poses.csv"
+SPLITS: dict[str, int] = {}
+STREET_SIZE = AERIAL_SIZE = None
 
 
-def load(root: Path, split: str) -> Sequence[Pair]:
+def pairs(root: Path, split: str) -> Sequence[Pair]:
     """All panoramas of the town at `root`, or of every town folder in it; `split` must be "all".
 
     The geometry is left to the panoramas' own GPano, as in serving.
@@ -25,6 +29,11 @@ def load(root: Path, split: str) -> Sequence[Pair]:
         raise PairError(f"no town at {root}: make one with `skyfix-train synth`")
     folders = [one if one.is_dir() else one.parent for one in towns]
     return [pair for folder in folders for pair in _town(folder)]
+
+
+def references(root: Path, split: str) -> Sequence[Reference]:
+    """The place of every panorama in its raster."""
+    return own_references(pairs(root, split))
 
 
 def _town(folder: Path) -> list[Pair]:

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from pair_samples import tiny, write_pairs
+from PIL import Image
+
+from model.checkpoint import Checkpoint
+from model.encoder import Encoder
+from training import figures
+from training.datasets import load
+from training.figures import FigureError, back_projected
+from training.pairs import read_arrays
+
+CONFIG = tiny().encoder
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    folder = write_pairs(tmp_path_factory.mktemp("pairs"), 6)
+    return read_arrays(load("folder", folder, "all"), CONFIG, 2.0)
+
+
+def checkpoint(*overrides):
+    torch.manual_seed(0)
+    config = tiny(*overrides).encoder
+    return Checkpoint(config, config.build().state_dict())
+
+
+def colours(path):
+    with Image.open(path) as image:
+        return {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
+
+
+def test_each_figure_is_drawn(arrays, tmp_path):
+    made, encoder = checkpoint(), Encoder(checkpoint())
+    figures.attention(made, arrays, [0, 3], tmp_path / "a.png")
+    figures.plane(encoder, arrays, tmp_path / "b.png")
+    figures.retrieval(encoder, arrays, [0, 1, 2], tmp_path / "c.png")
+    log = [[{"1": 0.1}, {"1": 0.4}], [{"1": 0.2}, {"1": 0.3}]]
+    figures.curves({"with": log, "without": log[:1]}, tmp_path / "d.png")
+    for name in "abcd":
+        assert len(colours(tmp_path / f"{name}.png")) > 20
+
+
+def test_a_network_without_attention_has_no_heat_map(arrays, tmp_path):
+    plain = checkpoint("encoder.network.attention=false")
+    with pytest.raises(FigureError, match="needs a network with attention"):
+        figures.attention(plain, arrays, [0], tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_right_tile_is_framed_in_green_and_the_others_in_red(arrays, tmp_path):
+    """Twin branches and tiles for strips: descriptors of the right tile are the query's."""
+    random = np.random.default_rng(0)
+    described = random.normal(size=(6, 16)).astype(np.float32)
+
+    class Oracle:
+        def encode_strips(self, strips, norths=None):
+            return described
+
+        encode_aerials = encode_strips
+
+    figures.retrieval(Oracle(), arrays, [0], tmp_path / "right.png")
+    assert {(26, 152, 80), (215, 48, 39)} <= colours(tmp_path / "right.png")
+
+
+@pytest.mark.parametrize("projection", ["ground", "polar", "none"])
+def test_a_projected_strip_comes_back_where_it_was(projection):
+    """A mask that is the projection of a bright sector is bright in that sector only."""
+    chosen = tiny(f"encoder.preprocessing.projection={projection}").encoder.preprocessing
+    strip = np.zeros((24, 128, 3), np.uint8)
+    strip[:, 40:60] = 255
+    pixels = torch.from_numpy(strip).permute(2, 0, 1)[None].float() / 255.0
+    mask = chosen.project(pixels, 0.3)[0, 0].numpy()
+    back = back_projected(mask, strip, 0.3, chosen)
+    inside, outside = back[:, 44:56], np.delete(back, range(34, 66), axis=1)
+    assert np.nanmean(inside) > 0.9
+    assert np.nanmax(outside) < 0.3

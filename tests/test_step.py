@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+from pair_samples import tiny, write_pairs
+
+from training import processes
+from training.augmentation import batches
+from training.datasets import load
+from training.loop import start
+from training.pairs import read_arrays
+from training.sampling import order
+from training.step import step
+
+EXACT = ("batch_size=8", "queue_length=8", "queue_hardest=4", "queue_start_epoch=0")
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory):
+    folder = write_pairs(tmp_path_factory.mktemp("pairs"), 8)
+    return read_arrays(load("folder", folder, "all"), tiny().encoder, 0.0)
+
+
+def steps(arrays, recipe, count=2):
+    """The state, and the loss, after so many steps."""
+    state = start(recipe, arrays, 0, "cpu")
+    losses = []
+    for state.epoch in range(count):
+        taken = order(recipe, arrays.positions, state.epoch, 0, state.seen)
+        (batch,) = batches(arrays, recipe, state.epoch, 0, taken)
+        losses.append(step(state, batch, recipe, "cpu"))
+    return state, losses
+
+
+def gradients(state):
+    return torch.cat([one.grad.flatten() for one in state.network.parameters()])
+
+
+@pytest.mark.parametrize("loss", ["triplet", "info_nce"])
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+def test_chunks_give_the_loss_and_gradient_of_the_whole_batch(arrays, loss, chunk):
+    recipe = tiny(*EXACT, f"loss={loss}")
+    whole, expected = steps(arrays, recipe, 1)
+    chunked, losses = steps(arrays, tiny(*EXACT, f"loss={loss}", f"chunk_size={chunk}"), 1)
+    assert losses == pytest.approx(expected, rel=1e-6)
+    limit = 1e-5 * gradients(whole).abs().max()
+    assert (gradients(chunked) - gradients(whole)).abs().max() < limit
+    assert chunked.queue.negatives() == pytest.approx(whole.queue.negatives(), abs=1e-6)
+
+
+def test_chunks_agree_where_the_trunk_drops_layers_at_random(arrays):
+    """ConvNeXt's stochastic depth: the second pass must drop what the first one dropped."""
+    small = ("encoder.network.trunk=convnext_tiny", "batch_size=4", "chunk_size=2")
+    recipe = tiny(*small)
+    first, second = (steps(arrays_of(arrays, 4), recipe, 1) for _ in range(2))
+    assert first[1] == second[1]
+    assert torch.equal(gradients(first[0]), gradients(second[0]))
+
+
+def arrays_of(arrays, count):
+    rows = (arrays.strips, arrays.norths, arrays.chips, arrays.positions)
+    return type(arrays)(*(one[:count] for one in rows), arrays.margin)
+
+
+def test_the_loss_is_of_the_descriptors_alone(arrays):
+    """What is kept for hard sampling is what the loss saw: of every pair, unit rows."""
+    state, _ = steps(arrays, tiny(*EXACT, "sampling=hard"))
+    assert state.seen.norm(dim=2).numpy() == pytest.approx(np.ones((2, 8)), abs=1e-5)
+
+
+def test_half_precision_stays_near_full(arrays):
+    full, expected = steps(arrays, tiny(*EXACT), 1)
+    half, loss = steps(arrays, tiny(*EXACT, "precision=bf16"), 1)
+    assert loss == pytest.approx(expected, rel=0.01)
+    assert torch.cosine_similarity(gradients(half), gradients(full), dim=0) > 0.98
+    assert all(one.dtype == torch.float32 for one in half.network.parameters())
+
+
+def test_a_gradient_that_leaves_fp16_moves_nothing_and_lowers_the_scale(arrays):
+    recipe = tiny(*EXACT, "precision=fp16")
+    before = start(recipe, arrays, 0, "cpu").network.state_dict()
+    first, later = steps(arrays, recipe, 1)[0], steps(arrays, recipe, 6)[0]
+    assert not gradients(first).isfinite().all()
+    assert all(torch.equal(one, before[name]) for name, one in first.network.state_dict().items())
+    assert later.scaler.get_scale() < 65536.0
+    moved = later.network.state_dict()["street.head.weight"]
+    assert moved.isfinite().all()
+    assert not torch.equal(moved, before["street.head.weight"])
+
+
+def test_more_workers_change_nothing(arrays):
+    recipe = tiny("batch_size=2")
+    taken = order(recipe, arrays.positions, 0, 0)
+    for one, other in zip(
+        batches(arrays, recipe, 0, 0, taken),
+        batches(arrays, recipe, 0, 0, taken, workers=3),
+        strict=True,
+    ):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_alone_a_process_has_the_whole_batch():
+    rows = torch.arange(6.0)
+    assert torch.equal(processes.gather(rows), rows)
+    assert (processes.count(), processes.share(6)) == (1, slice(0, 6))
+    assert processes.is_first()

@@ -1,0 +1,48 @@
+"""The commands that look after datasets: doctor, export-tiles."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from training import datasets
+from training.doctor import describe, examine, write_picture
+from training.export import export_tiles
+from training.pairs import PairError
+
+# typing sees a private class where argparse returns its sub-parsers.
+Commands = Any
+
+
+def add(commands: Commands) -> None:
+    """Add the commands."""
+    names = sorted(datasets.DATASETS)
+    doctor = commands.add_parser("doctor", help="say what a dataset's folder holds and lacks")
+    doctor.add_argument("dataset", choices=names)
+    doctor.add_argument("root", type=Path, help="the dataset's folder")
+    doctor.add_argument("--picture", type=Path, help="write a pair here: street, projected, aerial")
+    doctor.set_defaults(run=_doctor)
+
+    export = commands.add_parser("export-tiles", help="write a folder that `skyfix ingest` takes")
+    export.add_argument("dataset", choices=names)
+    export.add_argument("root", type=Path, help="the dataset's folder")
+    export.add_argument("out", type=Path, help="folder to make")
+    export.add_argument("--split", default="all", help="whose gallery; all by default")
+    export.set_defaults(run=_export)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    findings = examine(arguments.dataset, arguments.root)
+    for line in describe(findings):
+        print(line)
+    if not findings.usable:
+        raise PairError(f"nothing of {arguments.dataset} at {arguments.root} is usable")
+    if arguments.picture:
+        write_picture(findings.sample.sound[0], arguments.picture)
+        print(f"picture of {findings.sample.sound[0].id}: {arguments.picture}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    count = export_tiles(arguments.dataset, arguments.root, arguments.split, arguments.out)
+    print(f"{count} tiles in {arguments.out}")

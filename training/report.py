@@ -1,0 +1,78 @@
+"""Figures of evaluations as one document: means over data sets and checkpoints, as JSON or
+Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Figures = Mapping[str, Mapping[str, float]]  # protocol, name of the figure, value
+_SHARES = ("1", "5", "10", "1%", "hit")
+
+
+def mean(reports: Sequence[Figures]) -> dict[str, dict[str, float]]:
+    """Mean of every figure over reports of the same protocols; one that any lacks is left out."""
+    return {
+        protocol: {
+            name: float(np.mean([report[protocol][name] for report in reports]))
+            for name in reports[0][protocol]
+            if all(name in report[protocol] for report in reports)
+        }
+        for protocol in reports[0]
+    }
+
+
+def deviation(reports: Sequence[Figures]) -> dict[str, dict[str, float]]:
+    """Sample standard deviation of every figure; 0 for a single report."""
+    return {
+        protocol: {
+            name: float(np.std([one[protocol][name] for one in reports], ddof=1))
+            if len(reports) > 1
+            else 0.0
+            for name in figures
+        }
+        for protocol, figures in mean(reports).items()
+    }
+
+
+def lines(document: Mapping[str, Any]) -> list[str]:
+    """A line for each protocol's mean, for people."""
+    return [
+        f"{protocol:8} " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        for protocol, figures in document["mean"].items()
+    ]
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """A table, a row a protocol; mean ± deviation where several checkpoints were measured."""
+    means, spread = document["mean"], document.get("deviation", {})
+    names = list(dict.fromkeys(name for figures in means.values() for name in figures))
+    headings = [f"R@{name}" if name in _SHARES[:4] else _heading(name) for name in names]
+    rows = [["protocol", *headings], ["---", *["---:"] * len(names)]]
+    for protocol, figures in means.items():
+        cells = [
+            _cell(name, figures.get(name), spread.get(protocol, {}).get(name)) for name in names
+        ]
+        rows.append([protocol, *cells])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    notes = "\n".join(f"- {name}: {text}" for name, text in document["protocols"].items())
+    return f"{table}\n\n{notes}\n"
+
+
+def _heading(name: str) -> str:
+    if name.endswith(" m"):
+        return f"within {name}"
+    return {"median_m": "median m", "median_heading_deg": "median heading error °"}.get(name, name)
+
+
+def _cell(name: str, value: float | None, spread: float | None) -> str:
+    if value is None:
+        return ""
+    if name in ("N", "K"):
+        return f"{value:.10g}"
+    share = name in _SHARES or name.endswith(" m")
+    scale, digits = (100.0, 1) if share else (1.0, 2)
+    cell = f"{value * scale:.{digits}f}"
+    return cell if spread is None else f"{cell} ± {spread * scale:.{digits}f}"

@@ -1,0 +1,130 @@
+"""One training step: a batch in, the weights moved, its loss out.
+
+The loss is a function of the batch's descriptors alone. So they are made first, the loss gives
+the gradient of each, and that goes back through the network chunk by chunk, each chunk described
+again if it was not kept (GradCache, Gao et al. 2021). The gradient is that of the whole batch,
+whatever the size of the chunks and however many processes share the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import SkyfixError
+from training import processes
+from training.augmentation import Batch
+from training.losses import info_nce, soft_margin_triplet
+from training.mining import same_place
+from training.recipes import Recipe
+from training.state import TrainingState
+
+AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingError(SkyfixError):
+    """Training cannot go on; the last checkpoint on disk is intact."""
+
+
+def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> float:
+    """One step down the loss of a batch against itself and the queue; returns that loss.
+
+    `batch` is this process's share; the loss is of the whole.
+
+    Raises:
+        TrainingError: the loss is not a number; no weight was moved.
+    """
+    ids, streets_at, tiles_at = (
+        processes.gather(one.to(device))
+        for one in (batch.ids, batch.street_positions, batch.tile_positions)
+    )
+    street, aerial, send_back = _describe(state, batch, recipe, device)
+    near = recipe.negative_distance_m
+    queue = state.queue if state.epoch >= recipe.queue_start_epoch else None
+    same = same_place(ids, streets_at, ids, tiles_at, near)
+    mined: dict[str, Any] = {}
+    if queue is not None:
+        mined = {"queue": queue.negatives(), "queue_mask": queue.mask(ids, streets_at, near)}
+    loss = _loss(street, aerial, same, mined, recipe)
+    if not math.isfinite(loss.item()):
+        raise TrainingError(
+            f"the loss is {loss.item()} in epoch {state.epoch}, step {state.step}: "
+            "lower the learning rate, or look for broken images"
+        )
+    state.optimiser.zero_grad()
+    state.scaler.scale(loss).backward()
+    send_back()
+    processes.sum_gradients(state.network.parameters())
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    state.average(recipe.ema)
+    if queue is not None:
+        queue.push(
+            aerial, ids, tiles_at, street=street, hardest=recipe.queue_hardest, min_distance_m=near
+        )
+    if state.seen is not None:
+        state.seen[:, ids] = torch.stack([street, aerial]).detach()
+    return loss.item()
+
+
+def _loss(
+    street: Tensor, aerial: Tensor, same: Tensor, mined: dict[str, Any], recipe: Recipe
+) -> Tensor:
+    if recipe.loss == "info_nce":
+        return info_nce(street, aerial, recipe.temperature, recipe.label_smoothing, same)
+    return soft_margin_triplet(
+        street, aerial, recipe.alpha, pair_mask=same, queue_weight=recipe.queue_weight, **mined
+    )
+
+
+def _describe(
+    state: TrainingState, batch: Batch, recipe: Recipe, device: str
+) -> tuple[Tensor, Tensor, Callable[[], None]]:
+    """The whole batch's descriptors (B, D), and what sends their gradients back to the weights."""
+    rows = len(batch.ids)
+    size = recipe.chunk_size or rows
+    chunks = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+    def described(chunk: slice) -> tuple[Tensor, Tensor]:
+        # What a trunk drops at random must be the same again, here and in a resumed run.
+        torch.manual_seed(hash((state.seed, state.epoch, state.step, chunk.start)))
+        return forward(state.network, Batch(*(one[chunk] for one in batch)), recipe, device)
+
+    kept = len(chunks) == 1
+    with torch.set_grad_enabled(kept):
+        views = [described(chunk) for chunk in chunks]
+    street, aerial = (
+        processes.gather(torch.cat(side)).requires_grad_() for side in zip(*views, strict=True)
+    )
+
+    def send_back() -> None:
+        own = processes.share(len(street))
+        for chunk in chunks:
+            again = views[0] if kept else described(chunk)
+            gradients = [_gradient(one)[own][chunk] for one in (street, aerial)]
+            torch.autograd.backward(again, gradients)
+
+    return street, aerial, send_back
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+def forward(network: nn.Module, batch: Batch, recipe: Recipe, device: str) -> tuple[Tensor, Tensor]:
+    """A batch's street and aerial descriptors, each (B, D), as serving would describe them."""
+    preprocessing = recipe.encoder.preprocessing
+    strips = batch.strips.to(device).float().div_(255.0)
+    views = preprocessing.normalise(preprocessing.project(strips, batch.norths.to(device)))
+    tiles = preprocessing.normalise(batch.tiles.to(device).float().div_(255.0))
+    dtype = AUTOCAST[recipe.precision]
+    with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+        described: tuple[Tensor, Tensor] = network(
+            views.contiguous(memory_format=torch.channels_last),
+            tiles.contiguous(memory_format=torch.channels_last),
+        )
+    return described

@@ -1,0 +1,164 @@
+"""The commands that measure: evaluate, ablate, figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from model.checkpoint import Checkpoint
+from model.encoder import Encoder
+from training import ablation, datasets, figures, report
+from training.pairs import Reference, read_arrays
+from training.progress import bar
+from training.protocols import PROTOCOLS, Options, describe, evaluate
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add(commands: Commands, data: argparse.ArgumentParser) -> None:
+    """Add the commands; `data` holds the options that name a data set and a device."""
+    _add_evaluate(commands, data)
+    _add_ablate(commands, data)
+    _add_figures(commands, data)
+
+
+def _add_evaluate(commands: Commands, data: argparse.ArgumentParser) -> None:
+    defaults = Options()
+    measure = commands.add_parser("evaluate", parents=[data], help="measure checkpoints")
+    measure.add_argument("root", type=Path, nargs="+", help="dataset folders, averaged")
+    measure.add_argument("--weights", type=Path, required=True, nargs="+", help="averaged too")
+    measure.add_argument("--split", help='"val" by default, "all" for towns')
+    measure.add_argument(
+        "--protocol",
+        type=lambda text: text.split(","),
+        help=f"one or more of {','.join(PROTOCOLS)}; centre by default",
+    )
+    measure.add_argument(
+        "--stride-m", type=float, help="between tiles of grid and hard (16); alone: adds grid"
+    )
+    measure.add_argument("--rolls", type=int, default=defaults.rolls, help="headings tried")
+    measure.add_argument(
+        "--fov", type=_numbers, default=defaults.fov_deg, help="angles seen, such as 70,90,180"
+    )
+    measure.add_argument("--seed", type=int, default=defaults.seed, help="of what fov leaves")
+    measure.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    measure.add_argument("--markdown", action="store_true", help="a table on standard output")
+    measure.set_defaults(run=_evaluate)
+
+
+def _add_ablate(commands: Commands, data: argparse.ArgumentParser) -> None:
+    study = commands.add_parser("ablate", parents=[data], help="table 2 and figure 7 of the paper")
+    study.add_argument("root", type=Path, help="the training data")
+    study.add_argument("--validation", type=Path, nargs="+", required=True, help="averaged")
+    study.add_argument("--out", type=Path, required=True, help="runs, table.md, table.json, curve")
+    study.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="such as 0-2")
+    study.add_argument(
+        "--budget-minutes", type=float, help="of training for each run; else the recipe's epochs"
+    )
+    study.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    study.add_argument("--modern", action="store_true", help="skyfix-modern as a further row")
+    study.add_argument("--split", help='"train" and "val" by default, "all" for towns')
+    study.set_defaults(run=_ablate)
+
+
+def _add_figures(commands: Commands, data: argparse.ArgumentParser) -> None:
+    draw = commands.add_parser("figures", parents=[data], help="figures 6, 8 and 9 of the paper")
+    draw.add_argument("root", type=Path, help="a dataset folder")
+    draw.add_argument("--weights", type=Path, required=True)
+    draw.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    draw.add_argument("--split", help='"val" by default, "all" for towns')
+    draw.add_argument("--pairs", type=int, default=300, help="that are searched and drawn, at most")
+    draw.add_argument("--rows", type=int, default=5, help="of figures 6 and 9")
+    draw.set_defaults(run=_figures)
+
+
+def seeds(text: str) -> list[int]:
+    """ "3" or a range such as "0-2"."""
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last or first) + 1))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    stride_m = arguments.stride_m or Options().stride_m
+    options = Options(stride_m, arguments.rolls, arguments.fov, seed=arguments.seed)
+    protocols = arguments.protocol or ["centre", *["grid"] * (arguments.stride_m is not None)]
+    words = {name: describe(name, options) for name in protocols}
+    each = [_measured(path, protocols, options, arguments) for path in arguments.weights]
+    document = {"dataset": arguments.dataset, "protocols": words}
+    if len(each) == 1:
+        document |= each[0]
+    else:
+        means = [one["mean"] for one in each]
+        document |= {"mean": report.mean(means), "deviation": report.deviation(means)}
+        document["checkpoints"] = each
+    if arguments.json:
+        print(json.dumps(document, indent=1))
+    elif arguments.markdown:
+        print(report.markdown(document), end="")
+    else:
+        print("\n".join(report.lines(document)))
+
+
+def _measured(
+    weights: Path, protocols: Sequence[str], options: Options, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """One checkpoint on every root."""
+    encoder = Encoder.load(weights, arguments.device)
+    split = arguments.split or ("all" if arguments.dataset == "town" else "val")
+    reports = {}
+    for root in arguments.root:
+        pairs = datasets.load(arguments.dataset, root, split)
+        references: Sequence[Reference] = ()
+        if "vigor" in protocols:
+            references = datasets.load_references(arguments.dataset, root, split)
+        reports[str(root)] = evaluate(
+            encoder, pairs, protocols, references=references, options=options
+        )
+    return {
+        "weights": str(weights),
+        "encoder": encoder.fingerprint,
+        "mean": report.mean(list(reports.values())),
+        "each": reports,
+    }
+
+
+def _ablate(arguments: argparse.Namespace) -> None:
+    splits = ("all", "all") if arguments.dataset == "town" else ("train", "val")
+    train, held_out = (arguments.split or one for one in splits)
+    study = ablation.Study(
+        ablation.table_2(arguments.set, modern=arguments.modern),
+        arguments.seeds,
+        arguments.budget_minutes,
+        device=arguments.device,
+    )
+    validation = {
+        str(root): datasets.load(arguments.dataset, root, held_out) for root in arguments.validation
+    }
+    pairs = datasets.load(arguments.dataset, arguments.root, train)
+    table = ablation.ablate(study, pairs, validation, arguments.out)
+    (arguments.out / "table.json").write_text(json.dumps(table, indent=1))
+    (arguments.out / "table.md").write_text(ablation.markdown(table))
+    figures.curves(ablation.histories(study, arguments.out), arguments.out / "curve.png")
+    print(ablation.markdown(table), end="")
+
+
+def _figures(arguments: argparse.Namespace) -> None:
+    checkpoint = Checkpoint.load(arguments.weights)
+    encoder = Encoder(checkpoint, arguments.device)
+    split = arguments.split or ("all" if arguments.dataset == "town" else "val")
+    pairs = datasets.load(arguments.dataset, arguments.root, split)[: arguments.pairs]
+    with bar("reading pairs", len(pairs)) as advance:
+        arrays = read_arrays(pairs, encoder.config, 0.0, advance=advance)
+    rows = range(0, len(pairs), max(1, len(pairs) // arguments.rows))[: arguments.rows]
+    out = arguments.out
+    if encoder.config.network.attention:
+        print(figures.attention(checkpoint, arrays, rows, out / "attention.png"))
+    print(figures.plane(encoder, arrays, out / "descriptors.png"))
+    print(figures.retrieval(encoder, arrays, rows, out / "retrieval.png"))
