@@ -10,7 +10,7 @@ STAMP := .venv/installed-$(EXTRA)
 TOWN := $(HOME_DIR)/demo-town
 WEIGHTS := model/weights/msae-demo.safetensors
 
-.PHONY: demo test lint clean
+.PHONY: demo test soak lint clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -42,6 +42,11 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest -n 2
+
+# Longer than anyone waits for: 200 kills of ingest, build, publish and prune; 6,000 mutated images.
+soak: $(STAMP)
+	$(BIN)/python tests/kills.py --kills 200
+	SOAK=20 $(BIN)/pytest tests/test_api_abuse.py --timeout 3600
 
 clean:
 	rm -rf .venv $(HOME_DIR) .mypy_cache .pytest_cache .ruff_cache
