@@ -78,7 +78,7 @@ class Localizer:
     rolls: how many headings are tried, evenly spaced, for a panorama whose heading is unknown.
     """
 
-    def __init__(self, encoder: StreetEncoder, live: LiveTiles, *, rolls: int = 16) -> None:
+    def __init__(self, encoder: StreetEncoder, live: LiveTiles, *, rolls: int = 36) -> None:
         self.encoder = encoder
         self.live = live
         self._rolls = rolls
