@@ -42,6 +42,17 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[st
         temporary.unlink(missing_ok=True)
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file.
+
+    Raises:
+        SafetensorError, OSError: it is not a whole safetensors file.
+    """
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Everything that turns images into descriptors, but for the weights.
@@ -136,9 +147,7 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(f"there is no checkpoint at {path}")
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header, tensors = read_safetensors(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
         if header.get("format") != FORMAT:

@@ -14,3 +14,9 @@ def real() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data beside the project")
     return folder
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """What tests marked anyio run on."""
+    return "asyncio"

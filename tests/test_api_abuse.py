@@ -46,11 +46,6 @@ TRAVERSALS = [
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """The real encoder with small weights, so that the real decoding is attacked."""
     config = tiny("encoder.aerial_footprint_m=64").encoder

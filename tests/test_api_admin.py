@@ -21,11 +21,6 @@ ROUTES = [
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     encoder = FakeEncoder()
     publish(tmp_path, "town", range(3), encoder)

@@ -27,11 +27,6 @@ GPANO_FISHEYE = (
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Three tiles behind tight limits; at the end a good request must still be answered."""
     encoder = FakeEncoder()

@@ -20,11 +20,6 @@ SETTINGS = {"max_files": 3, "max_in_flight": 4, "max_in_flight_bytes": 200_000}
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     encoder = FakeEncoder()
     publish(tmp_path, "town", range(12), encoder)

@@ -15,11 +15,6 @@ from service.localizer import Descriptors, Strip
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class HeldEncoder(FakeEncoder):
     """Encodes only while `go` is set; the deadly strip ends its thread."""
 

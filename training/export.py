@@ -7,15 +7,14 @@ import errno
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from model.errors import SkyfixError
 from training import datasets
+from training.appearing import appearing
 from training.pairs import Reference
 from training.progress import bar
 
@@ -42,7 +41,8 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
     references = datasets.load_references(name, root, split)
     size = datasets.find(name).AERIAL_SIZE
     _check_ids(references)
-    with _appearing(out) as folder, bar("exporting tiles", len(references)) as advance:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(out, ExportError) as folder, bar("exporting tiles", len(references)) as advance:
         rows = []
         for reference in references:
             rows.append(_row(reference, size))
@@ -95,18 +95,3 @@ def _link(source: Path, target: Path) -> None:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
             raise
         shutil.copyfile(source, target)
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `out` at the end, or vanishes."""
-    if out.exists():
-        raise ExportError(f"{out} exists already: remove it or name another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from model.checkpoint import write_safetensors
+from model.checkpoint import read_safetensors, write_safetensors
 from model.errors import SkyfixError
 from model.network import SiameseNetwork
 from training.mining import HardNegativeQueue
@@ -98,9 +98,7 @@ class TrainingState:
         if not path.exists():
             return False
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header, tensors = read_safetensors(path)
         except (SafetensorError, OSError) as error:
             raise ResumeError(f"{path} is not a readable training state: {error}") from error
         if header.get("format") != FORMAT or header.get("run") != self.run:

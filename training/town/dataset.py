@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from rasterio.transform import Affine
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+from training.appearing import appearing
 from training.town.aerial import render_aerial
 from training.town.compiled import U8
 from training.town.day import Day, day
@@ -61,7 +60,9 @@ def write_town(
         raise TownError(f"panorama size {pano_size}: give (height, 2 x height), height 32 to 8192")
     if panoramas < 1 or workers < 1:
         raise TownError(f"{panoramas} panoramas by {workers} workers: give 1 or more of each")
-    with _appearing(out) as folder, _reporting(progress) as report:
+    if not out.parent.is_dir():
+        raise TownError(f"{out.parent} is no folder: make it first")
+    with appearing(out, TownError) as folder, _reporting(progress) as report:
         report(0, panoramas)
         town = build_town(spec)
         poses = sample_poses(town, panoramas, spec.seed, min_spacing_m)
@@ -148,22 +149,6 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes `out` at the end, or vanishes."""
-    if out.exists():
-        raise TownError(f"{out} exists already: remove it or name another folder")
-    if not out.parent.is_dir():
-        raise TownError(f"{out.parent} is no folder: make it first")
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
