@@ -25,7 +25,7 @@ RUN touch README.md \
 
 # What Skyfix needs, without Skyfix: this layer of gigabytes outlives every change of the code.
 FROM builder AS dependencies
-# cpu or gpu: which FAISS wheel.
+# Extras of pyproject.toml: cpu or gpu (which FAISS wheel), and more: "cpu,milvus".
 ARG EXTRA=cpu
 ARG PIP_OPTIONS
 RUN /opt/skyfix/bin/pip install ${PIP_OPTIONS} --no-build-isolation \

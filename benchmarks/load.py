@@ -1,12 +1,24 @@
-"""A light HTTP load generator: one panorama, posted over kept-alive connections."""
+"""A light HTTP load generator: ready-made requests over kept-alive connections."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from service.api.errors import RETRY_AFTER_S
 
 BOUNDARY = "skyfix-benchmark"
+MOST_OPEN = 512  # requests of the open loop; no more are begun until some are answered
+
+
+class Answer(NamedTuple):
+    """What came back, and after how long."""
+
+    status: int
+    body: bytes
+    seconds: float
 
 
 @dataclass
@@ -17,6 +29,20 @@ class Tally:
     accepted: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)  # 503
     failed: int = 0
+
+    def add(self, answer: Answer) -> None:
+        """Count one more."""
+        if answer.status == 200:
+            self.accepted.append(answer.seconds)
+        elif answer.status == 503:
+            self.refused.append(answer.seconds)
+        else:
+            self.failed += 1
+
+    @property
+    def answers(self) -> int:
+        """Of any kind."""
+        return len(self.accepted) + len(self.refused) + self.failed
 
     @property
     def rate(self) -> float:
@@ -45,30 +71,26 @@ def request_bytes(path: str, field_name: str, body: bytes) -> bytes:
     ).encode() + form
 
 
-class _Connection:
+class Connection:
     """Reconnects when the server has closed."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def post(self, request: bytes, tally: Tally) -> None:
+    async def post(self, request: bytes) -> Answer:
+        """Send a whole request; status 0 when the connection broke."""
         begun = time.perf_counter()
         try:
-            status, closes = await self._exchange(request)
+            status, body = await self._exchange(request)
         except (OSError, asyncio.IncompleteReadError, ValueError):
-            status, closes = 0, True
-        taken = time.perf_counter() - begun
-        if status == 200:
-            tally.accepted.append(taken)
-        elif status == 503:
-            tally.refused.append(taken)
-        else:
-            tally.failed += 1
-        if closes:
             self.close()
+            status, body = 0, b""
+        return Answer(status, body, time.perf_counter() - begun)
 
-    async def _exchange(self, request: bytes) -> tuple[int, bool]:
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        if self._streams is not None and self._streams[0].at_eof():  # closed while idle
+            self.close()
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
@@ -76,24 +98,31 @@ class _Connection:
         await writer.drain()
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
-        await reader.readexactly(int(headers.get("content-length", "0")))
-        return int(head.split()[1]), headers.get("connection") == "close"
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        if headers.get("connection") == "close":
+            self.close()
+        return int(head.split()[1]), body
 
     def close(self) -> None:
+        """Leave."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
 async def closed_loop(port: int, request: bytes, clients: int, seconds: float) -> Tally:
-    """`clients` connections, each asking again as soon as it is answered."""
+    """`clients` connections, each asking again as soon as it is answered; after a refusal only
+    RETRY_AFTER_S later, as its Retry-After says, or at the end."""
     tally = Tally()
     end = time.perf_counter() + seconds
 
     async def client() -> None:
-        connection = _Connection(port)
+        connection = Connection(port)
         while time.perf_counter() < end:
-            await connection.post(request, tally)
+            answer = await connection.post(request)
+            tally.add(answer)
+            if answer.status == 503:
+                await asyncio.sleep(min(RETRY_AFTER_S, max(0.0, end - time.perf_counter())))
         connection.close()
 
     begun = time.perf_counter()
@@ -105,18 +134,21 @@ async def closed_loop(port: int, request: bytes, clients: int, seconds: float) -
 async def open_loop(port: int, request: bytes, rate: float, seconds: float) -> Tally:
     """`rate` requests a second whether or not they are answered: what overload is."""
     tally = Tally()
-    idle: list[_Connection] = []
+    idle: list[Connection] = []
 
     async def one() -> None:
-        connection = idle.pop() if idle else _Connection(port)
-        await connection.post(request, tally)
+        connection = idle.pop() if idle else Connection(port)
+        tally.add(await connection.post(request))
         idle.append(connection)
 
-    begun = time.perf_counter()
-    running = []
+    begun, count = time.perf_counter(), 0
+    running: set[asyncio.Task[None]] = set()
     while (now := time.perf_counter() - begun) < seconds:
-        while len(running) < now * rate:
-            running.append(asyncio.create_task(one()))
+        while count < now * rate and len(running) < MOST_OPEN:
+            count += 1
+            task = asyncio.create_task(one())
+            running.add(task)
+            task.add_done_callback(running.discard)
         await asyncio.sleep(0.002)
     await asyncio.gather(*running)
     for connection in idle:

@@ -20,7 +20,9 @@ class MultiScaleAttention(nn.Module):
 
     Left open by the paper and chosen here: a group is `group_channels` wide (256 would be 27 M
     weights on VGG16's 1,280 channels); its stride 2 is what the upsampling undoes; ReLU between
-    the groups and the 1x1; a sigmoid, so that the mask is a share in 0..1.
+    the groups and the 1x1; a sigmoid of the logits less their mean over the image. The mean goes
+    because the descriptor's L2 norm takes away the mask's level: left free, the level drifts up
+    until the sigmoid saturates and every mask is 1 (measured: docs/decisions.md).
     """
 
     def __init__(self, channels: int, group_channels: int = 32) -> None:
@@ -28,11 +30,12 @@ class MultiScaleAttention(nn.Module):
         self.groups = nn.ModuleList(
             nn.Conv2d(channels, group_channels, p, stride=2, padding=p // 2) for p in KERNELS
         )
-        self.weigh = nn.Conv2d(group_channels * len(KERNELS), 1, 1)
+        self.weigh = nn.Conv2d(group_channels * len(KERNELS), 1, 1, bias=False)
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Maps (N, C_i, H_i, W_i) and the features' (H, W) to a mask (N, 1, H, W) in 0..1."""
         joined = torch.cat([functional.adaptive_avg_pool2d(one, size) for one in maps], dim=1)
         context = torch.cat([torch.relu(group(joined)) for group in self.groups], dim=1)
-        mask = torch.sigmoid(self.weigh(context))
+        logits = self.weigh(context)
+        mask = torch.sigmoid(logits - logits.mean((2, 3), keepdim=True))
         return functional.interpolate(mask, size, mode="bilinear", align_corners=False)

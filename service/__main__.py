@@ -127,17 +127,21 @@ def _activate(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    """check a version's files against its checksums (the live one by default)"""
+    """check a version's files (the live one's by default), and the catalogue"""
     parser.add_argument("version", nargs="?")
     parser.set_defaults(run=_verify)
 
 
 def _verify(arguments: argparse.Namespace, settings: Settings) -> None:
+    from service.index.catalogue import Catalogue
     from service.index.versions import Versions
 
     versions = Versions(settings.home)
     report = versions.verify(arguments.version or versions.require_current())
     print(f"{report.version}: {report.tiles} tiles, {report.bytes} bytes, whole")
+    with Catalogue.of(settings.home, create=False) as catalogue:
+        catalogue.verify()
+        print(f"{catalogue.path.name}: whole")
 
 
 def _add_locate(parser: argparse.ArgumentParser) -> None:

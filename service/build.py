@@ -108,12 +108,13 @@ def build(
 
     Raises:
         NothingToBuild, FootprintMismatch, ImageryChanged, EncodingFailed, BuildLocked,
-        BuildFailed, EngineUnavailable, SourceError, and what `calibrate` raises: nothing was
-        published, the live version is as before.
+        BuildFailed, CatalogueError, EngineUnavailable, SourceError, and what `calibrate` raises:
+        nothing was published, the live version is as before.
     """
     versions = Versions(home)
     try:
         with build_lock(versions.folder), Catalogue.of(home) as catalogue:
+            catalogue.verify()
             engine = EngineChoice(approximate_from, milvus_uri)
             return _Build(versions, catalogue, encoder, batch, progress, calibrate, engine).run()
     except OSError as error:

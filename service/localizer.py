@@ -57,6 +57,8 @@ class LiveTiles(Protocol):
 
     def get(self) -> TileIndex: ...
 
+    def trouble(self) -> str | None: ...
+
 
 @dataclass(frozen=True)
 class Query:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import uvicorn
+from fastapi import FastAPI
 
 from service.api.app import create_app
 from service.compose import open_localizer, reopener
@@ -11,14 +15,20 @@ from service.logs import log_to_stderr
 from service.settings import Settings
 
 
-def server(settings: Settings) -> uvicorn.Server:
-    """A server that is ready to `run()`; weights are loaded, nothing is bound yet.
+def serve(settings: Settings) -> None:
+    """Load the weights and answer requests until a signal ends the process.
 
     Raises:
         DeviceError, CheckpointError: see `open_localizer`.
     """
+    log_to_stderr(settings.log_format)
+    run(create_app(open_localizer(settings), settings, reopener(settings)), settings)
+
+
+def run(app: FastAPI, settings: Settings) -> None:
+    """Answer until SIGTERM or SIGINT. Requests in flight are finished; SIGTERM exits with 0."""
     config = uvicorn.Config(
-        create_app(open_localizer(settings), settings, reopener(settings)),
+        app,
         host=settings.host,
         port=settings.port,
         http=protocol(settings.header_deadline_s),  # h11: httptools does not bound heads
@@ -31,10 +41,6 @@ def server(settings: Settings) -> uvicorn.Server:
         access_log=False,  # the application writes a line for each request
         log_config=None,
     )
-    return uvicorn.Server(config)
-
-
-def serve(settings: Settings) -> None:
-    """Answer requests until a signal ends the process; requests in flight are finished."""
-    log_to_stderr(settings.log_format)
-    server(settings).run()
+    # uvicorn raises the signal again once it has drained, which would end the process as killed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    uvicorn.Server(config).run()

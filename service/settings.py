@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 MIN_TOKEN = 16  # characters
-DEMO_WEIGHTS = "msae-demo.safetensors"
+DEMO_WEIGHTS = "skyfix-modern.safetensors"
 
 
 class SettingsError(SkyfixError):
@@ -48,6 +48,7 @@ class Settings:
     max_files: int = 16  # panoramas in one request to /localize/batch
     max_in_flight: int = 32  # panoramas being read, decoded, waiting or encoded; more get a 503
     max_in_flight_bytes: int = 256 * MIB  # of their uploads; more get a 503
+    max_stretch: float = 2.5  # mean latency under load, in lone requests' latencies; past it: 503
     max_batch: int = 8  # panoramas in one encoder call
     decode_threads: int = 2
     header_deadline_s: float = 10.0  # for the client to finish sending a request's head
@@ -130,14 +131,24 @@ def _integer(low: int, high: int) -> Callable[[str, str], int]:
     return parse
 
 
-def _seconds(variable: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise SettingsError(f"{variable}={text!r} is not a number of seconds") from None
-    if not 0.0 < value <= 3600.0:
-        raise SettingsError(f"{variable}={text}: allowed is above 0 to 3600 seconds")
-    return value
+def _number(low: float, high: float, unit: str = "") -> Callable[[str, str], float]:
+    def parse(variable: str, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise SettingsError(
+                f"{variable}={text!r} is not a number{unit and ' of '}{unit}"
+            ) from None
+        if not low <= value <= high:
+            raise SettingsError(
+                f"{variable}={text}: allowed is {low:g} to {high:g} {unit}".rstrip()
+            )
+        return value
+
+    return parse
+
+
+_seconds = _number(0.001, 3600.0, "seconds")
 
 
 _PARSERS: dict[str, Callable[[str, str], object]] = {
@@ -152,6 +163,7 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "max_files": _integer(1, 256),
     "max_in_flight": _integer(1, 4096),
     "max_in_flight_bytes": _integer(1024, 64 * 1024 * MIB),
+    "max_stretch": _number(2.0, 1000.0),
     "max_batch": _integer(1, 256),
     "decode_threads": _integer(1, 64),
     "header_deadline_s": _seconds,

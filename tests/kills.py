@@ -1,32 +1,41 @@
 """SIGKILL at random moments of ingest, build, publish and prune; what must hold after each.
 
-`python tests/kills.py --kills 200` is the soak; tests/test_kill.py runs a few.
+`python tests/kills.py --kills 200 --home FOLDER` is the soak, and goes on where it was stopped;
+tests/test_kill.py runs a few.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from fakes import FakeEncoder
 from imagery_samples import patchwork, write_raster
+from rich.console import Console
+from rich.progress import track
 
 import service.build
 from service.build import build
 from service.index.catalogue import Catalogue
+from service.index.durable import write_atomically
 from service.index.live import LiveIndex
 from service.index.search import TileIndex
 from service.index.versions import Versions
 from service.ingest import ingest
+from service.position import Calibration
 
 TOWNS = ("a.tif", "b.tif")  # two states of one source
-LONGEST_S = 0.6  # a round of the worker takes about half of it
+PHASES = ("ingest", "build", "publish", "prune")
+LONGEST_S = 0.15  # after a phase began; a round of all takes about twice as long
 
 
 def write_towns(home: Path) -> None:
@@ -38,36 +47,51 @@ def write_towns(home: Path) -> None:
 
 
 def work(home: Path) -> None:
-    """Ingests, builds and prunes without end; says so on standard output when it begins."""
+    """Ingests, builds and prunes without end; says on standard output what begins."""
     service.build.SHARD_TILES = 32
-    print("ready", flush=True)
     while True:
         for town in TOWNS:
-            update(home, town)
+            update(home, town, say)
+            say("prune")
             Versions(home).prune(keep=2)
 
 
-def update(home: Path, town: str) -> None:
+def say(phase: str) -> None:
+    print(phase, flush=True)
+
+
+def update(home: Path, town: str, say: Callable[[str], None] = lambda phase: None) -> None:
+    def last_step(index: TileIndex) -> Calibration:
+        say("publish")  # and the verification before it
+        return index.calibration
+
+    say("ingest")
     with Catalogue.of(home) as catalogue:
         ingest(catalogue, home / town, size_m=64.0, name="town")
-    build(home, FakeEncoder(), batch=16)
+    say("build")
+    build(home, FakeEncoder(), batch=16, calibrate=last_step)
 
 
-def kill_once(home: Path, delay_s: float) -> None:
+def kill_once(home: Path, phase: str, delay_s: float) -> str:
+    """Kills a worker so long after a phase began; returns the phase it had come to by then."""
     command = [sys.executable, __file__, "--work", str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         assert worker.stdout is not None
         assert worker.stderr is not None
-        assert worker.stdout.readline() == b"ready\n"
+        for line in worker.stdout:
+            if line.decode().strip() == phase:
+                break
         time.sleep(delay_s)
         alive = worker.poll() is None
         worker.kill()
         assert alive, worker.stderr.read().decode()
+        return [phase, *worker.stdout.read().decode().split()][-1]
 
 
 def check(home: Path) -> None:
     """The live version is whole and answers; the catalogue holds one whole state of the town."""
     with Catalogue.of(home) as catalogue:
+        catalogue.verify()
         sources, tiles = catalogue.sources(), list(catalogue.tiles())
         assert len(sources) <= 1
         assert bool(sources) == bool(tiles)
@@ -85,21 +109,37 @@ def vectors(home: Path) -> np.ndarray:
     return np.array(TileIndex.open(versions.path(versions.require_current())).vectors)
 
 
-def kill_repeatedly(home: Path, kills: int, seed: int) -> None:
-    """Raises AssertionError or SkyfixError where anything was lost."""
-    write_towns(home)
-    delays = random.Random(seed)
-    for _ in range(kills):
-        kill_once(home, delays.uniform(0.0, LONGEST_S))
+def kill_repeatedly(home: Path, kills: int, seed: int) -> Counter[str]:
+    """Goes on with those that `home` has seen; returns how many kills met which phase.
+
+    Raises AssertionError or SkyfixError where anything was lost.
+    """
+    record = home / "kills.json"
+    if not record.exists():
+        write_towns(home)
+        record.write_text("{}")
+    met = Counter(json.loads(record.read_text()))
+    for number in track(range(met.total(), kills), "killing", console=Console(stderr=True)):
+        chance = random.Random(seed * 1_000_003 + number)
+        delay_s = LONGEST_S * chance.random() ** 3  # publish and prune take milliseconds
+        met[kill_once(home, chance.choice(PHASES), delay_s)] += 1
         check(home)
+        write_atomically(record, json.dumps(met).encode())
+    check_end(home)
+    return met
+
+
+def check_end(home: Path) -> None:
+    """Whoever is killed no more arrives where an uninterrupted build does, and leaves no rest."""
     update(home, TOWNS[0])
-    fresh = home / "fresh"
-    write_towns(fresh)
-    update(fresh, TOWNS[0])
-    assert np.array_equal(vectors(home), vectors(fresh))
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        fresh = Path(folder)
+        write_towns(fresh)
+        update(fresh, TOWNS[0])
+        assert np.array_equal(vectors(home), vectors(fresh))
     Versions(home).prune(keep=1)
     left = {path.name for path in (home / "index").iterdir()}
-    assert left == {Versions(home).current(), "CURRENT", ".lock", ".pointer"}
+    assert left == {Versions(home).current(), "CURRENT", ".lock", ".pointer"}, sorted(left)
 
 
 def main() -> None:
@@ -107,12 +147,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="run as the process that is killed, in this home")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--home", type=Path, help="where it goes on another time (a temporary one)")
     arguments = parser.parse_args()
     if arguments.work:
         work(arguments.work)
-    with tempfile.TemporaryDirectory() as home:
-        kill_repeatedly(Path(home), arguments.kills, arguments.seed)
-    print(f"{arguments.kills} kills: nothing lost")
+    with tempfile.TemporaryDirectory() as folder:
+        met = kill_repeatedly(arguments.home or Path(folder), arguments.kills, arguments.seed)
+    print(f"{met.total()} kills: nothing lost; in {dict(met)}")
 
 
 if __name__ == "__main__":

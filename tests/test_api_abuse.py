@@ -54,7 +54,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     with Catalogue.of(tmp_path) as catalogue:
         ingest(catalogue, coloured_region(tmp_path / "town", range(3)), size_m=64.0)
     build(tmp_path, encoder)
-    async with served(tmp_path, encoder, admin_token=TOKEN) as made:
+    async with served(tmp_path, encoder, admin_token=TOKEN, max_stretch=1000.0) as made:
         yield made
 
 
@@ -140,7 +140,7 @@ async def test_versions_swap_without_a_failed_or_mixed_answer(tmp_path: Path) ->
                 await asyncio.sleep(0.001)
             swaps += 1
 
-    async with served(tmp_path, FakeEncoder()) as client:
+    async with served(tmp_path, FakeEncoder(), max_stretch=1000.0) as client:
         async with asyncio.timeout(60.0 * SOAK):
             await asyncio.gather(swap(), *(ask(client) for _ in range(8)))
     assert len(answered) >= 500 * SOAK

@@ -103,11 +103,13 @@ async def test_a_client_that_left_never_reaches_the_encoder(
 async def test_a_late_answer_is_a_problem_and_its_work_dropped(
     client: httpx.AsyncClient, encoder: HeldEncoder
 ) -> None:
+    assert "skyfix_panoramas_working_limit 3.0" in (await client.get("/metrics")).text
     encoder.go.clear()
     first, second = post(client), post(client)
     for answer in await asyncio.gather(first, second):
         assert answer.status_code == 503
         assert answer.json()["type"] == "urn:skyfix:problem:deadline"
+    assert "skyfix_panoramas_working_limit 2.0" in (await client.get("/metrics")).text
     encoder.go.set()
     assert (await post(client)).status_code == 200
 

@@ -65,3 +65,39 @@ def test_without_the_weights_the_old_pair_stays(
         serving.check(unknown)
     with pytest.raises(WeightsMissing, match="cannot change"):
         Serving(serving.localizer).check(NEW)
+
+
+def test_weights_that_arrive_late_are_tried_again(
+    tmp_path: Path, open_localizer: Callable[[str], Localizer]
+) -> None:
+    publish(tmp_path, "town", range(3), FakeEncoder())
+    there: set[str] = {OLD}
+
+    def opened(fingerprint: str) -> Localizer:
+        return open_localizer(fingerprint if fingerprint in there else "missing")
+
+    serving = Serving(open_localizer(OLD), opened, retry_every_s=0.0)
+    publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
+    serving.follow()
+    assert "missing" in (serving.trouble() or "")
+    there.add(NEW)
+    serving.follow()
+    assert (serving.localizer.encoder.fingerprint, serving.trouble()) == (NEW, None)
+
+
+def test_trouble_lasts_until_a_retry_succeeds_whatever_fails(
+    tmp_path: Path, serving: Serving
+) -> None:
+    during: list[str | None] = []
+
+    def reopen(fingerprint: str) -> Localizer:
+        during.append(broken.trouble())
+        raise MemoryError(fingerprint)
+
+    broken = Serving(serving.localizer, reopen, retry_every_s=0.0)
+    version = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
+    broken.follow()
+    refused = broken.trouble()
+    assert version in (refused or "")
+    broken.follow()
+    assert (during[1:], broken.trouble()) == ([refused], refused)

@@ -1,6 +1,7 @@
 """The walls of the design: who may import whom, and what no module may do while it is imported."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +109,9 @@ def test_names_say_what_is_inside() -> None:
 def test_packages_stay_below_the_root_names() -> None:
     """A folder under tests/ named like a package would shadow it."""
     assert [p for p in PACKAGES if (ROOT / "tests" / p).exists()] == []
+
+
+def test_no_placeholder_is_left_in_the_documents() -> None:
+    files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("model/weights/*.md")]
+    left = {file.name: re.findall("@[A-Z]+@", file.read_text()) for file in files}
+    assert {name: found for name, found in left.items() if found} == {}

@@ -26,7 +26,7 @@ def looped(attention, joined):
         groups.append(np.maximum(out, 0))
     weights = attention.weigh.weight.double().numpy()[0, :, 0, 0]
     sums = (np.concatenate(groups) * weights[:, None, None]).sum(0)
-    return 1 / (1 + np.exp(-sums - attention.weigh.bias.item()))
+    return 1 / (1 + np.exp(sums.mean() - sums))
 
 
 @torch.no_grad()
@@ -51,3 +51,14 @@ def test_one_mask_of_the_features_size_in_0_to_1(size):
     mask = attention([100 * one for one in maps((5, 20, 20), (3, 10, 10))], size)
     assert mask.shape == (2, 1, *size)
     assert 0 <= mask.min() <= mask.max() <= 1
+
+
+@torch.no_grad()
+def test_a_mask_cannot_saturate_by_its_level():
+    """Whatever lifts every logit alike, even far beyond a sigmoid's range, leaves the mask."""
+    attention = MultiScaleAttention(8, group_channels=4)
+    features = maps((5, 20, 20), (3, 10, 10))
+    before = attention(features, (10, 10))
+    attention.weigh.register_forward_hook(lambda module, given, logits: logits + 100)
+    torch.testing.assert_close(attention(features, (10, 10)), before, atol=1e-4, rtol=0)
+    assert before.std() > 0

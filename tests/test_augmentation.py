@@ -22,6 +22,7 @@ PLAIN = (
     "offset_m=0",
     "missing_band=0",
     "colour_jitter=0",
+    "ramp_epochs=0",
 )
 HERE = LatLon(50.0, 8.0)
 
@@ -156,6 +157,35 @@ def test_a_missing_band_is_filled_from_its_edges_only():
         assert 23 - kept[-1] <= BLANK_SHARE * 24
         blanked += lost.any()
     assert 15 < blanked < 45
+
+
+def test_a_limited_view_keeps_one_arc():
+    chosen, arrays = recipe("limited_view=0.5"), worlds(1)
+    fill, shares = chosen.encoder.preprocessing.fill, []
+    for epoch in range(60):
+        strip = augment(arrays, 0, chosen, epoch, 0).strip
+        lost = (strip == fill).all((0, 2))
+        assert (strip[:, ~lost] == arrays.strips[0][:, ~lost]).all()
+        assert (lost != np.roll(lost, 1)).sum() in (0, 2)
+        shares += [(~lost).mean()] * bool(lost.any())
+    assert 15 < len(shares) < 45
+    assert min(shares) > 0.1
+    assert max(shares) < 0.9
+
+
+def test_a_ramp_begins_with_none_and_ends_with_all():
+    sure = ("missing_band=1", "limited_view=1", "colour_jitter=0.2", "heading_noise_deg=6")
+    ramped, full = recipe(*sure, "ramp_epochs=4"), recipe(*sure)
+    arrays = worlds(1)
+    first = augment(arrays, 0, ramped, 0, 0)
+    assert (first.strip == arrays.strips[0]).all()
+    assert first.north == arrays.norths[0]
+    for epoch in (4, 9):
+        ours, theirs = (augment(arrays, 0, one, epoch, 0) for one in (ramped, full))
+        assert (ours.strip == theirs.strip).all()
+        assert ours.north == theirs.north
+    half = augment(arrays, 0, ramped, 2, 0).north - 0.5
+    assert half == pytest.approx((augment(arrays, 0, full, 2, 0).north - 0.5) / 2)
 
 
 def test_colours_change_alone_in_each_view_and_order_of_levels_stays():

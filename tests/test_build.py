@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +21,7 @@ from service import build as build_module
 from service.build import EncodingFailed, FootprintMismatch, NothingToBuild, build
 from service.imagery.source import SourceMissing
 from service.imagery.tiles import ImageryChanged, tile_image
-from service.index.catalogue import Catalogue
+from service.index.catalogue import Catalogue, CatalogueError
 from service.index.live import LiveIndex
 from service.index.lock import BuildLocked
 from service.index.search import TileIndex
@@ -172,6 +174,49 @@ def test_one_builder_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(BuildLocked, match="4711"):
             build(tmp_path, FakeEncoder())
     assert build(tmp_path, FakeEncoder()).encoded == 0
+
+
+OTHER_BUILDER = """
+import sys, time
+from pathlib import Path
+from service.index.lock import build_lock
+with build_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(100.0)
+"""
+
+
+def test_a_builder_in_another_process_is_named_and_its_death_ends_its_lock(tmp_path: Path) -> None:
+    add_town(tmp_path, tmp_path / "town.tif")
+    command = [sys.executable, "-c", OTHER_BUILDER, str(tmp_path / "index")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        try:
+            with pytest.raises(BuildLocked, match=f'"pid": {other.pid}'):
+                build(tmp_path, FakeEncoder())
+        finally:
+            other.kill()
+    assert build(tmp_path, FakeEncoder()).reused == 0
+
+
+def test_a_damaged_catalogue_builds_nothing(tmp_path: Path) -> None:
+    add_town(tmp_path, tmp_path / "town.tif")
+    live = build(tmp_path, FakeEncoder()).name
+    path = tmp_path / "catalogue.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"town-16m-n", b"town-16m-m", 1))
+    with pytest.raises(CatalogueError, match=r"is damaged: .*`skyfix ingest` again"):
+        build(tmp_path, FakeEncoder())
+    assert Versions(tmp_path).names() == [live]
+
+
+def test_a_pointer_to_nowhere_is_mended_by_a_build(tmp_path: Path) -> None:
+    count = add_town(tmp_path, tmp_path / "town.tif")
+    first = build(tmp_path, FakeEncoder()).name
+    Versions(tmp_path).pointer.write_text("000009-20260101T000000Z")
+    second = build(tmp_path, FakeEncoder())
+    assert (second.encoded, Versions(tmp_path).current()) == (count, second.name)
+    assert Versions(tmp_path).names() == [first, second.name]
 
 
 def test_a_damaged_live_version_is_not_reused(

@@ -93,6 +93,50 @@ def test_a_tile_knows_its_bounds() -> None:
     assert tile.bounds.north - tile.bounds.south == pytest.approx(64.0 / 111_229.0, rel=1e-3)
 
 
+def test_a_flipped_bit_is_found_or_changes_nothing(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source(), tiles("123456789"))
+    before = (catalogue.sources(), list(catalogue.tiles()))
+    whole, found = catalogue.path.read_bytes(), 0
+    for place in [place for place, byte in enumerate(whole) if byte][::3]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        catalogue.path.write_bytes(damaged)
+        try:
+            with Catalogue(catalogue.path) as other:
+                other.verify()
+                assert (other.sources(), list(other.tiles())) == before
+        except CatalogueError:
+            found += 1
+    assert found > 100
+
+
+def test_a_truncated_file_is_found(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source(), tiles("123456789"))
+    whole = catalogue.path.read_bytes()
+    for share in (0.05, 0.5, 0.99):
+        catalogue.path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(CatalogueError), Catalogue(catalogue.path) as other:
+            other.verify()
+
+
+def test_the_first_format_is_brought_up_to_date(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source(), tiles("12"))
+    with sqlite3.connect(catalogue.path) as db:
+        db.execute("DROP TABLE digests")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    with Catalogue(catalogue.path) as old:
+        old.verify()
+        assert list(old.tiles()) == tiles("12")
+
+
+def test_what_is_removed_is_not_missed(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source("a"), tiles("12", of="a"))
+    catalogue.replace_source(source("b"), tiles("34", of="b"))
+    catalogue.remove_source("a")
+    catalogue.verify()
+
+
 def test_files_that_are_no_catalogue_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database, but long enough to look at " * 50)
     with pytest.raises(CatalogueError, match="not a usable catalogue"):

@@ -83,7 +83,7 @@ def test_configuration_survives_json_and_changes_the_fingerprint(checkpoint, con
 
 def test_any_weight_changes_the_fingerprint_but_not_its_story(checkpoint):
     assert replace(checkpoint, provenance={}).fingerprint == checkpoint.fingerprint
-    for name in ("street.head.bias", "aerial.attention.weigh.bias", "aerial.trunk.stem.0.weight"):
+    for name in ("street.head.bias", "aerial.attention.weigh.weight", "aerial.trunk.stem.0.weight"):
         nudged = dict(checkpoint.tensors)
         nudged[name] = nudged[name].clone()
         nudged[name].view(-1)[0] += 1e-6

@@ -18,6 +18,8 @@ from service.settings import Settings
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if "build" in service]
+THEIRS = [name for name in SERVICES if name not in OURS]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 FINAL_STAGE = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
 DOCUMENT = (ROOT / "docs" / "deploy.md").read_text()
@@ -29,16 +31,30 @@ def words(instruction: str, text: str = DOCKERFILE) -> list[str]:
     return re.findall(rf"^{instruction} (.+)$", text, re.MULTILINE)
 
 
+def test_the_compose_file_is_one() -> None:
+    schema = ["--builtin-schema", "vendor.compose-spec"]
+    command = [sys.executable, "-m", "check_jsonschema", *schema, str(ROOT / "docker-compose.yml")]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert checked.returncode == 0, checked.stdout
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_service_can_write_to_its_image_or_gain_rights(name: str) -> None:
     service = SERVICES[name]
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    assert {"privileged", "cap_add", "user", "network_mode", "pid"}.isdisjoint(service)
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert {"privileged", "cap_add", "network_mode", "pid"}.isdisjoint(service)
+    if name != "milvus":  # whose image is not made for it
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", THEIRS)
+def test_images_of_others_are_pinned_and_from_docker_hub(name: str) -> None:
+    assert re.fullmatch(r"([a-z]+/)?[a-z]+:v?\d+\.\d+\.\d+(-alpine)?", SERVICES[name]["image"])
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_the_data_volume_is_the_only_place_that_lasts(name: str) -> None:
     writable = [mount for mount in SERVICES[name]["volumes"] if not mount.endswith(":ro")]
     assert writable == ["skyfix-data:/data"]
@@ -46,13 +62,14 @@ def test_the_data_volume_is_the_only_place_that_lasts(name: str) -> None:
     assert words("VOLUME", FINAL_STAGE) == ["/data"]
 
 
-@pytest.mark.parametrize(("api", "job"), [("api", "rebuild"), ("api-gpu", "rebuild-gpu")])
-def test_the_rebuild_is_the_api_run_once(api: str, job: str) -> None:
-    differs = {"command", "profiles", "healthcheck", "ports", "restart", "stop_grace_period"}
+@pytest.mark.parametrize("kind", ["", "-gpu", "-milvus"])
+def test_the_rebuild_is_the_api_run_once(kind: str) -> None:
+    api, job = f"api{kind}", f"rebuild{kind}"
+    differs = {"command", "profiles", "healthcheck", "networks", "restart", "stop_grace_period"}
     shared = SERVICES[api].keys() - differs
     assert shared == SERVICES[job].keys() - differs
     assert {key: SERVICES[api][key] for key in shared} == {k: SERVICES[job][k] for k in shared}
-    assert SERVICES[job]["command"] == "build"
+    assert SERVICES[job]["command"].split()[0] == "build"
     assert "restart" not in SERVICES[job]
 
 
@@ -63,22 +80,39 @@ def test_the_gpu_changes_nothing_but_the_device(plain: str, gpu: str) -> None:
     assert SERVICES[plain].keys() <= SERVICES[gpu].keys()
 
 
-def test_only_the_api_starts_by_itself_and_only_for_this_host() -> None:
-    assert [name for name, service in SERVICES.items() if "profiles" not in service] == ["api"]
-    assert SERVICES["api"]["ports"] == ["127.0.0.1:8000:8000"]
-    assert words("EXPOSE", FINAL_STAGE) == ["8000"]
-    assert words("CMD", FINAL_STAGE) == ['["serve", "--host", "0.0.0.0", "--port", "8000"]']
+def test_the_rebuild_for_milvus_finds_it() -> None:
+    assert SERVICES["rebuild-milvus"]["command"] == "build --milvus http://milvus:19530"
+    assert SERVICES["milvus"]["profiles"] == SERVICES["api-milvus"]["profiles"]
 
 
-@pytest.mark.parametrize("name", SERVICES)
+def test_only_the_proxy_is_published_and_only_for_this_host() -> None:
+    started = [name for name, service in SERVICES.items() if "profiles" not in service]
+    assert started == ["proxy", "api"]
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {
+        "proxy": ["${PUBLISH:-127.0.0.1:8000}:8080", "127.0.0.1:8001:8081"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in OURS if name.startswith("api")])
+def test_the_proxy_finds_every_kind_of_api(name: str) -> None:
+    proxy = (ROOT / "deploy" / "nginx.conf").read_text()
+    assert SERVICES[name]["networks"] == {"default": {"aliases": ["api"]}}
+    assert set(re.findall(r"set \$api (\S+);", proxy)) == {"http://api:8000"}
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_every_image_is_built_with_an_extra_there_is(name: str) -> None:
-    extra = SERVICES[name]["build"]["args"]["EXTRA"]
-    assert extra in EXTRAS
-    assert SERVICES[name]["image"] == f"skyfix:{extra}"
+    extras = SERVICES[name]["build"]["args"]["EXTRA"].split(",")
+    assert set(extras) <= EXTRAS.keys()
+    assert SERVICES[name]["image"] == f"skyfix:{extras[-1]}"
 
 
 def test_the_image_runs_without_root_and_without_tools() -> None:
     assert words("USER", FINAL_STAGE) == ["10001:10001"]
+    assert words("EXPOSE", FINAL_STAGE) == ["8000"]
+    assert words("CMD", FINAL_STAGE) == ['["serve", "--host", "0.0.0.0", "--port", "8000"]']
     assert words("ENTRYPOINT", FINAL_STAGE) == ['["skyfix"]']
     assert "apt-get" not in FINAL_STAGE
     assert "pip" not in FINAL_STAGE
@@ -124,7 +158,8 @@ def test_the_health_check_tells_well_from_ill(well: bool, code: int) -> None:
 
 
 def test_the_document_names_services_and_settings_there_are() -> None:
-    named = re.findall(r"docker compose (?:build|run --rm|up --detach) ([a-z-]+)", DOCUMENT)
-    assert set(named) == set(SERVICES)
+    started = re.findall(r"docker compose up --detach ([a-z -]+[a-z])", DOCUMENT)
+    once = re.findall(r"docker compose (?:build|run --rm) ([a-z]\S+)", DOCUMENT)
+    assert {name for names in started for name in names.split()} | set(once) == set(SERVICES)
     settings = {f"SKYFIX_{field.name.upper()}" for field in fields(Settings)}
     assert set(re.findall(r"SKYFIX_[A-Z_]+", DOCUMENT)) <= settings

@@ -76,6 +76,9 @@ def test_the_index_file_is_checked_like_every_other(folder: Path, tmp_path: Path
         path.write_bytes(whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:])
         with pytest.raises(VersionCorrupt, match=IVF_FILE):
             versions.verify(folder.name)
+        path.write_bytes(whole[:-7])
+        with pytest.raises(VersionCorrupt, match=rf"{IVF_FILE} has {len(whole) - 7} bytes"):
+            TileIndex.open(folder)
     finally:
         path.write_bytes(whole)
     (tmp_path / IVF_FILE).write_bytes(b"nothing")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_a_bad_version_is_refused_loudly_and_the_last_good_one_stays(
     assert index.get().version == FIRST
 
 
+def test_a_refused_version_is_tried_again(versions: Versions, tmp_path: Path) -> None:
+    index = LiveIndex(tmp_path, ENCODER, look_every_s=0.0, retry_every_s=0.05)
+    index.get()
+    folder = write_version(tmp_path / "index", 60, 8, name=SECOND)
+    (folder / VECTORS).rename(tmp_path / "late")
+    versions.pointer.write_text(SECOND)
+    index.refresh()
+    assert SECOND in (index.trouble() or "")
+    (tmp_path / "late").rename(folder / VECTORS)
+    wait_for(index, SECOND)
+    assert index.trouble() is None
+
+
 def test_an_index_of_another_encoder_is_refused_by_name(versions: Versions, tmp_path: Path) -> None:
     with pytest.raises(EncoderMismatch, match=f"{FIRST} was built by encoder fafafa.*cccccc"):
         LiveIndex(tmp_path, "cc" * 32).get()
@@ -123,3 +137,22 @@ def test_a_damaged_pointer_keeps_the_last_good_version(
     assert running.get().version == FIRST
     assert live(tmp_path).get().version == FIRST  # a server that starts now
     assert "is not used" in caplog.text
+
+
+def test_a_deleted_index_stays_usable_and_is_reported(
+    versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = live(tmp_path)
+    opened = index.get()
+    assert index.trouble() is None
+    for thread in threading.enumerate():
+        if thread.name == "index-check":  # it would notice first, and say it in its own words
+            thread.join()
+    shutil.rmtree(versions.path(FIRST))
+    assert "its folder is gone" in (index.trouble() or "")
+    index.check(opened)  # as if the files had gone while they were being read
+    versions.pointer.unlink()
+    index.refresh()
+    assert f"{FIRST} stays live" in (index.trouble() or "")
+    assert f"{FIRST} stays live" in caplog.text
+    assert index.get() is opened

@@ -77,7 +77,7 @@ def test_the_paper_s_network_has_the_sizes_it_must():
         street, aerial = network(torch.empty(2, 3, 288, 288), torch.empty(2, 3, 288, 288))
         mask = network.street.attention_mask(torch.empty(2, 3, 288, 288))
     trunk = 14_714_688
-    attention = sum(1280 * 32 * p * p + 32 for p in (3, 5, 7)) + 3 * 32 + 1
+    attention = sum(1280 * 32 * p * p + 32 for p in (3, 5, 7)) + 3 * 32
     head = 512 * 9 * 9 * 1024 + 1024
     assert sum(one.numel() for one in network.parameters()) == 2 * (trunk + attention + head)
     assert street.shape == aerial.shape == (2, 1024)

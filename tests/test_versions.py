@@ -92,3 +92,9 @@ def test_prune_keeps_the_newest_and_the_live_one(versions: Versions, tmp_path: P
     assert versions.prune(keep=1) == [FIRST, "000003-20260103T000000Z"]
     assert versions.names() == [SECOND, "000004-20260103T000000Z"]
     assert versions.prune(keep=9) == []
+
+
+def test_prune_keeps_what_servers_fall_back_to(versions: Versions) -> None:
+    versions.pointer.write_text("000007-20260102T000000Z")
+    assert versions.prune(keep=0) == [FIRST]
+    assert versions.names() == [SECOND]

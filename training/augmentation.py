@@ -23,6 +23,7 @@ from training.recipes import Recipe
 from training.sampling import generator
 
 BLANK_SHARE = 0.45  # at most so much of the band is lost at the top, and at the bottom
+ARC_DEG = (60.0, 300.0)  # what a limited view keeps
 
 
 class Sample(NamedTuple):
@@ -38,10 +39,11 @@ class Sample(NamedTuple):
 def augment(arrays: Arrays, index: int, recipe: Recipe, epoch: int, seed: int) -> Sample:
     """Pair `index` as this epoch shows it."""
     draw = generator(seed, (epoch << 32) | index)
+    strength = min(1.0, epoch / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
     strip, north = arrays.strips[index], float(arrays.norths[index])
     metres_per_pixel = recipe.encoder.aerial_footprint_m / recipe.encoder.preprocessing.input_size
     east, south = draw.uniform(-1.0, 1.0, 2) * min(
-        arrays.margin, recipe.offset_m / metres_per_pixel
+        arrays.margin, strength * recipe.offset_m / metres_per_pixel
     )
     east, south = round(east), round(south)
     tile = _shifted(arrays.chips[index], arrays.margin, east, south)
@@ -54,15 +56,18 @@ def augment(arrays: Arrays, index: int, recipe: Recipe, epoch: int, seed: int) -
         tile, north = np.rot90(tile, quarter), north + quarter / 4.0
     if recipe.rotation == "street":
         north += draw.uniform()
-    north += draw.uniform(-1.0, 1.0) * recipe.heading_noise_deg / 360.0
+    north += draw.uniform(-1.0, 1.0) * strength * recipe.heading_noise_deg / 360.0
     if recipe.mirror and flip:
         # The transform counts columns by index: column 0 is its own mirror image.
         strip, north, tile = np.roll(strip[:, ::-1], 1, axis=1), -north, tile[:, ::-1]
-    if draw.uniform() < recipe.missing_band:
+    if draw.uniform() < strength * recipe.missing_band:
         strip = _blanked(strip, draw, recipe.encoder.preprocessing.fill)
+    if draw.uniform() < strength * recipe.limited_view:
+        fov_deg, centre = draw.uniform(*ARC_DEG), draw.uniform()
+        strip = limited(strip, fov_deg, centre, recipe.encoder.preprocessing.fill)
     if recipe.colour_jitter:
-        strip = _recoloured(strip, draw, recipe.colour_jitter)
-        tile = _recoloured(tile, draw, recipe.colour_jitter)
+        strip = _recoloured(strip, draw, strength * recipe.colour_jitter)
+        tile = _recoloured(tile, draw, strength * recipe.colour_jitter)
     return Sample(strip, north % 1.0, tile, tile_position)
 
 
@@ -93,6 +98,20 @@ def _blanked(
     strip = strip.copy()
     strip[:top] = fill
     strip[height - bottom :] = fill
+    return strip
+
+
+def limited(
+    strip: NDArray[np.uint8], fov_deg: float, centre: float, fill: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """The strip with every column more than half of `fov_deg` from `centre` filled.
+
+    `centre` is a fraction of the width; the strip is a full turn, so the view may wrap.
+    """
+    columns = (np.arange(strip.shape[1]) + 0.5) / strip.shape[1]
+    away = np.abs((columns - centre + 0.5) % 1.0 - 0.5)
+    strip = strip.copy()
+    strip[:, away > fov_deg / 720.0] = fill
     return strip
 
 

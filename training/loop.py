@@ -173,7 +173,7 @@ def _finish_epoch(
     dtype = torch.float16 if recipe.stored == "fp16" else torch.float32
     weights = {
         name: one.to(dtype) if one.is_floating_point() else one
-        for name, one in state.network.state_dict().items()
+        for name, one in state.averaged.items()
     }
     if not all(bool(one.isfinite().all()) for one in weights.values()):
         raise TrainingError(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from model.encoder import Encoder
 from model.errors import SkyfixError
 from model.images import Rgb
+from training.augmentation import limited
 from training.evaluate import (
     EvaluationError,
     best_among,
@@ -198,18 +199,6 @@ def _described(
     tried = [roll / view.rolls for roll in range(view.rolls)] * len(strips)
     described = encoder.encode_strips(repeated, tried)
     return described.reshape(len(strips), view.rolls, -1)
-
-
-def limited(strip: Rgb, fov_deg: float, centre: float, fill: tuple[int, int, int]) -> Rgb:
-    """The strip with every column more than half of `fov_deg` from `centre` filled.
-
-    `centre` is a fraction of the width; the strip is a full turn, so the view may wrap.
-    """
-    columns = (np.arange(strip.shape[1]) + 0.5) / strip.shape[1]
-    away = np.abs((columns - centre + 0.5) % 1.0 - 0.5)
-    blanked = strip.copy()
-    blanked[:, away > fov_deg / 720.0] = fill
-    return blanked
 
 
 def _search(street: NDArray[np.float32], gallery: Gallery, rows: range) -> Found:

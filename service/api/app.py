@@ -104,6 +104,8 @@ def _watch(metrics: Metrics, pipeline: Pipeline, serving: Serving) -> None:
     for name, help_text, value in (
         ("panoramas_in_flight", "Let in and not yet answered", lambda: admission.panoramas),
         ("upload_bytes_in_flight", "Held in memory", lambda: admission.bytes),
+        ("panoramas_working", "Uploaded and being located", lambda: admission.working),
+        ("panoramas_working_limit", "More get a 503 for now", lambda: admission.limit),
         ("panoramas_waiting", "Decoded, waiting for the model", lambda: pipeline.waiting),
         ("model_alive", "1 while the model's thread takes work", lambda: pipeline.alive),
     ):

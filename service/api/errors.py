@@ -88,6 +88,9 @@ def problem_of(error: Exception) -> Problem:
 
 def install(app: FastAPI) -> None:
     """Register the handlers that turn every failure of `app` into a problem."""
+    metrics: Metrics = app.state.metrics
+    for problem in (*PROBLEMS.values(), UNEXPECTED):
+        metrics.problems.labels(problem.slug)  # from 0 on: an alert sees the first one too
     app.add_exception_handler(SkyfixError, _listed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)

@@ -13,6 +13,7 @@ from service.api.metrics import Metrics
 from service.api.pipeline import Pipeline
 from service.api.problems import problems
 from service.api.schemas import ReadySchema
+from service.api.serving import Serving
 
 router = APIRouter(tags=["health"])
 
@@ -30,10 +31,17 @@ async def livez() -> dict[Literal["status"], Literal["alive"]]:
     responses=problems(503),
 )
 async def readyz(request: Request) -> ReadySchema:
-    """Sends a made-up panorama through decoding, model and live index."""
+    """Sends a made-up panorama through decoding, model and live index. It stays ready when the
+    newest version cannot be used and an older one answers; `trouble` then says why."""
     pipeline: Pipeline = request.app.state.pipeline
+    serving: Serving = request.app.state.serving
     fix = await pipeline.canary()
-    return ReadySchema(status="ready", index_version=fix.index_version, encoder=fix.encoder)
+    return ReadySchema(
+        status="ready",
+        index_version=fix.index_version,
+        encoder=fix.encoder,
+        trouble=await asyncio.to_thread(serving.trouble),
+    )
 
 
 @router.get(

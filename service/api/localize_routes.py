@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from model.errors import SkyfixError
+from service.api.batching import DeadlineExceededError
 from service.api.errors import document, problem_of
 from service.api.geojson import MEDIA_TYPE, geojson
 from service.api.pipeline import Pipeline, unless_gone
@@ -52,10 +53,17 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
     pipeline: Pipeline = request.app.state.pipeline
     with pipeline.admission.admitted() as place:
         (data,) = await read_panoramas(request, _limits(request), place)
+        place.start()
         work = pipeline.locate(data, hints, query.top_k, query.explain)
-        fix = await unless_gone(_gone(request), work)
-    if fix is None:
-        return Response(status_code=499)  # the client left; nobody reads this
+        try:
+            fix = await unless_gone(_gone(request), work)
+        except DeadlineExceededError:
+            place.missed()
+            raise
+        if fix is None:
+            return Response(status_code=499)  # the client left; nobody reads this
+        unknown_north = fix.geometry["north"].value is None
+        place.answered((len(data).bit_length(), unknown_north, query.explain))
     _log(request, fix)
     timing = {"Server-Timing": _server_timing(fix)}
     if MEDIA_TYPE in request.headers.get("accept", ""):
@@ -82,6 +90,7 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
     with pipeline.admission.admitted() as place:
         uploads = await read_panoramas(request, _limits(request, settings.max_files), place)
         place.take(panoramas=len(uploads) - 1)
+        place.start()
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
         outcomes = await unless_gone(_gone(request), work)
     if outcomes is None:

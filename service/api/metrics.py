@@ -50,6 +50,8 @@ class Metrics:
             "skyfix_canary_timestamp_seconds", "When the last canary ran", registry=own
         )
         self.jobs = Counter("skyfix_jobs", "Jobs that ended", ["kind", "status"], registry=own)
+        for status in ("succeeded", "failed", "cancelled"):
+            self.jobs.labels("rebuild", status)  # from 0 on: an alert sees the first one too
         self.running = Gauge("skyfix_jobs_running", "Jobs running now", registry=own)
 
     def page(self) -> bytes:
@@ -88,7 +90,12 @@ class _LiveVersion(Collector):
         self._serving = serving
 
     def collect(self) -> Iterator[Metric]:
-        """Nothing but skyfix_index_live 0 while no version is usable."""
+        """No date and no tiles while no version is usable."""
+        yield GaugeMetricFamily(
+            "skyfix_index_behind",
+            "1 while what CURRENT names is not used and an older version answers",
+            float(self._serving.trouble() is not None),
+        )
         info = GaugeMetricFamily(
             "skyfix_index_live", "1 for the version that answers", labels=["version", "encoder"]
         )

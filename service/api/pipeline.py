@@ -36,7 +36,9 @@ class Pipeline:
         self._serving = serving
         self._metrics = metrics
         self._deadline_s = settings.request_deadline_s
-        self.admission = Admission(settings.max_in_flight, settings.max_in_flight_bytes)
+        self.admission = Admission(
+            settings.max_in_flight, settings.max_in_flight_bytes, settings.max_stretch
+        )
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         # The canary comes on top of the admitted panoramas, hence one more place.
         self._owner: Batcher[Prepared, Fix] = Batcher(

@@ -165,6 +165,10 @@ class ReadySchema(_Answer):
     status: str = Field(examples=["ready"])
     index_version: str
     encoder: str
+    trouble: str | None = Field(
+        description="why the newest index version, or the weights that made it, cannot be used "
+        "while an older version answers; null when all is well"
+    )
 
 
 class IndexSchema(BaseModel):

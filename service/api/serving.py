@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from service.localizer import LiveTiles, Localizer, Query
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+RETRY_EVERY_S = 60.0  # an operator may have put the right weights there
 
 Reopen = Callable[[str], Localizer]  # an encoder's fingerprint to a localizer with it
 Prepared = tuple[Localizer, Query]
@@ -33,12 +35,18 @@ class Serving:
     """Holds the live localizer. `reopen` None: the first one stays for good."""
 
     def __init__(
-        self, localizer: Localizer, reopen: Reopen | None = None, look_every_s: float = LOOK_EVERY_S
+        self,
+        localizer: Localizer,
+        reopen: Reopen | None = None,
+        look_every_s: float = LOOK_EVERY_S,
+        retry_every_s: float = RETRY_EVERY_S,
     ) -> None:
         self.localizer = localizer
         self._reopen = reopen
-        self._look_every_s = look_every_s
+        self._look_every_s, self._retry_every_s = look_every_s, retry_every_s
         self._seen: str | None = None  # CURRENT when last looked at
+        self._refused: str | None = None  # why what it names is not used
+        self._retry_at = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="weights", daemon=True)
 
@@ -62,23 +70,38 @@ class Serving:
             )
         self._reopen(made_by)
 
+    def trouble(self) -> str | None:
+        """Why what CURRENT names is not what answers; None when it is."""
+        return self._refused or self.localizer.live.trouble()
+
     def follow(self) -> None:
         """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
-        the log then says why, and the old pair stays."""
+        the log then says why, the old pair stays, and a later look tries again."""
         versions = self.localizer.live.versions
         name = versions.current()
-        if name is None or name == self._seen or self._reopen is None:
+        waits = self._refused is None or time.monotonic() < self._retry_at
+        if self._reopen is None or (name == self._seen and waits):
             return
+        self._seen = name
+        if name is None:
+            self._refused = None
+        else:
+            self._try(name, self._reopen)
+
+    def _try(self, name: str, reopen: Reopen) -> None:
+        versions = self.localizer.live.versions
         try:
             made_by = versions.manifest(name).encoder
             if made_by != self.localizer.encoder.fingerprint:
-                fresh = self._reopen(made_by)
+                fresh = reopen(made_by)
                 fresh.locate(canary_panorama())
                 self.localizer = fresh
                 logger.info("weights %s and index version %s are live", made_by[:12], name)
-        except SkyfixError as error:
-            logger.error("index version %s is not used: %s", name, error)
-        self._seen = name
+            self._refused = None  # only now: what is tried again is no less in trouble meanwhile
+        except Exception as error:  # whatever it is, the old pair stays
+            self._refused = f"index version {name} is not used: {error}"
+            self._retry_at = time.monotonic() + self._retry_every_s
+            logger.error("%s", self._refused, exc_info=not isinstance(error, SkyfixError))
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._look_every_s):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from model.images import Rgb
 from service.imagery.source import Cut, Source, SourceMissing
 from service.imagery.sources import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
+
+MAX_READERS = 8  # threads; past that the interpreter's lock holds them up
 
 
 class ImageryChanged(SkyfixError):
@@ -51,19 +55,25 @@ def reopen(record: SourceRecord) -> Source:
 
 
 class TilePictures:
-    """Reads tiles' pictures, one batch ahead of whoever encodes them."""
+    """Reads tiles' pictures, one batch ahead of whoever encodes them.
+
+    A core cuts a few hundred tiles a second, fewer than a GPU or many cores encode: so every core
+    cuts, each thread from rasters of its own, which bear no second one.
+    """
 
     def __init__(self, records: dict[str, SourceRecord], tiles: list[Tile], pixels: int) -> None:
         self._records, self._tiles, self._pixels = records, tiles, pixels
-        self._open: dict[str, Source] = {}
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="imagery")
+        self._mine = threading.local()
+        self._open: list[Source] = []
+        threads = min(MAX_READERS, len(os.sched_getaffinity(0)))
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="imagery")
 
     def __enter__(self) -> TilePictures:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._reader.shutdown(cancel_futures=True)
-        for source in self._open.values():
+        self._readers.shutdown(cancel_futures=True)
+        for source in self._open:
             source.close()
 
     def batches(
@@ -74,21 +84,27 @@ class TilePictures:
         Raises:
             ImageryChanged, SourceError: a picture is not what was ingested, or is gone.
         """
-        ahead: tuple[NDArray[np.intp], Future[list[Rgb]]] | None = None
+        ahead: tuple[NDArray[np.intp], Iterator[Rgb]] | None = None
         for start in range(0, len(rows) + size, size):
             part = rows[start : start + size]
-            ready, ahead = ahead, (part, self._reader.submit(self._read, part))
+            ready, ahead = ahead, (part, self._readers.map(self._picture, part))
             if ready is not None:
-                yield ready[0], ready[1].result()
+                yield ready[0], list(ready[1])
 
-    def _read(self, rows: NDArray[np.intp]) -> list[Rgb]:
-        return [self._picture(self._tiles[row]) for row in rows]
+    def _picture(self, row: int) -> Rgb:
+        tile = self._tiles[row]
+        source = self._source(tile.source)
+        return source.read(Cut(tile.tile_id, tile.centre, tile.size_m), self._pixels).pixels
 
-    def _picture(self, tile: Tile) -> Rgb:
-        if tile.source not in self._open:
-            self._open[tile.source] = _unchanged(self._records[tile.source])
-        cut = Cut(tile.tile_id, tile.centre, tile.size_m)
-        return self._open[tile.source].read(cut, self._pixels).pixels
+    def _source(self, name: str) -> Source:
+        """This thread's own."""
+        if not hasattr(self._mine, "sources"):
+            self._mine.sources = {}
+        opened: dict[str, Source] = self._mine.sources
+        if name not in opened:
+            opened[name] = _unchanged(self._records[name])
+            self._open.append(opened[name])
+        return opened[name]
 
 
 def _unchanged(record: SourceRecord) -> Source:

@@ -6,6 +6,7 @@ old tiles or the new ones, and a process killed in between leaves the old. Holds
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,25 +17,24 @@ from typing import Any, NamedTuple
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon, bounds_around
 
-FORMAT = 1  # PRAGMA user_version of the file
+FORMAT = 2  # PRAGMA user_version of the file; 1 had no digests
 
-SCHEMA = f"""
-BEGIN;
-CREATE TABLE IF NOT EXISTS sources (
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS sources (
     name TEXT PRIMARY KEY, kind TEXT NOT NULL, path TEXT NOT NULL,
-    size_m REAL, stride_m REAL,           -- as asked for; NULL: the images' own
+    size_m REAL, stride_m REAL,
     licence TEXT NOT NULL, attribution TEXT NOT NULL,
     signature TEXT NOT NULL, ingested_at TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS tiles (
+)""",
+    """CREATE TABLE IF NOT EXISTS tiles (
     tile_id TEXT PRIMARY KEY, source TEXT NOT NULL REFERENCES sources(name),
     latitude REAL NOT NULL, longitude REAL NOT NULL, size_m REAL NOT NULL,
     sha256 BLOB NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS tiles_of_source ON tiles (source);
-PRAGMA user_version = {FORMAT};
-COMMIT;
-"""
+) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS tiles_of_source ON tiles (source)",
+    # Of a source and its tiles: SQLite itself does not notice a value that changed on the disk.
+    "CREATE TABLE IF NOT EXISTS digests (source TEXT PRIMARY KEY, sha256 BLOB NOT NULL)",
+)
 
 
 class CatalogueError(SkyfixError):
@@ -78,12 +78,17 @@ class SourceRecord(NamedTuple):
     name: str
     kind: str
     path: str
-    size_m: float | None
+    size_m: float | None  # as asked for; None: the images' own
     stride_m: float | None
     licence: str
     attribution: str
     signature: str
     ingested_at: str  # ISO 8601, UTC
+
+
+# Named, not *: a damaged schema has other columns.
+SOURCES = f"SELECT {', '.join(SourceRecord._fields)} FROM sources"
+TILES = f"SELECT {', '.join(Tile._fields)} FROM tiles"
 
 
 class Changes(NamedTuple):
@@ -117,22 +122,41 @@ class Catalogue:
             raise
 
     @classmethod
-    def of(cls, home: Path) -> Catalogue:
-        """The catalogue of a home folder."""
-        return cls(home / "catalogue.sqlite")
+    def of(cls, home: Path, *, create: bool = True) -> Catalogue:
+        """The catalogue of a home folder.
+
+        Raises:
+            CatalogueError: see the constructor; without `create`, also when there is none.
+        """
+        path = home / "catalogue.sqlite"
+        if not create and not path.exists():
+            raise CatalogueError(
+                f"{path} is not there: put back a copy, or run `skyfix ingest` again"
+            )
+        return cls(path)
 
     def _prepare(self) -> None:
         try:
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
-            if found not in (0, FORMAT):
+            if found not in range(FORMAT + 1):
                 raise CatalogueError(
                     f"{self.path} is a catalogue of format {found}, this program writes {FORMAT}: "
                     "ingest into a new home"
                 )
-            if found == 0:
-                self._db.executescript(SCHEMA)
+            if found < FORMAT:
+                self._upgrade()
         except sqlite3.Error as error:
             raise CatalogueError(f"{self.path} is not a usable catalogue: {error}") from error
+
+    def _upgrade(self) -> None:
+        with self._transaction("BEGIN IMMEDIATE"):
+            if self._number("PRAGMA user_version") == FORMAT:  # another process was faster
+                return
+            for statement in SCHEMA:
+                self._db.execute(statement)
+            for source in self.sources():
+                self._seal(source.name)
+            self._db.execute(f"PRAGMA user_version = {FORMAT}")
 
     def __enter__(self) -> Catalogue:
         return self
@@ -167,6 +191,7 @@ class Catalogue:
             db.execute("INSERT OR REPLACE INTO sources VALUES (?,?,?,?,?,?,?,?,?)", source)
             db.execute("DELETE FROM tiles WHERE source = ?", (source.name,))
             db.execute("INSERT INTO tiles SELECT * FROM incoming")
+            self._seal(source.name)
         db.execute("DROP TABLE temp.incoming")
         return changes
 
@@ -196,15 +221,44 @@ class Catalogue:
         with self._transaction("BEGIN IMMEDIATE"):
             removed = self._db.execute("DELETE FROM tiles WHERE source = ?", (name,)).rowcount
             self._db.execute("DELETE FROM sources WHERE name = ?", (name,))
+            self._db.execute("DELETE FROM digests WHERE source = ?", (name,))
         return removed
+
+    def verify(self) -> None:
+        """Reads every row: SQLite finds damaged structure, the digests find changed values.
+
+        Raises:
+            CatalogueError: saying what is damaged, and what to do.
+        """
+        (state,) = next(self._rows("PRAGMA integrity_check(1)"))
+        if state != "ok":
+            raise self._damaged(state)
+        # One snapshot: an ingest that ends in between would look like damage.
+        with self._transaction("BEGIN"):
+            sealed = dict(self._rows("SELECT source, sha256 FROM digests"))
+            for source in self.sources():
+                if sealed.pop(source.name, None) != self._digest(source.name):
+                    raise self._damaged(f"source {source.name!r} is not what was ingested")
+            if sealed:
+                raise self._damaged(f"the sources {sorted(sealed)} are lost")
+
+    def _seal(self, name: str) -> None:
+        digest = self._digest(name)
+        self._db.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (name, digest))
+
+    def _digest(self, name: str) -> bytes:
+        digest = hashlib.sha256(repr(tuple(self.source(name))).encode())
+        for row in self._rows(f"{TILES} WHERE source = ? ORDER BY tile_id", name):
+            digest.update(repr(row).encode())
+        return digest.digest()
 
     def sources(self) -> list[SourceRecord]:
         """All sources, by name."""
-        return [SourceRecord(*row) for row in self._rows("SELECT * FROM sources ORDER BY name")]
+        return [SourceRecord(*row) for row in self._rows(f"{SOURCES} ORDER BY name")]
 
     def source(self, name: str) -> SourceRecord:
         """Raises SourceUnknown when there is none of this name."""
-        row = next(self._rows("SELECT * FROM sources WHERE name = ?", name), None)
+        row = next(self._rows(f"{SOURCES} WHERE name = ?", name), None)
         if row is None:
             known = [source.name for source in self.sources()]
             raise SourceUnknown(f"no source is named {name!r}; there are {known}")
@@ -212,7 +266,7 @@ class Catalogue:
 
     def tiles(self) -> Iterator[Tile]:
         """All tiles in the order of their ids, as of one moment."""
-        return (Tile(*row) for row in self._rows("SELECT * FROM tiles ORDER BY tile_id"))
+        return (Tile(*row) for row in self._rows(f"{TILES} ORDER BY tile_id"))
 
     def count(self) -> int:
         """How many tiles there are."""
@@ -234,7 +288,7 @@ class Catalogue:
 
     def tile(self, tile_id: str) -> Tile:
         """Raises TileUnknown when there is none of this id."""
-        row = next(self._rows("SELECT * FROM tiles WHERE tile_id = ?", tile_id), None)
+        row = next(self._rows(f"{TILES} WHERE tile_id = ?", tile_id), None)
         if row is None:
             raise TileUnknown(f"no tile has the id {tile_id!r}")
         return Tile(*row)
@@ -263,3 +317,9 @@ class Catalogue:
 
     def _unusable(self, error: sqlite3.Error) -> CatalogueError:
         return CatalogueError(f"{self.path}: the catalogue cannot be read or written: {error}")
+
+    def _damaged(self, what: str) -> CatalogueError:
+        return CatalogueError(
+            f"{self.path} is damaged: {what}. Put back a copy, or delete it and run "
+            "`skyfix ingest` again; the live index is searched without it"
+        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from pathlib import Path
 
 from model.errors import SkyfixError
+from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
 from service.index.search import TileIndex
 from service.index.versions import EncoderMismatch, Versions, VersionUnknown
@@ -15,20 +17,29 @@ from service.index.versions import EncoderMismatch, Versions, VersionUnknown
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2
+RETRY_EVERY_S = 60.0  # what was refused may have been put right: copied whole, its engine back
 
 
 class LiveIndex:
     """Hands out the live TileIndex. Whoever holds one may use it for as long as it likes."""
 
     def __init__(
-        self, home: Path, encoder: str, device: str = "cpu", look_every_s: float = LOOK_EVERY_S
+        self,
+        home: Path,
+        encoder: str,
+        device: str = "cpu",
+        look_every_s: float = LOOK_EVERY_S,
+        retry_every_s: float = RETRY_EVERY_S,
     ) -> None:
         """`encoder`: the fingerprint of the encoder whose queries will be searched."""
         self.versions = Versions(home)
-        self._encoder, self._device, self._look_every_s = encoder, device, look_every_s
+        self._encoder, self._device = encoder, device
+        self._look_every_s, self._retry_every_s = look_every_s, retry_every_s
         self._lock = threading.Lock()
         self._index: TileIndex | None = None
         self._pointed: str | None = None  # CURRENT when last looked at, good or bad
+        self._refused: str | None = None  # why what it names does not answer
+        self._retry_at = math.inf
         self._look_at = 0.0
         self._damaged: set[str] = set()
 
@@ -38,8 +49,8 @@ class LiveIndex:
         The first call opens it; later ones never wait. At most every `look_every_s` a call looks
         at CURRENT; where that changed, the call has the new version opened in the background and
         is given the old one still, as are others until it is open. A version that cannot be used is
-        logged as an error, and the last good one stays. Sizes are checked at opening, every byte
-        in the background after it.
+        logged as an error, and the last good one stays; it is tried again every `retry_every_s`.
+        Sizes are checked at opening, every byte in the background after it.
 
         Raises:
             IndexMissing, VersionUnknown, VersionCorrupt, EncoderMismatch: nothing usable yet.
@@ -51,7 +62,7 @@ class LiveIndex:
         if time.monotonic() >= self._look_at and self._lock.acquire(blocking=False):
             try:
                 self._look_at = time.monotonic() + self._look_every_s
-                changed = self.versions.current() != self._pointed
+                changed = self.versions.current() != self._pointed or self._retry_is_due()
             finally:
                 self._lock.release()
             if changed:
@@ -59,27 +70,39 @@ class LiveIndex:
         return index
 
     def refresh(self) -> None:
-        """Follows CURRENT now, if it changed. Keeps the last good version on any error."""
+        """Follows CURRENT now, if it changed or a retry is due. Keeps the last good version on any
+        error."""
         with self._lock:
             name = self.versions.current()
-            if name == self._pointed or name is None:
+            if name == self._pointed and not self._retry_is_due():
                 return
-            self._pointed = name
+            self._pointed, self._retry_at = name, math.inf
             try:
-                self._go_live(self._open(name))
+                self._go_live(self._open(name or self.versions.require_current()))
             except SkyfixError as error:
                 kept = self._index.version if self._index else "nothing"
-                log.error("index version %s is not used, %s stays live: %s", name, kept, error)
+                asked = f"index version {name}" if name else "an absent CURRENT"
+                self._refuse(f"{asked} is not used, {kept} stays live: {error}")
+
+    def trouble(self) -> str | None:
+        """Why the version that CURRENT names is not the one on disk that answers, or None."""
+        index = self._index
+        if self._refused is None and index is not None and not self._on_disk(index):
+            return f"index version {index.version} answers, but its folder is gone"
+        return self._refused
 
     def check(self, index: TileIndex) -> None:
         """Reads every byte of a version; drops it for the last good one if it is damaged."""
         try:
-            index.manifest.check(self.versions.path(index.version), digests=True)
+            index.manifest.check(self.versions.folder / index.version, digests=True)
         except SkyfixError as error:
             with self._lock:
                 if self._index is not index:  # replaced, and perhaps pruned, in the meantime
                     return
-                log.error("index version %s is dropped: %s", index.version, error)
+                if isinstance(error.__cause__, FileNotFoundError):  # still mapped, and whole
+                    self._refuse(f"index version {index.version} stays live: {error}")
+                    return
+                self._refuse(f"index version {index.version} is dropped: {error}")
                 self._damaged.add(index.version)
                 self._index = None
                 self._pointed = self.versions.current()
@@ -91,7 +114,7 @@ class LiveIndex:
         try:
             return self._go_live(self._open(name))
         except (VersionCorrupt, VersionUnknown) as error:
-            log.error("index version %s is not used: %s", name, error)
+            self._refuse(f"index version {name} is not used: {error}")
             fallback = self._fall_back()
             if fallback is None:
                 raise
@@ -109,9 +132,21 @@ class LiveIndex:
 
     def _go_live(self, index: TileIndex) -> TileIndex:
         self._index = index
+        if index.version == self._pointed:
+            self._refused, self._retry_at = None, math.inf
         log.info("index version %s is live", index.version)
         threading.Thread(target=self.check, args=(index,), name="index-check", daemon=True).start()
         return index
+
+    def _refuse(self, why: str) -> None:
+        self._refused, self._retry_at = why, time.monotonic() + self._retry_every_s
+        log.error("%s", why)
+
+    def _retry_is_due(self) -> bool:
+        return time.monotonic() >= self._retry_at
+
+    def _on_disk(self, index: TileIndex) -> bool:
+        return (self.versions.folder / index.version / MANIFEST).is_file()
 
     def _open(self, name: str) -> TileIndex:
         if name in self._damaged:

@@ -153,6 +153,7 @@ def _connect(uri: str) -> Any:
 def _named(uri: str) -> Iterator[None]:
     """pymilvus's errors, and its absence, as EngineUnavailable."""
     try:
+        from grpc import RpcError  # type: ignore[import-untyped]
         from pymilvus.exceptions import MilvusException
     except ImportError as error:
         raise EngineUnavailable(
@@ -160,5 +161,5 @@ def _named(uri: str) -> Iterator[None]:
         ) from error
     try:
         yield
-    except MilvusException as error:
+    except (MilvusException, RpcError) as error:  # a deadline missed is grpc's own
         raise EngineUnavailable(f"Milvus at {uri} does not do what it should: {error}") from error

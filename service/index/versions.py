@@ -128,6 +128,8 @@ class Versions:
     def prune(self, keep: int) -> list[str]:
         """Removes all but the newest `keep` versions and the live one; returns their names.
 
+        Where CURRENT names no version, the newest one is what servers fall back to, and stays.
+
         Raises:
             BuildLocked: a build is running.
             ValueError: `keep` is negative.
@@ -138,7 +140,8 @@ class Versions:
             self.sweep()
             with pointer_lock(self.folder):
                 current, names = self.current(), self.names()
-                old = [name for name in names[: max(0, len(names) - keep)] if name != current]
+                live = [current] if current in names else names[-1:]
+                old = [name for name in names[: max(0, len(names) - keep)] if name not in live]
                 servers = {uri for name in old if (uri := self._milvus(name)) is not None}
                 for name in old:
                     os.rename(self.folder / name, self.folder / f".old-{name}")

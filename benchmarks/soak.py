@@ -1,0 +1,277 @@
+"""A real server under steady load while its index versions change and bad input is mixed in.
+
+    python -m benchmarks.soak                    15 minutes, 12 requests a second: 10,800 of them
+    python -m benchmarks.soak --minutes 0.2 --json soak.json --plot soak.png
+
+Exits with 1 when an answer is a 5xx other than 503, is no answer at all, has a status that its
+request does not deserve, or names tiles that are not of the version it states; and when fewer
+answers or swaps came about than were asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.load import Answer, Connection, quantile, request_bytes
+from benchmarks.region import SIZES, add_source, panorama
+from benchmarks.servers import free_port, resident_mib, running
+from service.build import build
+from service.compose import open_encoder
+from service.index.search import read_version
+from service.index.versions import Versions
+from service.progress import progress_bar
+from service.settings import Settings
+
+PATH = "/localize?heading_deg=0&top_k=5"
+
+
+class Kind(NamedTuple):
+    """A request, how often it is sent, and the statuses that are right for it beside 503."""
+
+    share: float
+    request: bytes
+    right: tuple[int, ...]
+
+
+def kinds() -> dict[str, Kind]:
+    """Nine of ten are good."""
+    small = panorama(SIZES["small"])
+
+    def post(body: bytes, path: str = PATH, field: str = "panorama") -> bytes:
+        return request_bytes(path, field, body)
+
+    return {
+        "small": Kind(0.84, post(small), (200,)),
+        "medium": Kind(0.05, post(panorama(SIZES["medium"])), (200,)),
+        "no heading": Kind(0.01, post(small, "/localize?top_k=5"), (200,)),
+        "truncated": Kind(0.02, post(small[: len(small) // 2]), (400, 415, 422)),
+        "text": Kind(0.02, post(b"not an image" * 50), (400, 415, 422)),
+        "empty": Kind(0.02, post(b""), (400, 415, 422)),
+        "wrong field": Kind(0.02, post(small, field="photo"), (400, 422)),
+        "wrong query": Kind(0.02, post(small, "/localize?top_k=0"), (422,)),
+    }
+
+
+@dataclass
+class Sample:
+    """One span of time. Latencies of the located ones."""
+
+    at_s: float
+    resident_mib: float
+    answers: int
+    refused: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class Soak:
+    """Counts, samples and what went wrong."""
+
+    def __init__(self, versions: dict[str, set[str]]) -> None:
+        self.versions = versions  # name -> ids of its tiles
+        self.statuses: Counter[str] = Counter()
+        self.by_version: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.samples: list[Sample] = []
+        self.swaps = 0
+        self._span: list[Answer] = []
+
+    def check(self, name: str, kind: Kind, answer: Answer) -> None:
+        """Count one answer."""
+        self._span.append(answer)
+        self.statuses[f"{name}: {answer.status}"] += 1
+        if answer.status not in (503, *kind.right):
+            self.wrong.append(f"{name}: {answer.status} {answer.body[:200].decode('latin-1')}")
+        if answer.status == 200:
+            fix = json.loads(answer.body)
+            version = fix["index_version"]
+            self.by_version[version] += 1
+            mixed = {match["tile_id"] for match in fix["matches"]} - self.versions.get(
+                version, set()
+            )
+            if mixed or not fix["matches"]:
+                self.wrong.append(f"{name}: {version} answered with tiles {mixed or 'none'}")
+
+    def sample(self, at_s: float, pid: int) -> None:
+        """Close one span."""
+        span, self._span = self._span, []
+        good = [1000.0 * answer.seconds for answer in span if answer.status == 200]
+        p50, p99 = ((quantile(good, q) if good else None) for q in (0.5, 0.99))
+        refused = sum(answer.status == 503 for answer in span)
+        self.samples.append(Sample(at_s, resident_mib(pid), len(span), refused, p50, p99))
+
+    @property
+    def answers(self) -> int:
+        return sum(self.statuses.values())
+
+
+async def load(
+    soak: Soak, arguments: argparse.Namespace, port: int, progress: Callable[[int, int], None]
+) -> None:
+    """Random requests at a steady rate, whether or not earlier ones are answered."""
+    chosen, draw = kinds(), random.Random(0)
+    shares = [kind.share for kind in chosen.values()]
+    idle: list[Connection] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(name: str) -> None:
+        connection = idle.pop() if idle else Connection(port)
+        soak.check(name, chosen[name], await connection.post(chosen[name].request))
+        idle.append(connection)
+
+    def done(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            soak.wrong.append(repr(error))
+
+    seconds = 60.0 * arguments.minutes
+    begun, count = time.perf_counter(), 0
+    while (now := time.perf_counter() - begun) < seconds:
+        while count < now * arguments.rate and len(tasks) < 256:
+            count += 1
+            (name,) = draw.choices(list(chosen), shares)
+            task = asyncio.create_task(one(name))
+            tasks.add(task)
+            task.add_done_callback(done)
+        progress(int(now), int(seconds))
+        await asyncio.sleep(0.005)
+    await asyncio.gather(*tasks, return_exceptions=True)  # `done` has noted them
+    for connection in idle:
+        connection.close()
+
+
+async def swap(soak: Soak, versions: Versions, every_s: float) -> None:
+    """Now one version, now the other."""
+    while True:
+        for name in soak.versions:
+            versions.activate(name)
+            soak.swaps += 1
+            await asyncio.sleep(every_s)
+
+
+async def watch(soak: Soak, pid: int, every_s: float) -> None:
+    """A sample at the end of every span."""
+    begun = time.perf_counter()
+    while True:
+        await asyncio.sleep(every_s)
+        soak.sample(time.perf_counter() - begun, pid)
+
+
+async def run(soak: Soak, arguments: argparse.Namespace, home: Path, port: int, pid: int) -> None:
+    """Load, swaps and samples together, until the load ends."""
+    every_s = min(10.0, 6.0 * arguments.minutes)
+    beside = [
+        asyncio.create_task(swap(soak, Versions(home), arguments.swap_every_s)),
+        asyncio.create_task(watch(soak, pid, every_s)),
+    ]
+    with progress_bar("soak, seconds") as report_progress:
+        await load(soak, arguments, port, report_progress)
+    for task in beside:
+        if task.done():
+            task.result()  # raises what ended it
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
+
+
+def make_versions(home: Path, settings: Settings) -> dict[str, set[str]]:
+    """Two versions, the second with twice the tiles; the ids of each."""
+    encoder = open_encoder(settings)
+    found = {}
+    for seed, name in enumerate(("north", "south")):
+        add_source(home, encoder, name, seed, side=400)
+        version = build(home, encoder).name
+        _, tiles, _ = read_version(Versions(home).path(version))
+        found[version] = {tiles[row].tile_id for row in range(len(tiles))}
+    return found
+
+
+@contextlib.contextmanager
+def serving(home: Path, weights: Path) -> Iterator[tuple[int, int]]:
+    """A server with its default settings: port and process id."""
+    port = free_port()
+    module = ["service", "serve", "--port", str(port), "--home", str(home)]
+    with running([*module, "--weights", str(weights)], port) as pid:
+        yield port, pid
+
+
+def plot(path: Path, samples: list[Sample]) -> None:
+    """Memory, latency and refusals over time."""
+    from matplotlib.figure import Figure  # the extra `figures`
+
+    figure = Figure(figsize=(8.0, 7.0), layout="constrained")
+    memory, latency, refused = figure.subplots(3, 1, sharex=True)
+    minutes = [sample.at_s / 60.0 for sample in samples]
+    memory.plot(minutes, [sample.resident_mib for sample in samples])
+    memory.set(ylabel="resident MiB", ylim=(0, None))
+    for label in ("p50_ms", "p99_ms"):
+        values = [getattr(sample, label) for sample in samples]
+        latency.plot(minutes, [float("nan") if v is None else v for v in values], label=label)
+    latency.set(ylabel="latency, ms", yscale="log")
+    latency.legend()
+    refused.plot(minutes, [sample.refused for sample in samples])
+    refused.set(ylabel="refused (503)", xlabel="minutes", ylim=(0, None))
+    figure.savefig(path, dpi=110)
+
+
+def report(soak: Soak, arguments: argparse.Namespace) -> dict[str, object]:
+    """What the JSON file holds; `wrong` is empty when all is well."""
+    for what, got, wanted in (
+        ("answers", soak.answers, arguments.requests),
+        ("swaps", soak.swaps, arguments.swaps),
+    ):
+        if got < wanted:
+            soak.wrong.append(f"{got} {what}, fewer than {wanted}")
+    resident = [sample.resident_mib for sample in soak.samples]
+    return {
+        "answers": soak.answers,
+        "swaps": soak.swaps,
+        "growth_mib": round(resident[-1] - resident[len(resident) // 4], 1),
+        "statuses": dict(sorted(soak.statuses.items())),
+        "versions": dict(soak.by_version),
+        "wrong": soak.wrong[:50],
+        "samples": [asdict(sample) for sample in soak.samples],
+    }
+
+
+def main() -> int:
+    """Parse arguments, make two versions, soak, write."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--weights", type=Path, default=Settings().weights)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--rate", type=float, default=12.0, help="requests a second")
+    parser.add_argument("--swap-every-s", type=float, default=10.0)
+    parser.add_argument("--requests", type=int, default=0, help="fail with fewer answers")
+    parser.add_argument("--swaps", type=int, default=0, help="fail with fewer swaps")
+    parser.add_argument("--json", type=Path, default=Path("soak.json"))
+    parser.add_argument("--plot", type=Path, help="a PNG; needs the extra `figures`")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        settings = Settings(home=home, weights=arguments.weights)
+        soak = Soak(make_versions(home, settings))
+        with serving(home, arguments.weights) as (port, pid):
+            asyncio.run(run(soak, arguments, home, port, pid))
+    summary = report(soak, arguments)
+    arguments.json.write_text(json.dumps(summary, indent=1))
+    if arguments.plot:
+        plot(arguments.plot, soak.samples)
+    print(
+        json.dumps({name: value for name, value in summary.items() if name != "samples"}, indent=1)
+    )
+    return 1 if soak.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""A real server process over the stand-in encoder: `python tests/server_process.py HOME`.
+
+While the file HOME/hold exists, its encoder holds every batch. Its weights are the file
+HOME/weights/next, which holds their fingerprint.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from fakes import FakeEncoder, panorama_of
+
+from service.api.app import create_app
+from service.api.jobs import Job, Jobs, Kind
+from service.api.serving import WeightsMissing
+from service.build import build
+from service.index.live import LiveIndex
+from service.localizer import Localizer
+from service.logs import log_to_stderr
+from service.serve import run
+from service.settings import Settings
+
+TOKEN = "s3cr3t-0123456789"
+
+
+@dataclass(frozen=True)
+class Server:
+    """The process, a client of it, and the file its log goes to."""
+
+    process: subprocess.Popen[bytes]
+    client: httpx.Client
+    log: Path
+
+    def locate(self, seed: int) -> httpx.Response:
+        form = {"panorama": panorama_of(seed)}
+        return self.client.post("/localize?heading_deg=0&top_k=1", files=form)
+
+    def counts(self, sample: str) -> bool:
+        """Whether the line stands on the metrics page."""
+        return f"\n{sample}\n" in self.client.get("/metrics").text
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 240.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@contextmanager
+def running(home: Path) -> Iterator[Server]:
+    """A server that is ready, killed at the end where it still runs."""
+    log = home / "server.log"
+    command = [sys.executable, __file__, str(home)]
+    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as process:
+        try:
+            wait_until(lambda: "running on" in log.read_text() or process.poll() is not None)
+            address = re.search(r"http://[\d.:]+", log.read_text())
+            assert address, log.read_text()
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            with httpx.Client(base_url=address[0], headers=headers, timeout=30.0) as client:
+                yield Server(process, client, log)
+        finally:
+            process.kill()
+
+
+class HeldEncoder(FakeEncoder):
+    """FakeEncoder that waits while a file is there."""
+
+    def __init__(self, hold: Path) -> None:
+        super().__init__()
+        self._hold = hold
+
+    def encode_strips(self, strips, norths):  # type: ignore[no-untyped-def]
+        self._wait()
+        return super().encode_strips(strips, norths)
+
+    def encode_aerials(self, images):  # type: ignore[no-untyped-def]
+        self._wait()
+        return super().encode_aerials(images)
+
+    def _wait(self) -> None:
+        while self._hold.exists():
+            time.sleep(0.01)
+
+
+class LightJobs(Jobs):
+    """Runs this file's build instead of the one that loads torch."""
+
+    def start(self, kind: Kind, command: Sequence[str]) -> Job:
+        home = command[command.index("--home") + 1]
+        return super().start(kind, [sys.executable, __file__, home, "build"])
+
+
+def serve(home: Path) -> None:
+    encoder = HeldEncoder(home / "hold")
+    settings = Settings(home=home, port=0, device="cpu", admin_token=TOKEN)
+    log_to_stderr("text")
+
+    def reopen(fingerprint: str) -> Localizer:
+        stored = (home / "weights" / "next").read_bytes()
+        if stored != fingerprint.encode():
+            raise WeightsMissing(f"no weights with fingerprint {fingerprint[:12]}")
+        encoder = FakeEncoder(fingerprint=fingerprint)
+        return Localizer(encoder, LiveIndex(home, fingerprint), rolls=4)
+
+    localizer = Localizer(encoder, LiveIndex(home, encoder.fingerprint), rolls=4)
+    app = create_app(localizer, settings, reopen)
+    app.state.jobs = LightJobs(lambda job: app.state.metrics.observe_job(job.kind, job.status))
+    run(app, settings)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:] == ["build"]:
+        build(Path(sys.argv[1]), HeldEncoder(Path(sys.argv[1]) / "hold"))
+    else:
+        serve(Path(sys.argv[1]))

@@ -1,0 +1,112 @@
+"""A real server process, stopped at work and robbed of its files: it drains, and the last good
+state keeps answering while readiness, metrics and log say what is wrong."""
+
+import json
+import os
+import shutil
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from fakes import FakeEncoder, coloured_region
+from server_process import Server, running, wait_until
+from serving import publish
+
+from service.index.catalogue import Catalogue
+from service.index.lock import build_lock
+from service.ingest import ingest
+
+NEW = "0b" * 32
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    publish(tmp_path, "town", range(3), FakeEncoder())
+    return tmp_path
+
+
+def refuses(client: httpx.Client) -> bool:
+    try:
+        httpx.get(client.base_url.join("/livez"))
+    except httpx.ConnectError:
+        return True
+    except httpx.TransportError:  # reset as the listener closed: ask again
+        return False
+    return False
+
+
+def trouble(server: Server) -> str:
+    return server.client.get("/readyz").raise_for_status().json()["trouble"] or ""
+
+
+def answers(server: Server, version: str, seed: int = 1) -> bool:
+    fix = server.locate(seed).raise_for_status().json()
+    return (fix["index_version"], fix["matches"][0]["tile_id"]) == (version, f"t{seed}")
+
+
+def live_version(server: Server) -> str:
+    return server.client.get("/index").raise_for_status().json()["version"]
+
+
+def test_sigterm_finishes_what_is_in_flight(home: Path) -> None:
+    with running(home) as server, ThreadPoolExecutor(3) as clients:
+        (home / "hold").touch()
+        waiting = [clients.submit(server.locate, seed) for seed in range(3)]
+        wait_until(lambda: server.counts("skyfix_panoramas_in_flight 3.0"))
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refuses(server.client))
+        assert not any(answer.done() for answer in waiting)
+        (home / "hold").unlink()
+        found = [answer.result().json()["matches"][0]["tile_id"] for answer in waiting]
+        assert found == ["t0", "t1", "t2"]
+        assert server.process.wait(20.0) == 0
+
+
+def test_corrupt_weights_of_a_new_version_leave_the_old_pair(home: Path) -> None:
+    with running(home) as server:
+        old = live_version(server)
+        (home / "weights").mkdir()
+        (home / "weights" / "next").write_text(NEW[:-1])
+        new = publish(home, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
+        wait_until(lambda: "no weights with fingerprint 0b0b" in trouble(server))
+        assert new in trouble(server)
+        assert answers(server, old)
+        assert server.counts("skyfix_index_behind 1.0")
+        said = server.log.read_text()
+    assert f"ERROR service.api.serving: index version {new} is not used" in said
+
+
+def test_an_index_deleted_is_answered_from_until_the_next(home: Path) -> None:
+    with running(home) as server:
+        old = live_version(server)
+        shutil.rmtree(home / "index")
+        wait_until(lambda: "holds no index" in trouble(server))
+        assert answers(server, old)
+        assert server.counts("skyfix_index_behind 1.0")
+        assert f"{old} stays live" in server.log.read_text()
+        new = publish(home, "suburb", range(5, 7), FakeEncoder())
+        wait_until(lambda: answers(server, new, seed=5))
+        wait_until(lambda: trouble(server) == "")
+        assert server.counts("skyfix_index_behind 0.0")
+
+
+def test_a_rebuild_killed_says_so_and_frees_the_lock(home: Path) -> None:
+    lock = home / "index" / ".lock"
+    with running(home) as server, Catalogue.of(home) as catalogue:
+        old = live_version(server)
+        ingest(catalogue, coloured_region(home / "more", range(5, 7)), name="more", size_m=64.0)
+        (home / "hold").touch()  # the job is held at its first new tile
+        job = server.client.post("/index/rebuild").raise_for_status().json()
+        wait_until(lambda: lock.read_text() != "")
+        os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+        wait_until(lambda: not server.counts("skyfix_jobs_running 1.0"))
+        (home / "hold").unlink()
+        job = server.client.get(f"/jobs/{job['id']}").json()
+        assert (job["status"], job["exit_code"]) == ("failed", -signal.SIGKILL)
+        assert server.counts('skyfix_jobs_total{kind="rebuild",status="failed"} 1.0')
+        assert answers(server, old)
+        assert "failed (exit code -9)" in server.log.read_text()
+        with build_lock(home / "index"):
+            pass
