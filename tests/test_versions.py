@@ -91,7 +91,10 @@ def test_prune_keeps_the_newest_and_the_live_one(versions: Versions, tmp_path: P
         write_version(tmp_path / "index", 10, 8, name=f"00000{number}-20260103T000000Z")
     assert versions.prune(keep=1) == [FIRST, "000003-20260103T000000Z"]
     assert versions.names() == [SECOND, "000004-20260103T000000Z"]
+    left = versions.pointer.with_name(".CURRENT.99.tmp")  # whoever wrote it was killed
+    left.write_text("half")
     assert versions.prune(keep=9) == []
+    assert not left.exists()
 
 
 def test_prune_keeps_what_servers_fall_back_to(versions: Versions) -> None:

@@ -139,6 +139,8 @@ class Versions:
         with build_lock(self.folder):
             self.sweep()
             with pointer_lock(self.folder):
+                for rest in self.folder.glob(".CURRENT.*.tmp"):  # of who was killed writing it
+                    rest.unlink(missing_ok=True)
                 current, names = self.current(), self.names()
                 live = [current] if current in names else names[-1:]
                 old = [name for name in names[: max(0, len(names) - keep)] if name not in live]
