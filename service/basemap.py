@@ -130,7 +130,7 @@ def _cut_out(source: Source, tile: MapTile) -> tuple[Rgb, float]:
     """The source's picture; what lies beyond a raster's edge is left blank."""
     if not isinstance(source, RasterSource):
         return source.read(tile.cut(), PIXELS)
-    view = source.look(tile.cut(), PIXELS)
+    view = source.look(tile.cut().ground, (PIXELS, PIXELS))
     picture, share = view.picture()
     return np.where(view.weight[..., None] < 0.5, BLANK, picture), share
 

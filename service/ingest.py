@@ -150,19 +150,21 @@ class _Cutting:
             NothingToIngest: when none was left.
         """
         expected = self._source.count(self._size_m, self._stride_m)
+        cuts = self._source.cuts(self._size_m, self._stride_m)
         bad: list[str] = []
-        for cut in self._source.cuts(self._size_m, self._stride_m):
+        for run in self._source.runs(cuts, HASH_PIXELS):
             try:
-                picture = self._source.read(cut, HASH_PIXELS)
+                pictures = self._source.read_run(run, HASH_PIXELS)
             except SourceError as error:
                 bad.append(str(error))
                 continue
-            if picture.valid < self._min_valid:
-                self.skipped += 1
-            else:
-                self.kept += 1
-                yield Tile(cut.tile_id, self._source.name, *cut.centre, cut.size_m,
-                           content_hash(picture.pixels))  # fmt: skip
+            for cut, picture in zip(run, pictures, strict=True):
+                if picture.valid < self._min_valid:
+                    self.skipped += 1
+                else:
+                    self.kept += 1
+                    yield Tile(cut.tile_id, self._source.name, *cut.centre, cut.size_m,
+                               content_hash(picture.pixels))  # fmt: skip
             done = self.kept + self.skipped
             self._progress(done, max(expected, done))
         self._conclude(bad)

@@ -71,7 +71,7 @@ def test_pictures_are_true_north_up_in_any_crs(name: str, tmp_path: Path) -> Non
     cut = centremost(source, width_m)
     at = columns_and_rows(path, cut, 128)
     # Degrees are no squares far north: both sides are read as finely as the coarser one.
-    corners = source._corners(cut)
+    corners = source._corners(cut.ground)
     assert np.abs(corners.mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5).max() < 0.01
     if name != "degrees":
         expected = np.stack([map_coordinates(image[..., b].astype(float), at, order=1)
@@ -88,7 +88,7 @@ def test_the_affine_map_is_within_a_centimetre_for_64_m_tiles(tmp_path: Path) ->
         pixel_m = min(source._pixel_size_m(cut.centre))
         exact = columns_and_rows(path, cut, 9)[::-1] + 0.5
         steps = (np.arange(9) + 0.5) / 9.0
-        nw, ne, _, sw = source._corners(cut)
+        nw, ne, _, sw = source._corners(cut.ground)
         affine = nw[:, None, None] + (
             (ne - nw)[:, None, None] * steps + (sw - nw)[:, None, None] * steps[:, None]
         )
@@ -277,7 +277,7 @@ def test_real_rasters_are_cut_to_the_pixel_or_refused(path: Path) -> None:
     pixel_m = max(source._pixel_size_m(source._centre()))
     cut = centremost(source, pixel_m * 64)
     at = columns_and_rows(path, cut, 64)
-    off = source._corners(cut).mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5
+    off = source._corners(cut.ground).mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5
     assert np.abs(off).max() < 0.1
     if source._bands.high == 255.0:
         with rasterio.open(path) as raster:

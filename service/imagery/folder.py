@@ -15,7 +15,7 @@ import csv
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,6 +100,14 @@ class FolderSource:
         box = (margin[0], margin[1], width - margin[0], height - margin[1])
         small = Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC, box=box)
         return Picture(np.asarray(small), 1.0)
+
+    def runs(self, cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
+        """Each alone."""
+        return ([cut] for cut in cuts)
+
+    def read_run(self, run: Sequence[Cut], pixels: int) -> list[Picture]:
+        """See Source."""
+        return [self.read(cut, pixels) for cut in run]
 
     def _check_sizes(self, size_m: float) -> None:
         small = {

@@ -10,6 +10,7 @@ function of source name, stride, row and column, and never of the raster that ha
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ from model.geo import ECCENTRICITY_SQUARED, EQUATORIAL_RADIUS_M, wrap_longitude
 
 MAX_LATITUDE = 89.0  # beyond, east and north turn within a single tile
 
+_TILE_ID = re.compile(
+    r"-(?P<stride>[0-9.]+(e[+-]\d+)?)m-(?P<hemisphere>[ns])(?P<row>\d+)-e(?P<column>\d+)\Z"
+)
 _FLATTENING = 1.0 - math.sqrt(1.0 - ECCENTRICITY_SQUARED)
 _N = _FLATTENING / (2.0 - _FLATTENING)  # third flattening
 _RECTIFYING_RADIUS_M = EQUATORIAL_RADIUS_M / (1.0 + _N) * (1.0 + _N**2 / 4.0 + _N**4 / 64.0)
@@ -46,6 +50,14 @@ class GridRow(NamedTuple):
     latitude: float
     columns: NDArray[np.int64]
     longitudes: NDArray[np.float64]  # in [-180, 180)
+
+
+class GridPlace(NamedTuple):
+    """A lattice point: what a tile's id says of it."""
+
+    stride_m: float
+    row: int
+    column: int
 
 
 def check_metres(name: str, value: float) -> float:
@@ -113,3 +125,12 @@ def tile_id(source: str, stride_m: float, row: int, column: int) -> str:
     """The stable name of a lattice point: `town-16m-n350123-e104711`."""
     hemisphere = "n" if row >= 0 else "s"
     return f"{source}-{stride_m:g}m-{hemisphere}{abs(row)}-e{column}"
+
+
+def grid_place(tile_id: str) -> GridPlace | None:
+    """What `tile_id` made a name of; None for other names. The stride has lost digits past six."""
+    found = _TILE_ID.search(tile_id)
+    if found is None:
+        return None
+    row = int(found["row"]) * (1 if found["hemisphere"] == "n" else -1)
+    return GridPlace(float(found["stride"]), row, int(found["column"]))

@@ -10,13 +10,15 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.imagery.patch import View
 from service.imagery.raster import RasterSource
-from service.imagery.source import Cut, Picture, source_name
+from service.imagery.source import Cut, Ground, source_name
+from service.imagery.strips import GriddedSource
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 
 
-class MosaicSource:
+class MosaicSource(GriddedSource):
     """Every raster directly in a folder. All are held open: meant for up to some hundred."""
 
     kind = "mosaic"
@@ -63,15 +65,15 @@ class MosaicSource:
                     seen.add(cut.tile_id)
                     yield cut
 
-    def read(self, cut: Cut, pixels: int) -> Picture:
+    def look(self, ground: Ground, shape: tuple[int, int]) -> View:
         """The finest sheet's pixels; where it shows nothing, the next one's."""
-        view = self._sheets[0].look(cut, pixels)
+        view = self._sheets[0].look(ground, shape)
         for sheet in self._sheets[1:]:
             if view.seen.all() and view.weight.min() >= 1.0:
                 break
-            if sheet.reaches(cut):
-                view = view.over(sheet.look(cut, pixels))
-        return view.picture()
+            if sheet.reaches(ground):
+                view = view.over(sheet.look(ground, shape))
+        return view
 
 
 def sheets_in(folder: Path) -> list[Path]:

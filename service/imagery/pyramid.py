@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from model.geo import EQUATORIAL_RADIUS_M, LatLon, offset, wrap_longitude
+from model.geo import EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
 from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
+from service.imagery.patch import Patch, Points, View
 from service.imagery.raster import MIN_PIXELS_ACROSS
-from service.imagery.source import Cut, Picture, SourceError, source_name
-from service.imagery.square import Points, Square, View
+from service.imagery.source import Cut, Ground, SourceError, source_name
+from service.imagery.strips import GriddedSource
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_LEVEL = 24
@@ -51,7 +52,7 @@ class Level(NamedTuple):
         return circumference * math.cos(math.radians(latitude)) / self.around
 
 
-class PyramidSource:
+class PyramidSource(GriddedSource):
     """Map tiles on disk. Pixels without a file, or transparent ones, hold no imagery."""
 
     kind = "xyz"
@@ -119,36 +120,35 @@ class PyramidSource:
                 name = tile_id(self.name, stride, row.row, int(column))
                 yield Cut(name, LatLon(row.latitude, float(longitude)), size)
 
-    def read(self, cut: Cut, pixels: int) -> Picture:
-        """The cut's picture, sampled bilinearly.
+    def look(self, ground: Ground, shape: tuple[int, int]) -> View:
+        """See GriddedSource: sampled bilinearly.
 
         Raises:
             SourceError: a map tile cannot be decoded.
         """
-        level = self._level_for(cut, pixels)
-        view = self._look(level, cut, pixels)
+        level = self._level_for(ground, shape)
+        view = self._look(level, ground, shape)
         if level is not self._deepest and view.weight.min() < 1.0:
-            view = view.over(self._look(self._deepest, cut, pixels))
-        return view.picture()
+            view = view.over(self._look(self._deepest, ground, shape))
+        return view
 
-    def _level_for(self, cut: Cut, pixels: int) -> Level:
-        wanted = cut.size_m / pixels
-        fine = (one for one in self._levels if one.pixel_m(cut.centre.latitude) <= wanted)
+    def _level_for(self, ground: Ground, shape: tuple[int, int]) -> Level:
+        wanted = ground.height_m / shape[0]
+        fine = (one for one in self._levels if one.pixel_m(ground.centre.latitude) <= wanted)
         return next(fine, self._deepest)
 
-    def _look(self, level: Level, cut: Cut, pixels: int) -> View:
-        square = Square.through(_corners(cut, level.around))
-        window = square.window(EVERY_PIXEL, (2 * level.around, level.around))
+    def _look(self, level: Level, ground: Ground, shape: tuple[int, int]) -> View:
+        patch = Patch.through(_corners(ground, level.around))
+        window = patch.window(EVERY_PIXEL, (2 * level.around, level.around))
         if window is None:
-            dark = np.zeros((pixels, pixels, 3), np.float32)
-            return View(dark, dark[..., 0], dark[..., 0] > 0.0)
+            return View.empty(shape)
         left, top = int(window.col_off), int(window.row_off)
         mosaic = self._paste(level, left, top, int(window.width), int(window.height))
-        local = square.moved(left, top)
+        local = patch.moved(left, top)
         opaque = mosaic[..., 3] > 127
-        light = local.sample(np.ascontiguousarray(mosaic[..., :3] * opaque[..., None]), pixels)
+        light = local.sample(np.ascontiguousarray(mosaic[..., :3] * opaque[..., None]), shape)
         alpha = np.where(opaque, np.uint8(255), np.uint8(0))
-        weight = local.sample(alpha, pixels).astype(np.float32) / 255.0
+        weight = local.sample(alpha, shape).astype(np.float32) / 255.0
         return View(light, weight, weight > 0.0)
 
     def _paste(self, level: Level, left: int, top: int, width: int, height: int) -> Rgba:
@@ -239,16 +239,13 @@ def _decode(file: Path, side: int) -> Rgba:
             raise SourceError(f"{file} is damaged: {error}") from error
 
 
-def _corners(cut: Cut, around: int) -> Points:
+def _corners(ground: Ground, around: int) -> Points:
     """NW, NE, SE, SW in a level's pixels; columns run on past the dateline, never below 0."""
-    half = cut.size_m / 2.0
-    ground = [
-        offset(cut.centre, e * half, n * half) for e, n in ((-1, 1), (1, 1), (1, -1), (-1, -1))
-    ]
-    middle = cut.centre.longitude + (0.0 if cut.centre.longitude >= 0.0 else 360.0)
-    east = [middle + wrap_longitude(p.longitude - middle) for p in ground]
+    corners, longitude = ground.corners(), ground.centre.longitude
+    middle = longitude + (0.0 if longitude >= 0.0 else 360.0)
+    east = [middle + wrap_longitude(p.longitude - middle) for p in corners]
     xs = [(longitude + 180.0) / 360.0 * around for longitude in east]
-    return np.array([xs, [_mercator_y(p.latitude) * around for p in ground]]).T
+    return np.array([xs, [_mercator_y(p.latitude) * around for p in corners]]).T
 
 
 def _mercator_y(latitude: float) -> float:

@@ -1,7 +1,7 @@
 """Georeferenced rasters (GeoTIFF, COG, whatever GDAL reads) as a source of north-up tiles.
 
-A tile is a square in the tangent plane at its centre, true north up. Its four corners are
-projected to the raster's pixels and the affine map through them is applied: for 64 m tiles the
+A tile is a square in the tangent plane at its centre, true north up. The four corners of its ground
+are projected to the raster's pixels and the affine map through them is applied: for 64 m tiles the
 map's error is below a centimetre in UTM, Web Mercator and geographic coordinates alike (it grows
 with the square of the size). Knows nothing of catalogues and encoders.
 """
@@ -24,8 +24,9 @@ from rasterio.warp import transform
 from model.geo import LatLon, offset, wrap_longitude
 from service.imagery.bands import Bands
 from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
-from service.imagery.source import Cut, Picture, SourceError, source_name
-from service.imagery.square import Points, Square, View
+from service.imagery.patch import Patch, Points, View
+from service.imagery.source import Cut, Ground, SourceError, source_name
+from service.imagery.strips import GriddedSource
 
 WGS84 = CRS.from_epsg(4326)
 MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
@@ -33,7 +34,7 @@ CACHE_BYTES = 128 << 20  # decoded blocks kept by GDAL, for all rasters together
 EXTENT_SAMPLES = 33  # points along each side from which the extent in degrees is found
 
 
-class RasterSource:
+class RasterSource(GriddedSource):
     """One raster. Tiles lie on the worldwide grid, wherever their centre is inside the raster."""
 
     kind = "raster"
@@ -99,56 +100,50 @@ class RasterSource:
                 name = tile_id(self.name, stride, row.row, int(column))
                 yield Cut(name, LatLon(row.latitude, float(longitude)), size)
 
-    def read(self, cut: Cut, pixels: int) -> Picture:
-        """The cut's picture: averaged down by whole pixels (overviews), then sampled bilinearly."""
-        return self.look(cut, pixels).picture()
-
-    def reaches(self, cut: Cut) -> bool:
-        """Whether some of the cut may lie on the raster: quick, and never wrongly False."""
+    def reaches(self, ground: Ground) -> bool:
+        """Whether some of the ground may lie on the raster: quick, and never wrongly False."""
         size = np.array([self._raster.width, self._raster.height])
-        at = self._corners(cut)
+        at = self._corners(ground)
         return bool((at.max(axis=0) >= 0.0).all() and (at.min(axis=0) <= size).all())
 
-    def look(self, cut: Cut, pixels: int) -> View:
-        """As `read`, before pixels without imagery are filled."""
-        square = Square.through(self._corners(cut))
+    def look(self, ground: Ground, shape: tuple[int, int]) -> View:
+        """See GriddedSource: averaged down by whole pixels (overviews), then sampled bilinearly."""
+        patch = Patch.through(self._corners(ground))
         try:
             # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                return self._sample(square, pixels)
+                return self._sample(patch, shape)
         except RasterioError as error:
+            latitude, longitude = ground.centre
             raise SourceError(
-                f"{self.path}: tile {cut.tile_id} cannot be read; the file is damaged: {error}"
+                f"{self.path}: the ground around {latitude:.6f}, {longitude:.6f} cannot be read; "
+                f"the file is damaged: {error}"
             ) from error
 
-    def _sample(self, square: Square, pixels: int) -> View:
-        factors = np.maximum(1, np.hypot(square.east, square.south) // pixels).astype(int)
-        window = square.window(factors, (self._raster.width, self._raster.height))
+    def _sample(self, patch: Patch, shape: tuple[int, int]) -> View:
+        factors = np.maximum(1, patch.step(shape) // 1).astype(int)
+        window = patch.window(factors, (self._raster.width, self._raster.height))
         if window is None:
-            dark = np.zeros((pixels, pixels, 3), np.float32)
-            return View(dark, dark[..., 0], dark[..., 0] > 0.0)
-        shape = (-(-window.height // factors[1]), -(-window.width // factors[0]))
-        rgb, mask = self._bands.read(self._raster, window, shape)
-        scale = np.array([shape[1] / window.width, shape[0] / window.height])
-        local = square.moved(window.col_off, window.row_off).scaled(scale)
-        weight = np.ones((pixels, pixels), np.float32)
-        if mask is not None or not local.inside(shape):
-            mask_or_all = np.full(shape, 255, np.uint8) if mask is None else mask
+            return View.empty(shape)
+        reduced = (-(-window.height // factors[1]), -(-window.width // factors[0]))
+        rgb, mask = self._bands.read(self._raster, window, reduced)
+        scale = np.array([reduced[1] / window.width, reduced[0] / window.height])
+        local = patch.moved(window.col_off, window.row_off).scaled(scale)
+        weight = np.ones(shape, np.float32)
+        if mask is not None or not local.inside(reduced):
+            mask_or_all = np.full(reduced, 255, np.uint8) if mask is None else mask
             rgb = rgb * (mask_or_all > 0)[..., None]
-            weight = local.sample(mask_or_all, pixels).astype(np.float32) / 255.0
-        light = local.sample(rgb, pixels)
+            weight = local.sample(mask_or_all, shape).astype(np.float32) / 255.0
+        light = local.sample(rgb, shape)
         # Without a declared mask, exact black is what a collar without imagery looks like; it is
         # counted but left, since shadows may be as black.
         seen = weight if mask is not None else light[..., 0] | light[..., 1] | light[..., 2]
         return View(light, weight, seen > 0)
 
-    def _corners(self, cut: Cut) -> Points:
-        """Pixel coordinates of the cut's corners: NW, NE, SE, SW."""
-        half = cut.size_m / 2.0
-        ground = [
-            offset(cut.centre, e * half, n * half) for e, n in ((-1, 1), (1, 1), (1, -1), (-1, -1))
-        ]
-        return self._pixels([p.longitude for p in ground], [p.latitude for p in ground])
+    def _corners(self, ground: Ground) -> Points:
+        """Pixel coordinates of the ground's corners: NW, NE, SE, SW."""
+        at = ground.corners()
+        return self._pixels([p.longitude for p in at], [p.latitude for p in at])
 
     def _pixels(self, longitudes: list[float], latitudes: list[float]) -> Points:
         """WGS84 degrees to (column, row), (N, 2); not finite where the CRS has no such point."""

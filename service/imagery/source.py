@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from model.errors import SkyfixError
-from model.geo import LatLon
+from model.geo import LatLon, offset
 from model.images import Rgb
 
 TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -23,12 +23,30 @@ class SourceMissing(SourceError):
     """The imagery's file or folder is not where it was said to be."""
 
 
+class Ground(NamedTuple):
+    """A rectangle in the tangent plane at its centre, metres, true north up."""
+
+    centre: LatLon
+    width_m: float
+    height_m: float
+
+    def corners(self) -> list[LatLon]:
+        """NW, NE, SE, SW."""
+        east, north = self.width_m / 2.0, self.height_m / 2.0
+        signs = ((-1, 1), (1, 1), (1, -1), (-1, -1))
+        return [offset(self.centre, e * east, n * north) for e, n in signs]
+
+
 class Cut(NamedTuple):
     """A square of ground to cut out: `size_m` metres wide, true north up."""
 
     tile_id: str
     centre: LatLon
     size_m: float
+
+    @property
+    def ground(self) -> Ground:
+        return Ground(self.centre, self.size_m, self.size_m)
 
 
 class Picture(NamedTuple):
@@ -61,6 +79,12 @@ class Source(Protocol):
 
     def read(self, cut: Cut, pixels: int) -> Picture:
         """The picture of `cut`, resampled to `pixels` x `pixels` without aliasing."""
+
+    def runs(self, cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
+        """`cuts` in their order, those together that are cheaper to read together."""
+
+    def read_run(self, run: Sequence[Cut], pixels: int) -> list[Picture]:
+        """The pictures of one of `runs`. A cut's own is to the bit the same in any run."""
 
     def close(self) -> None:
         """Releases the files."""

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def tile_image(catalogue: Catalogue, tile_id: str, pixels: int) -> Rgb:
     tile = catalogue.tile(tile_id)
     source = reopen(catalogue.source(tile.source))
     try:
-        return source.read(Cut(tile.tile_id, tile.centre, tile.size_m), pixels).pixels
+        return source.read(_cut(tile), pixels).pixels
     finally:
         source.close()
 
@@ -52,6 +53,10 @@ def reopen(record: SourceRecord) -> Source:
             f"the imagery of source {record.name!r} is gone from {record.path}: put it back, or "
             "ingest it from where it is now under the same name"
         ) from error
+
+
+def _cut(tile: Tile) -> Cut:
+    return Cut(tile.tile_id, tile.centre, tile.size_m)
 
 
 class TilePictures:
@@ -84,17 +89,22 @@ class TilePictures:
         Raises:
             ImageryChanged, SourceError: a picture is not what was ingested, or is gone.
         """
-        ahead: tuple[NDArray[np.intp], Iterator[Rgb]] | None = None
+        ahead: tuple[NDArray[np.intp], Iterator[list[Rgb]]] | None = None
         for start in range(0, len(rows) + size, size):
             part = rows[start : start + size]
-            ready, ahead = ahead, (part, self._readers.map(self._picture, part))
+            ready, ahead = ahead, (part, self._readers.map(self._pictures, self._runs(part)))
             if ready is not None:
-                yield ready[0], list(ready[1])
+                yield ready[0], list(chain.from_iterable(ready[1]))
 
-    def _picture(self, row: int) -> Rgb:
-        tile = self._tiles[row]
-        source = self._source(tile.source)
-        return source.read(Cut(tile.tile_id, tile.centre, tile.size_m), self._pixels).pixels
+    def _runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[str, list[Cut]]]:
+        """What is read together, each with its source's name."""
+        for name, tiles in groupby((self._tiles[row] for row in rows), lambda tile: tile.source):
+            for run in self._source(name).runs(map(_cut, tiles), self._pixels):
+                yield name, run
+
+    def _pictures(self, of: tuple[str, list[Cut]]) -> list[Rgb]:
+        name, run = of
+        return [one.pixels for one in self._source(name).read_run(run, self._pixels)]
 
     def _source(self, name: str) -> Source:
         """This thread's own."""

@@ -1,4 +1,4 @@
-"""A tile in a raster's pixel coordinates, and its picture sampled from them."""
+"""A piece of ground in a raster's pixel coordinates, and its picture sampled from them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ MIN_WEIGHT = 0.25  # share of a pixel that imagery must cover for its colour to 
 MAX_RESIDUAL = 1.25  # source pixels per sample beyond which bilinear sampling would alias
 
 
-class Square(NamedTuple):
-    """A tile in pixel coordinates: its north-west corner and its sides to the east and south."""
+class Patch(NamedTuple):
+    """A rectangle of ground in pixel coordinates: its north-west corner and its sides to the east
+    and south."""
 
     corner: Points
     east: Points
     south: Points
 
     @classmethod
-    def through(cls, corners: Points) -> Square:
+    def through(cls, corners: Points) -> Patch:
         """The parallelogram nearest to four corners NW, NE, SE, SW (least squares)."""
         nw, ne, se, sw = corners
         east, south = (ne - nw + se - sw) / 2.0, (sw - nw + se - ne) / 2.0
@@ -37,16 +38,16 @@ class Square(NamedTuple):
         nw, ne, sw = self.corner, self.corner + self.east, self.corner + self.south
         return np.stack([nw, ne, ne + self.south, sw])
 
-    def moved(self, left: int, top: int) -> Square:
+    def moved(self, left: int, top: int) -> Patch:
         """Seen from the pixel (left, top) as origin."""
         return self._replace(corner=self.corner - np.array([left, top]))
 
-    def scaled(self, scale: Points) -> Square:
+    def scaled(self, scale: Points) -> Patch:
         """In pixels that are 1 / `scale` (columns, rows) as large."""
-        return Square(self.corner * scale, self.east * scale, self.south * scale)
+        return Patch(self.corner * scale, self.east * scale, self.south * scale)
 
     def window(self, factors: NDArray[np.int_], size: tuple[int, int]) -> Window | None:
-        """The whole multiples of `factors` pixels that hold the square, within the raster."""
+        """The whole multiples of `factors` pixels that hold the patch, within the raster."""
         at = self.corners()
         if not np.isfinite(at).all():
             return None
@@ -60,29 +61,43 @@ class Square(NamedTuple):
         at = self.corners()
         return bool((at >= 0.0).all() and (at <= np.array([shape[1], shape[0]])).all())
 
-    def sample(self, image: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
-        """(h, w[, 3]) to (pixels, pixels[, 3]); pixel centres at +0.5, zero outside."""
-        residual = float(np.hypot(self.east, self.south).max()) / pixels
-        finer = max(1, math.ceil(residual / MAX_RESIDUAL))
-        side = pixels * finer
-        (a, d), (b, e), (c, f) = self.east / side, self.south / side, self.corner
+    def step(self, shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Source pixels (columns, rows) to one of `shape` (rows, columns) that the patch fills."""
+        return np.hypot(self.east / shape[1], self.south / shape[0])
+
+    def sample(self, image: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """(h, w[, 3]) to (*shape[, 3]); pixel centres at +0.5, zero outside."""
+        finer = max(1, math.ceil(float(self.step(shape).max()) / MAX_RESIDUAL))
+        height, width = shape[0] * finer, shape[1] * finer
+        (a, d), (b, e), (c, f) = self.east / width, self.south / height, self.corner
         sampled = Image.fromarray(image).transform(
-            (side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
+            (width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
         )
         return np.array(sampled.reduce(finer) if finer > 1 else sampled)
 
 
 class View(NamedTuple):
-    """A cut as seen in one raster, to be completed by others or finished.
+    """Ground as seen in one raster, to be completed by others, cut into tiles, or finished.
 
-    light: (P, P, 3), the samples' colours times their weight.
-    weight: (P, P) in 0..1, the share of each pixel's samples that lie on imagery.
-    seen: (P, P), whether the pixel shows something: not where weight is 0.
+    light: (H, W, 3), the samples' colours times their weight.
+    weight: (H, W) in 0..1, the share of each pixel's samples that lie on imagery.
+    seen: (H, W), whether the pixel shows something: not where weight is 0.
     """
 
     light: NDArray[np.uint8] | NDArray[np.float32]
     weight: NDArray[np.float32]
     seen: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, shape: tuple[int, int]) -> View:
+        """Of no imagery at all."""
+        dark = np.zeros((*shape, 3), np.float32)
+        return cls(dark, dark[..., 0], dark[..., 0] > 0.0)
+
+    def columns(self, left: int, width: int) -> View:
+        """A part as high as the whole."""
+        part = slice(left, left + width)
+        return View(self.light[:, part].copy(), self.weight[:, part], self.seen[:, part])
 
     def over(self, below: View) -> View:
         """This view, and the one below wherever this one shows nothing, wholly or in part."""
