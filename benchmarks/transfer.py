@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.stats import binomtest
 
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
@@ -77,17 +78,9 @@ def rank_of(encoder: Encoder, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     return ranks(streets, own_tiles(encoder, pairs).descriptors) + 1
 
 
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z, p = 1.96, hits / count
-    middle = p + z * z / (2 * count)
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
-
-
 def row(name: str, rank: NDArray[np.int64]) -> str:
     count, hits = len(rank), int((rank == 1).sum())
-    low, high = wilson(hits, count)
+    low, high = binomtest(hits, count).proportion_ci(method="wilson")
     return (
         f"| {name} | {hits} of {count} | {hits / count:.2f} ({low:.2f} to {high:.2f}) | "
         f"{np.median(rank):g} | {1 / count:.2f}, {(count + 1) / 2:g} |"

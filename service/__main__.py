@@ -16,7 +16,7 @@ from pathlib import Path
 
 from model.errors import SkyfixError
 from service import index_commands
-from service.hints import HintError, Hints, parse_bbox, parse_near
+from service.hints import HintError, Hints
 from service.progress import progress_bar
 from service.settings import Settings
 
@@ -164,7 +164,7 @@ def _locate(arguments: argparse.Namespace, settings: Settings) -> None:
     from service.api.schemas import FixSchema
     from service.compose import open_localizer
 
-    hints = _hints(arguments)
+    hints = Hints.of(arguments)
     data = _read(arguments.image)
     fix = open_localizer(settings).locate(data, hints, arguments.top_k)
     if arguments.json:
@@ -175,19 +175,6 @@ def _locate(arguments: argparse.Namespace, settings: Settings) -> None:
             f"{match.rank:3d}  {match.latitude:.6f},{match.longitude:.6f}  "
             f"distance {match.distance:.4f}  heading {match.heading_deg:5.1f}  {match.tile_id}"
         )
-
-
-def _hints(arguments: argparse.Namespace) -> Hints:
-    return Hints(
-        heading_deg=arguments.heading_deg,
-        north=arguments.north,
-        vertical_fov_deg=arguments.vertical_fov_deg,
-        horizontal_fov_deg=arguments.horizontal_fov_deg,
-        horizon=arguments.horizon,
-        near=None if arguments.near is None else parse_near(arguments.near),
-        radius_m=arguments.radius_m,
-        bbox=None if arguments.bbox is None else parse_bbox(arguments.bbox),
-    )
 
 
 def _read(path: Path) -> bytes:

@@ -7,7 +7,7 @@ documentation.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
@@ -69,6 +69,15 @@ class Hints:
             )
         if self.radius_m is not None and self.near is None:
             raise HintError(f"radius_m={self.radius_m:g} needs near=latitude,longitude")
+
+    @classmethod
+    def of(cls, stated: object) -> Hints:
+        """From what states each under the same name, `near` and `bbox` as text."""
+        given = {field.name: getattr(stated, field.name) for field in fields(cls)}
+        for name, parse in (("near", parse_near), ("bbox", parse_bbox)):
+            if given[name] is not None:
+                given[name] = parse(given[name])
+        return cls(**given)
 
     @property
     def centre_heading_deg(self) -> float | None:

@@ -41,7 +41,7 @@ def form(data: bytes, field: str = "panorama") -> dict[str, tuple[str, bytes]]:
     return {field: ("p.jpg", data)}
 
 
-def check(answer: httpx.Response, status: int, *named: str) -> None:
+def assert_problem(answer: httpx.Response, status: int, *named: str) -> None:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
@@ -79,7 +79,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 async def test_an_unusable_image_is_refused(client: httpx.AsyncClient, name: str) -> None:
     data, named = UNUSABLE[name]
-    check(await client.post("/localize", files=form(data)), 422, named)
+    assert_problem(await client.post("/localize", files=form(data)), 422, named)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,18 @@ async def test_an_unusable_image_is_refused(client: httpx.AsyncClient, name: str
     ],
 )
 async def test_a_bad_query_is_refused(client: httpx.AsyncClient, query: str, named: str) -> None:
-    check(await client.post(f"/localize?{query}", files=form(JPEG)), 422, named)
+    assert_problem(await client.post(f"/localize?{query}", files=form(JPEG)), 422, named)
 
 
 async def test_a_form_without_the_file_is_refused(client: httpx.AsyncClient) -> None:
-    check(await client.post("/localize", files=form(JPEG, "photo")), 400, "panorama", "photo")
-    check(await client.post("/localize", files=[*form(JPEG).items()] * 2), 400, "1")
-    check(await client.post("/localize"), 415, "multipart/form-data")
-    check(await client.post("/localize", json={}), 415, "application/json")
+    assert_problem(
+        await client.post("/localize", files=form(JPEG, "photo")), 400, "panorama", "photo"
+    )
+    assert_problem(await client.post("/localize", files=[*form(JPEG).items()] * 2), 400, "1")
+    assert_problem(await client.post("/localize"), 415, "multipart/form-data")
+    assert_problem(await client.post("/localize", json={}), 415, "application/json")
     text = {"panorama": (None, b"text, not a file")}
-    check(await client.post("/localize", files=text), 400, "panorama")
+    assert_problem(await client.post("/localize", files=text), 400, "panorama")
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "undefined", "idna", "hex", "\\x00", "no-such"])
@@ -119,13 +121,15 @@ async def test_a_broken_form_is_refused(client: httpx.AsyncClient, charset: str)
     part = b'--B\r\ncontent-disposition: form-data; name="panorama\xff"; filename="p"\r\n\r\n'
     for body in (b"", b"--B", part, part + JPEG, b"\r\n".join([part, b"--B--", b"more"]), b"--C--"):
         answer = await client.post("/localize", content=body, headers={"content-type": kind})
-        check(answer, 400)
-    check(await client.post("/localize", content=b"", headers={"content-type": kind[:19]}), 400)
+        assert_problem(answer, 400)
+    assert_problem(
+        await client.post("/localize", content=b"", headers={"content-type": kind[:19]}), 400
+    )
 
 
 async def test_an_oversized_body_is_refused_stated_or_chunked(client: httpx.AsyncClient) -> None:
     big = form(b"\0" * (2 * LIMIT))
-    check(await client.post("/localize", files=big), 413, str(LIMIT))
+    assert_problem(await client.post("/localize", files=big), 413, str(LIMIT))
     request = client.build_request("POST", "/localize", files=big)
     taken = 0
 
@@ -137,7 +141,7 @@ async def test_an_oversized_body_is_refused_stated_or_chunked(client: httpx.Asyn
             yield body[start : start + 1000]
 
     kind = {"content-type": request.headers["content-type"]}
-    check(await client.post("/localize", content=chunks(), headers=kind), 413, str(LIMIT))
+    assert_problem(await client.post("/localize", content=chunks(), headers=kind), 413, str(LIMIT))
     assert taken <= LIMIT // 1000 + 1
 
 
@@ -148,13 +152,13 @@ async def test_a_slow_body_is_given_up(client: httpx.AsyncClient) -> None:
             await asyncio.sleep(0.05)
 
     kind = {"content-type": "multipart/form-data; boundary=B"}
-    check(await client.post("/localize", content=dripping(), headers=kind), 408, "0.3 s")
+    assert_problem(await client.post("/localize", content=dripping(), headers=kind), 408, "0.3 s")
 
 
 async def test_unknown_routes_and_methods_are_problems(client: httpx.AsyncClient) -> None:
-    check(await client.get("/nowhere"), 404, "/nowhere")
+    assert_problem(await client.get("/nowhere"), 404, "/nowhere")
     wrong = await client.get("/localize")
-    check(wrong, 405)
+    assert_problem(wrong, 405)
     assert wrong.headers["allow"] == "POST"
 
 
@@ -165,7 +169,7 @@ async def test_a_failure_of_ours_tells_nothing(tmp_path: Path) -> None:
 
     async with served(tmp_path, Broken()) as client:
         answer = await client.post("/localize", files=form(panorama_of(1)))
-    check(answer, 500)
+    assert_problem(answer, 500)
     assert "secret" not in answer.text
 
 

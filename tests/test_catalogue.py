@@ -135,6 +135,7 @@ def test_what_is_removed_is_not_missed(catalogue: Catalogue) -> None:
     catalogue.replace_source(source("b"), tiles("34", of="b"))
     catalogue.remove_source("a")
     catalogue.verify()
+    assert list(catalogue.tiles()) == tiles("34", of="b")
 
 
 def test_files_that_are_no_catalogue_are_refused(tmp_path: Path) -> None:

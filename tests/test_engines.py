@@ -1,4 +1,4 @@
-"""The exact engine is FAISS's flat index; others miss hardly anything, and say no wrong distance."""
+"""The exact engine is FAISS's flat index; the others miss hardly anything and say nothing wrong."""
 
 from __future__ import annotations
 

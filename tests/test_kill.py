@@ -30,7 +30,7 @@ def files_no_longer_than(size: int) -> Iterator[None]:
 
 
 def test_ten_kills_lose_nothing(tmp_path: Path) -> None:
-    kill_repeatedly(tmp_path, kills=10, seed=1)
+    assert kill_repeatedly(tmp_path, kills=10, seed=1).total() == 10
 
 
 def test_a_full_disk_publishes_nothing_and_the_next_build_works(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rasterio.transform import Affine
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
+from training.augmentation import limited
 from training.datasets import load
 from training.evaluate import EvaluationError
 from training.gallery import dataset_tiles, in_chunks, lattice
@@ -23,7 +24,6 @@ from training.protocols import (
     describe,
     evaluate,
     heading_error_deg,
-    limited,
 )
 
 CONFIG = tiny().encoder

@@ -82,13 +82,12 @@ def train(
             for batch in batches(
                 arrays, recipe, state.epoch, seed, state.order, start=state.step, workers=workers
             ):
-                number = state.epoch * steps + state.step
-                for group in state.optimiser.param_groups:
-                    group["lr"] = recipe.learning_rate * rate(recipe, steps, number)
+                _set_rate(state, recipe, steps)
                 loss = step(state, batch, recipe, device)
                 state.step += 1
                 state.total_loss += loss
-                progress.update(task, completed=number + 1, at=f"{state.epoch}: {loss:.4f}")
+                done = state.epoch * steps + state.step
+                progress.update(task, completed=done, at=f"{state.epoch}: {loss:.4f}")
                 if processes.is_first() and time.monotonic() - saved > save_every_s:
                     state.save(out / "state.safetensors")
                     saved = time.monotonic()
@@ -149,6 +148,13 @@ def _parameter_groups(network: nn.Module, recipe: Recipe) -> Iterable[dict[str, 
         },
         {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _set_rate(state: TrainingState, recipe: Recipe, steps: int) -> None:
+    """The optimiser's learning rate for the step that comes next; `steps` make an epoch."""
+    factor = rate(recipe, steps, state.epoch * steps + state.step)
+    for group in state.optimiser.param_groups:
+        group["lr"] = recipe.learning_rate * factor
 
 
 def rate(recipe: Recipe, steps: int, step: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.hints import DEFAULT_RADIUS_M, LIMITS, MAX_TOP_K, Hints, parse_bbox, parse_near
+from service.hints import DEFAULT_RADIUS_M, LIMITS, MAX_TOP_K, Hints
 
 
 def _bounded(name: str, description: str, example: float) -> Any:
@@ -62,13 +62,4 @@ class LocateQuery(BaseModel):
 
     def hints(self) -> Hints:
         """The same as Hints; HintError for contradictions and unreadable places."""
-        return Hints(
-            heading_deg=self.heading_deg,
-            north=self.north,
-            vertical_fov_deg=self.vertical_fov_deg,
-            horizontal_fov_deg=self.horizontal_fov_deg,
-            horizon=self.horizon,
-            near=None if self.near is None else parse_near(self.near),
-            radius_m=self.radius_m,
-            bbox=None if self.bbox is None else parse_bbox(self.bbox),
-        )
+        return Hints.of(self)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
@@ -16,12 +15,12 @@ from starlette.requests import Request
 from model.errors import SkyfixError
 from service.api.canary import canary_panorama
 from service.fix import Fix
+from service.index.refusal import RETRY_EVERY_S, Refusal
 from service.localizer import LiveTiles, Localizer, Query
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
-RETRY_EVERY_S = 60.0  # an operator may have put the right weights there
 
 Reopen = Callable[[str], Localizer]  # an encoder's fingerprint to a localizer with it
 Prepared = tuple[Localizer, Query]
@@ -43,10 +42,9 @@ class Serving:
     ) -> None:
         self.localizer = localizer
         self._reopen = reopen
-        self._look_every_s, self._retry_every_s = look_every_s, retry_every_s
+        self._look_every_s = look_every_s
         self._seen: str | None = None  # CURRENT when last looked at
-        self._refused: str | None = None  # why what it names is not used
-        self._retry_at = 0.0
+        self._refusal = Refusal(retry_every_s)  # of what it names
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="weights", daemon=True)
 
@@ -72,19 +70,18 @@ class Serving:
 
     def trouble(self) -> str | None:
         """Why what CURRENT names is not what answers; None when it is."""
-        return self._refused or self.localizer.live.trouble()
+        return self._refusal.why or self.localizer.live.trouble()
 
     def follow(self) -> None:
         """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
         the log then says why, the old pair stays, and a later look tries again."""
         versions = self.localizer.live.versions
         name = versions.current()
-        waits = self._refused is None or time.monotonic() < self._retry_at
-        if self._reopen is None or (name == self._seen and waits):
+        if self._reopen is None or (name == self._seen and not self._refusal.is_due()):
             return
         self._seen = name
         if name is None:
-            self._refused = None
+            self._refusal.clear()
         else:
             self._try(name, self._reopen)
 
@@ -97,11 +94,10 @@ class Serving:
                 fresh.locate(canary_panorama())
                 self.localizer = fresh
                 logger.info("weights %s and index version %s are live", made_by[:12], name)
-            self._refused = None  # only now: what is tried again is no less in trouble meanwhile
+            self._refusal.clear()  # only now: what is tried again is no less in trouble meanwhile
         except Exception as error:  # whatever it is, the old pair stays
-            self._refused = f"index version {name} is not used: {error}"
-            self._retry_at = time.monotonic() + self._retry_every_s
-            logger.error("%s", self._refused, exc_info=not isinstance(error, SkyfixError))
+            self._refusal.refuse(f"index version {name} is not used: {error}")
+            logger.error("%s", self._refusal.why, exc_info=not isinstance(error, SkyfixError))
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._look_every_s):

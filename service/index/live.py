@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from pathlib import Path
@@ -11,13 +10,13 @@ from pathlib import Path
 from model.errors import SkyfixError
 from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
+from service.index.refusal import RETRY_EVERY_S, Refusal
 from service.index.search import TileIndex
 from service.index.versions import EncoderMismatch, Versions, VersionUnknown
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2
-RETRY_EVERY_S = 60.0  # what was refused may have been put right: copied whole, its engine back
 
 
 class LiveIndex:
@@ -34,12 +33,11 @@ class LiveIndex:
         """`encoder`: the fingerprint of the encoder whose queries will be searched."""
         self.versions = Versions(home)
         self._encoder, self._device = encoder, device
-        self._look_every_s, self._retry_every_s = look_every_s, retry_every_s
+        self._look_every_s = look_every_s
         self._lock = threading.Lock()
         self._index: TileIndex | None = None
         self._pointed: str | None = None  # CURRENT when last looked at, good or bad
-        self._refused: str | None = None  # why what it names does not answer
-        self._retry_at = math.inf
+        self._refusal = Refusal(retry_every_s)  # of what it names
         self._look_at = 0.0
         self._damaged: set[str] = set()
 
@@ -62,7 +60,7 @@ class LiveIndex:
         if time.monotonic() >= self._look_at and self._lock.acquire(blocking=False):
             try:
                 self._look_at = time.monotonic() + self._look_every_s
-                changed = self.versions.current() != self._pointed or self._retry_is_due()
+                changed = self.versions.current() != self._pointed or self._refusal.is_due()
             finally:
                 self._lock.release()
             if changed:
@@ -74,9 +72,10 @@ class LiveIndex:
         error."""
         with self._lock:
             name = self.versions.current()
-            if name == self._pointed and not self._retry_is_due():
+            if name == self._pointed and not self._refusal.is_due():
                 return
-            self._pointed, self._retry_at = name, math.inf
+            self._pointed = name
+            self._refusal.put_off()
             try:
                 self._go_live(self._open(name or self.versions.require_current()))
             except SkyfixError as error:
@@ -87,9 +86,9 @@ class LiveIndex:
     def trouble(self) -> str | None:
         """Why the version that CURRENT names is not the one on disk that answers, or None."""
         index = self._index
-        if self._refused is None and index is not None and not self._on_disk(index):
+        if self._refusal.why is None and index is not None and not self._on_disk(index):
             return f"index version {index.version} answers, but its folder is gone"
-        return self._refused
+        return self._refusal.why
 
     def check(self, index: TileIndex) -> None:
         """Reads every byte of a version; drops it for the last good one if it is damaged."""
@@ -133,17 +132,14 @@ class LiveIndex:
     def _go_live(self, index: TileIndex) -> TileIndex:
         self._index = index
         if index.version == self._pointed:
-            self._refused, self._retry_at = None, math.inf
+            self._refusal.clear()
         log.info("index version %s is live", index.version)
         threading.Thread(target=self.check, args=(index,), name="index-check", daemon=True).start()
         return index
 
     def _refuse(self, why: str) -> None:
-        self._refused, self._retry_at = why, time.monotonic() + self._retry_every_s
+        self._refusal.refuse(why)
         log.error("%s", why)
-
-    def _retry_is_due(self) -> bool:
-        return time.monotonic() >= self._retry_at
 
     def _on_disk(self, index: TileIndex) -> bool:
         return (self.versions.folder / index.version / MANIFEST).is_file()
