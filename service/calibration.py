@@ -22,7 +22,7 @@ SAMPLED_TILES = 64
 MIN_DEPTH, MAX_DEPTH = 32, 256
 MIN_PANORAMAS = 20
 TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48)
-WITHIN = 0.9  # share of rightly placed panoramas that lie within their radius
+WITHIN = 0.9  # of rightly placed panoramas within their radius; of an index's own, said to be so
 RIDGE = 0.1  # penalty on standardised weights, in panoramas: keeps separable data finite
 STEPS = 50
 
@@ -65,7 +65,7 @@ def _distances_m(tiles: TileTable, row: int, size_m: float) -> Numbers:
 
 
 def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:
-    """Temperature, radius, confidence and threshold that suit what was seen.
+    """Temperatures, radius, confidence and in_index_distance that suit what was seen.
 
     Args:
         tiles: the index's own numbers.
@@ -80,16 +80,28 @@ def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:
             f"{len(inside)} panoramas inside and {len(seen) - len(inside)} outside the index: at "
             f"least {MIN_PANORAMAS} of each are needed to calibrate"
         )
-    trials = [dataclasses.replace(tiles, temperature=one, source=source) for one in TEMPERATURES]
+    plain = dataclasses.replace(tiles, weights=None, source=source)
+    trials = [dataclasses.replace(plain, temperature=one) for one in TEMPERATURES]
     chosen = min(trials, key=lambda trial: _mean_error(trial, inside))
     chosen = dataclasses.replace(chosen, radius_scale=_radius_scale(chosen, inside))
     places = [fuse(one.places, one.distances, chosen) for one in seen]
     right = [one.error_m(place) <= place.radius_m for one, place in zip(seen, places, strict=True)]
-    weights = logistic(np.array([place.features for place in places]), np.array(right))
-    chosen = dataclasses.replace(chosen, weights=weights)
-    scores = [fuse(one.places, one.distances, chosen).confidence or 0.0 for one in seen]
-    belongs = np.array([one.truth is not None for one in seen])
-    return dataclasses.replace(chosen, threshold=_threshold(np.array(scores), belongs))
+    known = [p.nearest for one, p in zip(seen, places, strict=True) if one.truth is not None]
+    chosen = dataclasses.replace(chosen, in_index_distance=float(np.quantile(known, WITHIN)))
+    fitted = [_sure(chosen, one, seen, np.array(right)) for one in TEMPERATURES]
+    return max(fitted, key=lambda one: one[0])[1]
+
+
+def _sure(
+    chosen: Calibration, agreement_temperature: float, seen: Sequence[Seen], right: Flags
+) -> tuple[float, Calibration]:
+    """The best weights with this temperature, and the log-likelihood of `right` under them."""
+    trial = dataclasses.replace(chosen, agreement_temperature=agreement_temperature)
+    features = np.array([fuse(one.places, one.distances, trial).features for one in seen])
+    weights = logistic(features, right)
+    z = weights[0] + features @ np.array(weights[1:])
+    likelihood = -float(np.logaddexp(0.0, np.where(right, -z, z)).sum())
+    return likelihood, dataclasses.replace(trial, weights=weights)
 
 
 def _mean_error(trial: Calibration, inside: Sequence[Seen]) -> float:
@@ -131,15 +143,6 @@ def logistic(features: Numbers, right: Flags) -> tuple[float, ...]:
             break
     plain = weights[1:] / scale
     return (float(weights[0] - plain @ mean), *map(float, plain))
-
-
-def _threshold(confidence: Numbers, belongs: Flags) -> float:
-    """Where most of those inside are above and most of those outside below (Youden's J)."""
-    cuts = np.unique(confidence)
-    gain = [
-        (confidence[belongs] >= cut).mean() - (confidence[~belongs] >= cut).mean() for cut in cuts
-    ]
-    return float(cuts[int(np.argmax(gain))])
 
 
 def auroc(inside: Numbers, outside: Numbers) -> float:

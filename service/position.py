@@ -15,10 +15,13 @@ unknown when one tile has all the weight. The confidence is the probability that
 taken within the radius,
 
     confidence = 1 / (1 + exp(-(b + a . features)))
-    features   = (least d in the cluster, least d among rivals minus that, cluster's share of w)
+    features   = (n, agreement)
+    n          = least d in the cluster
+    agreement  = sum(v_i) over candidates that share ground with the position / sum(v_i)
+    v_i        = exp(-(d_i - min d) / agreement_temperature)
 
-where rivals are candidates that share no ground with a tile at the position. The two latter
-features are measured against this index's own tiles, so they follow its size and variety.
+n says how like the place looks, agreement whether another place looks as like. That a panorama was
+taken in this index at all is the first question alone: in_index = (n <= in_index_distance).
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from model.geo import LatLon, metres_per_degree, offset
 
 Numbers = NDArray[np.float64]
 
-FEATURES = 3
+FEATURES = 2
 SQRT_1_5 = 1.2247  # radius over spread for 78 % of a round Gaussian: until something is measured
 
 
@@ -50,9 +53,8 @@ class Calibration:
 
     Of the index's own tiles: reach_m, half a tile; spacing_m, between neighbours' centres; depth,
     how many candidates are looked at, enough for rivals to be among them.
-    Of panoramas with known places: temperature, radius_scale, weights (b, a1, a2, a3) and
-    threshold, the confidence from which a panorama counts as taken in this index; `source` says
-    which panoramas. Without any, weights is None and no confidence is made up.
+    Of panoramas with known places: the others; weights are (b, a1, a2), and `source` says which
+    panoramas. Without any, weights is None and no confidence is made up.
     """
 
     reach_m: float
@@ -60,8 +62,9 @@ class Calibration:
     depth: int
     temperature: float = 0.1  # the loss compares exp(-alpha d) with alpha = 10
     radius_scale: float = SQRT_1_5
+    agreement_temperature: float = 0.1
     weights: tuple[float, ...] | None = None
-    threshold: float = 0.5
+    in_index_distance: float = 2.0  # two unrelated unit vectors'
     source: str = "not calibrated"
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,7 +100,13 @@ class Place(NamedTuple):
     radius_m: float
     confidence: float | None
     in_index: bool | None
-    features: tuple[float, ...]
+    nearest: float  # squared distance, n of the formulas above
+    agreement: float
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """What the confidence goes by."""
+        return self.nearest, self.agreement
 
 
 def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place:
@@ -117,18 +126,17 @@ def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place
     middle, share = _mean(metres, weight, cluster)
     from_middle = np.hypot(*(metres - middle).T)
     spread = np.sqrt(share @ from_middle**2 + calibration.spacing_m**2 / 6.0)
-    rival = from_middle > 2.0 * calibration.reach_m
     nearest = float(distances[cluster].min())
-    next_best = float(distances[rival].min()) if rival.any() else float(distances.max())
-    agreed = float(weight[~rival].sum() / weight.sum())
-    features = (nearest, next_best - nearest, agreed)
-    confidence = _confidence(features, calibration)
+    vote = np.exp(-(distances - distances.min()) / calibration.agreement_temperature)
+    agreement = float(vote[from_middle <= 2.0 * calibration.reach_m].sum() / vote.sum())
+    confidence = _confidence((nearest, agreement), calibration)
     return Place(
         offset(origin, float(middle[0]), float(middle[1])),
         float(calibration.radius_scale * spread),
         confidence,
-        None if confidence is None else confidence >= calibration.threshold,
-        features,
+        None if confidence is None else nearest <= calibration.in_index_distance,
+        nearest,
+        agreement,
     )
 
 

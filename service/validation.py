@@ -8,7 +8,6 @@ A folder with poses.csv; columns in any order, others are ignored:
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from model.geo import LatLon, distance_m
 from service.calibration import Flags, Seen, auroc, calibration_error, fit
 from service.index.search import TileIndex
 from service.localizer import Localizer, place_of
-from service.position import Calibration, Numbers
+from service.position import Calibration, Numbers, Place
 
 COLUMNS = ("file", "latitude", "longitude")
 UNLIKE = 3.0  # times reach_m: tiles this far from a place share no ground with the tile around it
@@ -130,7 +129,7 @@ def evaluate(
     """
     poses, strangers = read_poses(inside), read_poses(other) if other else []
     index = localizer.live.get()
-    best, fused, radius, scores = [], [], [], []
+    best, fused, places = [], [], []
     for done, pose in enumerate([*poses, *strangers], start=1):
         query = localizer.prepare(pose.file.read_bytes(), top_k=1)
         (found,) = localizer.candidates(index, query, [None])
@@ -138,18 +137,17 @@ def evaluate(
         assert place is not None  # an index without tiles is not built
         best.append(distance_m(LatLon(*index.places(found.rows[:1])[0]), pose.truth))
         fused.append(distance_m(place.position, pose.truth))
-        radius.append(place.radius_m)
-        scores.append(math.nan if place.confidence is None else place.confidence)
+        places.append(place)
         progress(done, len(poses) + len(strangers))
     errors = np.array(fused)
-    right = errors <= np.array(radius)
+    right = errors <= np.array([place.radius_m for place in places])
     right[len(poses) :] = False
     return Report(
         index.version,
         localizer.encoder.fingerprint,
         index.calibration.source,
         _errors(errors[: len(poses)], np.array(best[: len(poses)])),
-        _certainty(np.array(scores), right, len(poses), index.calibration.threshold),
+        _certainty(places, right, len(poses)),
     )
 
 
@@ -164,19 +162,22 @@ def _errors(fused: Numbers, best: Numbers) -> Figures:
     return figures
 
 
-def _certainty(scores: Numbers, right: Flags, inside: int, threshold: float) -> Figures:
-    """AUROC of confidence, inside against other; its calibration error over all that were asked.
+def _certainty(places: Sequence[Place], right: Flags, inside: int) -> Figures:
+    """Calibration error of the confidence, over all that were asked; AUROC of the distance that
+    `in_index` goes by, inside against other.
 
     None: not calibrated, or no panoramas from elsewhere.
     """
-    figures: Figures = {
-        "others": len(scores) - inside,
+    confidences = [place.confidence for place in places]
+    known, compared = None not in confidences, len(places) > inside
+    scores = np.array(confidences, dtype=np.float64)
+    nearness = np.array([-place.nearest for place in places])
+    said = np.array([bool(place.in_index) for place in places])
+    return {
+        "others": len(places) - inside,
         "within_radius": float(right[:inside].mean()),
+        "calibration_error": calibration_error(scores, right) if known else None,
+        "auroc": auroc(nearness[:inside], nearness[inside:]) if compared else None,
+        "inside_said_inside": float(said[:inside].mean()) if known else None,
+        "others_said_inside": float(said[inside:].mean()) if known and compared else None,
     }
-    known, compared = not np.isnan(scores).any(), len(scores) > inside
-    figures["calibration_error"] = calibration_error(scores, right) if known else None
-    figures["auroc"] = auroc(scores[:inside], scores[inside:]) if known and compared else None
-    claimed = scores >= threshold
-    figures["inside_said_inside"] = float(claimed[:inside].mean()) if known else None
-    figures["others_said_inside"] = float(claimed[inside:].mean()) if known and compared else None
-    return figures

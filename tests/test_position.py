@@ -27,6 +27,10 @@ def bowl(places: Numbers, truth: LatLon) -> Numbers:
     return 1.6 - 1.2 * np.exp(-((metres / 25.0) ** 2))
 
 
+def _votes(distances: Numbers) -> float:
+    return float(np.exp(-(distances - distances.min()) / GRID.agreement_temperature).sum())
+
+
 @pytest.mark.parametrize("origin", ORIGINS)
 def test_it_lies_nearer_than_the_best_tile(origin: LatLon) -> None:
     places = grid(origin)
@@ -47,7 +51,7 @@ def test_order_and_a_common_shift_of_distances_do_not_matter() -> None:
     other = fuse(places[mixed], distances[mixed] + 0.3, GRID)
     assert np.allclose(one.position, other.position, atol=1e-12)
     assert np.isclose(one.radius_m, other.radius_m)
-    assert np.allclose(one.features[1:], other.features[1:])
+    assert np.isclose(one.agreement, other.agreement)
 
 
 def test_neighbours_outvote_a_lone_nearer_tile() -> None:
@@ -55,7 +59,8 @@ def test_neighbours_outvote_a_lone_nearer_tile() -> None:
     distances = np.append(bowl(places[:-1], ORIGINS[0]), 0.39)
     place = fuse(places, distances, GRID)
     assert distance_m(place.position, ORIGINS[0]) < 5.0
-    assert place.features[1] == pytest.approx(0.39 - 0.4)
+    assert place.nearest == pytest.approx(0.4)
+    assert place.agreement == pytest.approx(1.0 - 1.0 / _votes(distances), abs=1e-3)
 
 
 def test_one_candidate_is_the_position_with_the_cells_radius() -> None:
@@ -65,16 +70,17 @@ def test_one_candidate_is_the_position_with_the_cells_radius() -> None:
     assert (place.confidence, place.in_index) == (None, None)
 
 
-def test_confidence_follows_its_formula_and_threshold() -> None:
-    sure = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0, 0.5), threshold=0.9)
+@pytest.mark.parametrize(("limit", "said"), [(0.41, True), (0.39, False)])
+def test_confidence_follows_its_formula_and_in_index_its_distance(limit: float, said: bool) -> None:
+    sure = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0), in_index_distance=limit)
     place = fuse(grid(ORIGINS[0]), bowl(grid(ORIGINS[0]), ORIGINS[0]), sure)
-    z = 1.0 + np.dot((-2.0, 3.0, 0.5), place.features)
+    z = 1.0 - 2.0 * place.nearest + 3.0 * place.agreement
     assert place.confidence == pytest.approx(1.0 / (1.0 + np.exp(-z)))
-    assert place.in_index == (place.confidence >= 0.9)
+    assert (place.nearest, place.in_index) == (pytest.approx(0.4), said)
 
 
 def test_a_calibration_survives_storage_and_damage_is_named() -> None:
-    stored = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0, 0.5), source="town").as_dict()
+    stored = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0), source="town").as_dict()
     assert Calibration.from_dict(stored).as_dict() == stored
     for damage in ({"weights": [1.0]}, {"unheard_of": 1}, {"weights": "x"}):
         with pytest.raises(CalibrationError, match="cannot be read"):
