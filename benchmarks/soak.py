@@ -213,8 +213,9 @@ def plot(path: Path, samples: list[Sample]) -> None:
     figure = Figure(figsize=(8.0, 7.0), layout="constrained")
     memory, latency, refused = figure.subplots(3, 1, sharex=True)
     minutes = [sample.at_s / 60.0 for sample in samples]
-    memory.plot(minutes, [sample.resident_mib for sample in samples])
-    memory.set(ylabel="resident MiB", ylim=(0, None))
+    resident = [sample.resident_mib for sample in samples]
+    memory.plot(minutes, resident)
+    memory.set(ylabel="resident MiB", ylim=(0, 1.2 * max(resident)))
     for label in ("p50_ms", "p99_ms"):
         values = [getattr(sample, label) for sample in samples]
         latency.plot(minutes, [float("nan") if v is None else v for v in values], label=label)

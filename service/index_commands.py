@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service.progress import progress_bar
 from service.settings import Settings
@@ -94,7 +95,6 @@ def _live_calibration(settings: Settings, encoder: Encoder) -> Calibration | Non
     """The live version's, where this encoder made it and panoramas calibrated it."""
     from model.errors import SkyfixError
     from service.index.versions import Versions
-    from service.position import Calibration
 
     versions = Versions(settings.home)
     try:
@@ -104,16 +104,26 @@ def _live_calibration(settings: Settings, encoder: Encoder) -> Calibration | Non
     stored = manifest.calibration
     if stored is None or stored["weights"] is None or manifest.encoder != encoder.fingerprint:
         return None
-    return Calibration.from_dict(stored)
+    return _stored_calibration(stored, f"index version {manifest.version}")
 
 
 def _weights_calibration(settings: Settings) -> Calibration | None:
     """The one that `skyfix calibrate` put into the checkpoint."""
     from model.checkpoint import Checkpoint
-    from service.position import Calibration
 
     stored = Checkpoint.load(settings.weights).provenance.get("calibration")
-    return None if stored is None else Calibration.from_dict(stored)
+    return None if stored is None else _stored_calibration(stored, str(settings.weights))
+
+
+def _stored_calibration(stored: Mapping[str, Any], where: str) -> Calibration | None:
+    """None, and a warning, for one that another release of Skyfix wrote."""
+    from service.position import Calibration, CalibrationError
+
+    try:
+        return Calibration.from_dict(stored)
+    except CalibrationError as error:
+        log.warning("%s: %s; calibrate again", where, error)
+        return None
 
 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:

@@ -156,7 +156,7 @@ class _Cutting:
             try:
                 pictures = self._source.read_run(run, HASH_PIXELS)
             except SourceError as error:
-                bad.append(str(error))
+                bad += [f"{cut.tile_id}: {error}" for cut in run]
                 continue
             for cut, picture in zip(run, pictures, strict=True):
                 if picture.valid < self._min_valid:

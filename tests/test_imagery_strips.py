@@ -104,3 +104,39 @@ def test_the_dateline_ends_no_strip_in_the_wrong_place() -> None:
     assert {cut.centre.longitude > 0 for cut in cuts} == {True, False}
     for cut, pixels in zip(cuts, read_in_runs(source, cuts), strict=True):
         assert np.abs(pixels.astype(int) - source.read(cut, PIXELS).pixels).max() <= 1
+
+
+def test_a_raster_that_ends_at_the_dateline_is_cut_to_its_edge(tmp_path: Path) -> None:
+    edge_m = 20_037_508.342789244
+    north_west = Affine(0.8, 0.0, edge_m - 300 * 0.8, 0.0, -0.8, 6_440_000.0)
+    image = patchwork(300, 300, 24)
+    path = write_raster(tmp_path / "a.tif", image, crs="EPSG:3857", transform=north_west)
+    source = RasterSource(path)
+    cuts = list(source.cuts(16.0, 4.0))
+    row = [cut for cut in cuts if cut.centre.latitude == cuts[len(cuts) // 2].centre.latitude]
+    pictures = [
+        picture for run in source.runs(row, PIXELS) for picture in source.read_run(run, PIXELS)
+    ]
+    for cut, picture in zip(row, pictures, strict=True):
+        metres_to_the_line = (180.0 - abs(cut.centre.longitude)) * 111_320.0 * 0.62
+        if metres_to_the_line > 8.5:
+            alone = source.read(cut, PIXELS).pixels.astype(int)
+            assert np.abs(picture.pixels - alone).mean() < 1.0
+        elif metres_to_the_line < 7.0:
+            assert picture.valid == 0.0  # Mercator has its other side at the other end of the world
+
+
+@pytest.mark.parametrize("latitude", [0.0, 60.0, 85.0, 88.9])
+@pytest.mark.parametrize("size_m", [64.0, 20_000.0])
+def test_no_strip_leaves_its_parallel(latitude: float, size_m: float) -> None:
+    row = next(rows(Extent(10.0, latitude, 30.0, latitude + 1.0), size_m / 4.0))
+    cut = Cut(
+        tile_id("a", size_m / 4.0, row.row, int(row.columns[0])),
+        LatLon(row.latitude, float(row.longitudes[0])),
+        size_m,
+    )
+    strip = Strip.of(cut, 128)
+    if strip is not None:
+        bend_m = strip.ground.width_m**2 * np.tan(np.radians(latitude)) / (8.0 * 6_371_000.0)
+        assert bend_m < 0.101 * size_m / 128
+    assert strip is not None or size_m > 64.0 or latitude > 88.0

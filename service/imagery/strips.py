@@ -7,16 +7,18 @@ so that a tile's pixels do not depend on which others are read with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from model.geo import LatLon, wrap_longitude
+from model.geo import EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
 from service.imagery.grid import columns_around, grid_place, latitude_at
 from service.imagery.patch import View
 from service.imagery.source import Cut, Ground, Picture
 
-STRIP_SIZES = 4.0  # first to last centre, in sizes of a tile: 2.3 cm off the parallel at 85 degrees
+STRIP_SIZES = 4.0  # of columns, in sizes of a tile
+MAX_BEND = 0.1  # pixels: how far the parallel may leave the strip's straight line
 SAME_DEG = 1e-9  # 0.1 mm
 WHOLE_PIXELS = 1e-6
 
@@ -40,10 +42,11 @@ class Strip(NamedTuple):
         if place is None or place.stride_m <= 0.0:
             return None
         step = place.stride_m / cut.size_m * pixels
-        length = int(STRIP_SIZES * cut.size_m / place.stride_m)
+        latitude = latitude_at(place.row * place.stride_m)
+        straight_m = _straight_m(latitude, MAX_BEND * cut.size_m / pixels)
+        length = int(min(STRIP_SIZES * cut.size_m, straight_m - cut.size_m) / place.stride_m)
         if length < 2 or abs(step - round(step)) > WHOLE_PIXELS:
             return None
-        latitude = latitude_at(place.row * place.stride_m)
         around = columns_around(latitude, place.stride_m)
         named = LatLon(latitude, wrap_longitude(place.column * 360.0 / around))
         if max(abs(a - b) for a, b in zip(named, cut.centre, strict=True)) > SAME_DEG:
@@ -51,6 +54,9 @@ class Strip(NamedTuple):
         first = place.column // length * length
         tiles = min(length, around - first)
         longitude = wrap_longitude((first + (tiles - 1) / 2.0) * 360.0 / around)
+        half = (tiles / 2.0 + cut.size_m / place.stride_m) * 360.0 / around
+        if abs(longitude) + half >= 180.0:  # many rasters end at the dateline: no line across it
+            return None
         return cls(latitude, longitude, cut.size_m, place.stride_m, first, tiles, round(step))
 
     @property
@@ -66,6 +72,12 @@ class Strip(NamedTuple):
         place = grid_place(cut.tile_id)
         assert place is not None
         return (place.column - self.first) * self.step
+
+
+def _straight_m(latitude: float, bend_m: float) -> float:
+    """Length of a straight line east that stays within `bend_m` of its parallel."""
+    slope = abs(math.tan(math.radians(latitude)))
+    return math.sqrt(8.0 * bend_m * EQUATORIAL_RADIUS_M / max(slope, 1e-9))
 
 
 class GriddedSource:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, groupby
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def _cut(tile: Tile) -> Cut:
 
 
 class TilePictures:
-    """Reads tiles' pictures, one batch ahead of whoever encodes them.
+    """Reads tiles' pictures, two batches ahead of whoever encodes them.
 
     A core cuts a few hundred tiles a second, fewer than a GPU or many cores encode: so every core
     cuts, each thread from rasters of its own, which bear no second one.
@@ -89,12 +90,20 @@ class TilePictures:
         Raises:
             ImageryChanged, SourceError: a picture is not what was ingested, or is gone.
         """
-        ahead: tuple[NDArray[np.intp], Iterator[list[Rgb]]] | None = None
-        for start in range(0, len(rows) + size, size):
+        pictures = chain.from_iterable(self._read_ahead(rows, 2 * size))
+        for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            ready, ahead = ahead, (part, self._readers.map(self._pictures, self._runs(part)))
-            if ready is not None:
-                yield ready[0], list(chain.from_iterable(ready[1]))
+            yield part, list(islice(pictures, len(part)))
+
+    def _read_ahead(self, rows: NDArray[np.intp], tiles: int) -> Iterator[list[Rgb]]:
+        """The pictures of every run, with up to `tiles` tiles more being read."""
+        waiting: deque[tuple[int, Future[list[Rgb]]]] = deque()
+        for name, run in self._runs(rows):
+            waiting.append((len(run), self._readers.submit(self._pictures, name, run)))
+            while sum(count for count, _ in waiting) > tiles:
+                yield waiting.popleft()[1].result()
+        for _, pictures in waiting:
+            yield pictures.result()
 
     def _runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[str, list[Cut]]]:
         """What is read together, each with its source's name."""
@@ -102,8 +111,7 @@ class TilePictures:
             for run in self._source(name).runs(map(_cut, tiles), self._pixels):
                 yield name, run
 
-    def _pictures(self, of: tuple[str, list[Cut]]) -> list[Rgb]:
-        name, run = of
+    def _pictures(self, name: str, run: list[Cut]) -> list[Rgb]:
         return [one.pixels for one in self._source(name).read_run(run, self._pixels)]
 
     def _source(self, name: str) -> Source:

@@ -26,6 +26,7 @@ Rows = NDArray[np.int64]  # (Q, K)
 
 BLOCK = 65_536  # vectors handled together: 128 MiB at D = 512
 FEW_QUERIES = 4
+MAX_QUERIES = 256  # at a time: their products with a block are 64 MiB
 RESCORED = 256  # candidates of an engine that is not exact
 GPU_MAX_K = 2048  # faiss refuses more
 IVF_FILE = "ivfpq.faiss"
@@ -67,10 +68,14 @@ def exact_nearest(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, 
     other threads want the cores, faiss's small parallel steps wait for each other for seconds
     (measured: docs/decisions.md).
     """
+    if len(queries) > MAX_QUERIES:
+        parts = [queries[i : i + MAX_QUERIES] for i in range(0, len(queries), MAX_QUERIES)]
+        found = [exact_nearest(part, vectors, k) for part in parts]
+        return np.concatenate([p for p, _ in found]), np.concatenate([r for _, r in found])
     k = min(k, len(vectors))
     best = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
-    if k == 0:
+    if not best.size:
         return best, rows
     for start, block in blocks(vectors):
         products = _products(queries, block)
@@ -93,7 +98,7 @@ def _merge(
     """Puts a block's `better` products among one query's best (k,), largest first, in place."""
     k = len(best)
     if len(better) > k:
-        better = np.sort(better[np.argpartition(products[better], -k)[-k:]])
+        better = better[products[better] >= np.partition(products[better], -k)[-k]]
     everything = np.concatenate([best, products[better]])
     kept = np.argsort(-everything, kind="stable")[:k]
     best[:], rows[:] = everything[kept], np.concatenate([rows, better + start])[kept]

@@ -19,7 +19,7 @@ from service.index.engine_choice import open_engine
 from service.index.engines import RESCORED, Engine, Rows, Vectors, exact_nearest
 from service.index.manifest import TILES, VECTORS, Manifest, VersionCorrupt
 from service.index.tiles import Mask, TileTable
-from service.position import Calibration
+from service.position import Calibration, CalibrationError
 
 GATHER_ROWS = 65_536  # allowed rows copied together at a time: 128 MiB at D = 512
 
@@ -54,7 +54,13 @@ class TileIndex:
             VersionCorrupt: see service.index.manifest; full checksums are Versions.verify's.
         """
         manifest, tiles, vectors = read_version(folder)
-        return cls(manifest, tiles, vectors, open_engine(manifest, folder, vectors, device))
+        engine = open_engine(manifest, folder, vectors, device)
+        try:
+            return cls(manifest, tiles, vectors, engine)
+        except CalibrationError as error:
+            raise VersionCorrupt(
+                f"index version {manifest.version}: {error}; build again"
+            ) from error
 
     def search(self, vectors: Vectors, k: int, allowed: Mask | None = None) -> tuple[Vectors, Rows]:
         """The nearest tiles of each query, nearest first.
