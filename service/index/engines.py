@@ -27,10 +27,10 @@ Rows = NDArray[np.int64]  # (Q, K)
 BLOCK = 65_536  # vectors handled together: 128 MiB at D = 512
 FEW_QUERIES = 4
 MAX_QUERIES = 256  # at a time: their products with a block are 64 MiB
-RESCORED = 256  # candidates of an engine that is not exact
+RESCORED = 512  # candidates of an engine that is not exact
 GPU_MAX_K = 2048  # faiss refuses more
 IVF_FILE = "ivfpq.faiss"
-DIMENSIONS_PER_CODE = 8  # one byte each: a code is 1/32 of a vector
+DIMENSIONS_PER_CODE = 4  # one byte each: a code is 1/16 of a vector
 TRAINING_PER_LIST = 64  # vectors; faiss wants 39 or more
 FEWEST = 10_000  # vectors: with fewer there is nothing to gain, and too little to train on
 TUNED_RECALL = 0.995
@@ -133,7 +133,7 @@ class Gpu:
 
 
 class IvfPq:
-    """An inverted file of product codes, 1/32 of the vectors' size, read into memory."""
+    """An inverted file of product codes, 1/16 of the vectors' size, read into memory."""
 
     exact = False
 
@@ -174,7 +174,7 @@ class IvfPq:
 
 
 def _codes(dimension: int) -> int:
-    """Bytes of a code: the largest divisor of the dimension that is at most 1/8 of it."""
+    """Bytes of a code: the largest divisor of the dimension that is at most 1/4 of it."""
     most = max(1, dimension // DIMENSIONS_PER_CODE)
     return next(codes for codes in range(most, 0, -1) if dimension % codes == 0)
 
