@@ -225,7 +225,7 @@ class _Build:
             yield tiles.records["sha256"], vectors
 
     def _encode(self, hashes: Hashes, vectors: Vectors, todo: NDArray[np.intp]) -> None:
-        """Reads pictures in one thread while this one encodes; a shard every SHARD_TILES."""
+        """Pictures are read in other threads while this one encodes; a shard every SHARD_TILES."""
         unsaved: list[NDArray[np.intp]] = []
         finished = len(hashes) - len(todo)
         with TilePictures(self.sources, self.tiles, self.encoder.aerial_pixels) as pictures:

@@ -8,6 +8,7 @@ so that a tile's pixels do not depend on which others are read with it.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -80,13 +81,13 @@ def _straight_m(latitude: float, bend_m: float) -> float:
     return math.sqrt(8.0 * bend_m * EQUATORIAL_RADIUS_M / max(slope, 1e-9))
 
 
-class GriddedSource:
+class GriddedSource(ABC):
     """The part of a Source whose imagery is continuous: any ground can be looked at."""
 
+    @abstractmethod
     def look(self, ground: Ground, shape: tuple[int, int]) -> View:
         """The ground in (rows, columns) of square pixels, without aliasing; what has no imagery is
         not filled."""
-        raise NotImplementedError
 
     def read(self, cut: Cut, pixels: int) -> Picture:
         """See Source."""

@@ -63,8 +63,8 @@ def _cut(tile: Tile) -> Cut:
 class TilePictures:
     """Reads tiles' pictures, two batches ahead of whoever encodes them.
 
-    A core cuts a few hundred tiles a second, fewer than a GPU or many cores encode: so every core
-    cuts, each thread from rasters of its own, which bear no second one.
+    A core cuts about a thousand tiles a second, fewer than a GPU or many cores encode: so every
+    core cuts, each thread from rasters of its own, which bear no second one.
     """
 
     def __init__(self, records: dict[str, SourceRecord], tiles: list[Tile], pixels: int) -> None:
