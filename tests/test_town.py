@@ -29,7 +29,7 @@ from training.town import (
 from training.town import solids as box
 from training.town.solids import solid, stamp_solids
 from training.town.style import PATTERNS, style
-from training.town.surfaces import GRASS
+from training.town.surfaces import GRASS, ROAD
 from training.town.traffic import traffic
 
 SMALL = TownSpec(seed=5, size_m=160)
@@ -237,5 +237,27 @@ def test_an_existing_folder_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_visits_differ() -> None:
-    assert len({visit(7, k) for k in range(20)}) == 20
-    assert visit(7, 3) == visit(7, 3) != visit(8, 3)
+    seven, eight = TownSpec(seed=7), TownSpec(seed=8)
+    assert len({visit(seven, k) for k in range(20)}) == 20
+    assert visit(seven, 3) == visit(seven, 3) != visit(eight, 3)
+
+
+def test_a_varied_town_has_the_same_streets_and_houses(town: Town) -> None:
+    varied = build_town(dataclasses.replace(SMALL, varied=True))
+    assert np.array_equal(varied.material == ROAD, town.material == ROAD)
+    kinds = [one.solids[:, box.KIND] != box.TRUNK for one in (varied, town)]
+    geometry = slice(box.X, box.EAVES + 1)
+    assert np.array_equal(varied.solids[kinds[0], geometry], town.solids[kinds[1], geometry])
+    assert not np.array_equal(varied.ground, town.ground)
+
+
+def test_varied_towns_look_farther_apart_than_plain_ones() -> None:
+    def spread(varied: bool) -> float:
+        means = []
+        for seed in range(12):
+            spec = TownSpec(seed=seed, size_m=100, resolution_m=0.5, varied=varied)
+            image = render_aerial(build_town(spec), visit(spec, 0)).astype(float)
+            means.append(image.mean((0, 1)))
+        return float(np.std(means, axis=0).mean())
+
+    assert spread(True) > 1.5 * spread(False)

@@ -49,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     synth.add_argument("--size-m", type=float, default=800.0, help="side of the town")
     synth.add_argument("--width", type=int, default=1024, help="of a panorama in pixels")
     synth.add_argument("--spacing-m", type=float, default=10.0, help="between panoramas, at least")
+    synth.add_argument(
+        "--varied", action="store_true", help="climates, materials and cameras far apart"
+    )
     synth.add_argument("--workers", type=int, default=2)
     synth.set_defaults(run=_synth)
 
@@ -84,7 +87,7 @@ def _synth(arguments: argparse.Namespace) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_town(
             folder,
-            TownSpec(seed=seed, size_m=arguments.size_m),
+            TownSpec(seed=seed, size_m=arguments.size_m, varied=arguments.varied),
             arguments.panoramas,
             pano_size=(arguments.width // 2, arguments.width),
             workers=arguments.workers,

@@ -15,6 +15,7 @@ Where to change what:
     solids.py facades.py               boxes with roofs; how their walls and roofs look
     vegetation.py                      trees and the canopy layer
     day.py light.py traffic.py         what differs between visits
+    variety.py                         land, plants, materials and film, far apart
     scene.py aerial.py                 a town on a day; drawn from above
     march.py street.py                 drawn from a camera, level; then tilted and developed
     poses.py dataset.py                where cameras stand; the folder

@@ -22,6 +22,7 @@ from training.town.day import Day, day
 from training.town.poses import Pose, sample_poses
 from training.town.street import render_street
 from training.town.town import Town, TownError, TownSpec, build_town
+from training.town.variety import varied_day
 
 GENERATOR = "skyfix-town 1"  # change it when the same seed no longer gives the same town
 ATTRIBUTION = "Skyfix procedural town, CC0"
@@ -66,11 +67,11 @@ def write_town(
         report(0, panoramas)
         town = build_town(spec)
         poses = sample_poses(town, panoramas, spec.seed, min_spacing_m)
-        _write_aerial(folder / "aerial.tif", town, visit(spec.seed, 0))
+        _write_aerial(folder / "aerial.tif", town, visit(spec, 0))
         (folder / "panoramas").mkdir()
 
         def shoot(k: int) -> None:
-            when = visit(spec.seed, k + 1)
+            when = visit(spec, k + 1)
             image = render_street(town, poses[k], when, pano_size)
             jpeg = encode_panorama(image, poses[k].heading_deg, when)
             _write(folder / "panoramas" / f"{poses[k].id}.jpg", jpeg)
@@ -86,9 +87,10 @@ def write_town(
         _write(folder / "town.json", _description(town, panoramas, pano_size).encode())
 
 
-def visit(seed: int, number: int) -> Day:
+def visit(spec: TownSpec, number: int) -> Day:
     """The day of a town's aerial (number 0) or of its n-th panorama."""
-    return day(seed * 1_000_003 + number)
+    when = day(spec.seed * 1_000_003 + number)
+    return varied_day(when) if spec.varied else when
 
 
 def encode_panorama(image: U8, heading_deg: float, day: Day) -> bytes:
@@ -137,8 +139,8 @@ def _description(town: Town, panoramas: int, pano_size: tuple[int, int]) -> str:
         "panoramas": panoramas,
         "panorama_size": list(pano_size),
         "days": {
-            "aerial": asdict(visit(town.spec.seed, 0)),
-            "panoramas": "one each: training.town.visit(seed, row of poses.csv counted from 1)",
+            "aerial": asdict(visit(town.spec, 0)),
+            "panoramas": "one each: training.town.visit(spec, row of poses.csv counted from 1)",
         },
     }
     return json.dumps(facts, indent=2) + "\n"

@@ -71,7 +71,7 @@ def paint_ground(
     nodes = grid.to_nodes(np.stack(np.meshgrid(pitch, pitch), -1)).astype(np.float32)
     colour = np.zeros((size, size, 3), np.uint8)
     material = np.zeros((size, size), np.uint8)
-    base = np.array([style.grass, style.dirt], np.float32)
+    base = np.array([style.grass, style.dirt, *style.crops], np.float32)
     spacing = np.array(style.spacing, np.float32)
     river = _river(size * metres, rng)
     _land(
@@ -108,7 +108,7 @@ def _node(nodes: F32, x: float, y: float) -> tuple[float, float]:
 
 @compiled
 def _field(
-    i: float, j: float, spacing: F32, grass: Triple, pick: float, seed: int
+    i: float, j: float, spacing: F32, base: F32, pick: float, seed: int
 ) -> tuple[Triple, float, int]:
     """A field, half a block: (colour, shade of its furrows, material)."""
     half, block = int(np.floor(2.0 * i)), int(np.floor(j))
@@ -117,12 +117,12 @@ def _field(
     shade = 0.88 + 0.2 * abs((line / period) % 1.0 - 0.5) * 2.0
     crop = chance(half, block + seed, 5)
     if crop < 0.3:
-        return (122.0, 100.0, 78.0), shade, SOIL
+        return (base[2, 0], base[2, 1], base[2, 2]), shade, SOIL
     if crop < 0.55:
-        return (176.0, 156.0, 100.0), shade, CROP
+        return (base[3, 0], base[3, 1], base[3, 2]), shade, CROP
     if crop < 0.85:
-        return (96.0, 122.0, 58.0), shade, CROP
-    return grass, shade, CROP
+        return (base[4, 0], base[4, 1], base[4, 2]), shade, CROP
+    return (base[0, 0], base[0, 1], base[0, 2]), shade, CROP
 
 
 @compiled
@@ -151,7 +151,7 @@ def _cover(
         tuft = (grass[0] * dim, grass[1] * dim, grass[2] * dim)
         return faded(tuft, (base[1, 0], base[1, 1], base[1, 2]), bare), shade, GRASS
     if use == FIELD:
-        colour, furrow, kind = _field(i, j, spacing, grass, pick, seed)
+        colour, furrow, kind = _field(i, j, spacing, base, pick, seed)
         return colour, shade * furrow, kind
     if use == FOREST:
         return (grass[0] * 0.72, grass[1] * 0.74, grass[2] * 0.7), shade + 0.08 * fine, GRASS

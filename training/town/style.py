@@ -20,6 +20,9 @@ _WALLS: tuple[Triple, ...] = (
     (190, 142, 112),
     (208, 196, 160), (120, 128, 136), (216, 206, 196), (174, 150, 138), (134, 146, 156),
 )  # fmt: skip
+_LEAVES: tuple[Triple, ...] = (
+    (74, 92, 50), (64, 84, 46), (88, 102, 56), (78, 88, 60), (56, 76, 48), (96, 104, 70),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Style:
     yellow: bool  # centre lines yellow with white edges, or all white
     grass: Triple
     dryness: float  # 0 green, 1 straw
+    crops: tuple[Triple, Triple, Triple]  # bare, ripe and young fields
     houses: float  # share of built lots
     centre: float  # share of commercial blocks at the town's middle
     open_land: float  # share of fields and forest among blocks
@@ -50,7 +54,10 @@ class Style:
     roofs: tuple[Triple, ...]
     hips: float
     walls: tuple[Triple, ...]
+    leaves: tuple[Triple, ...]
     trees: float  # density factor
+    scrub: float  # bushes per place on open land, beside the trees
+    conifers: float  # share of trees
     street_trees: float  # share of streets lined with trees
     tree_size: float
     evergreen: float
@@ -92,13 +99,14 @@ def style(seed: int) -> Style:
             float(rng.uniform(2.9, 4.6)),
             float(rng.uniform(1.7, 2.5)),
         ),
-        asphalt=_rgb(asphalt),
-        dirt=_rgb(dirt),
+        asphalt=rgb(asphalt),
+        dirt=rgb(dirt),
         sidewalk=str(rng.choice(("none", "attached", "detached"), p=walks)),
         kerbed=bool(rng.uniform() < (0.15 if rural else 0.8)),
         yellow=bool(rng.uniform() < 0.55),
-        grass=_rgb(grass),
+        grass=rgb(grass),
         dryness=dryness,
+        crops=((122, 100, 78), (176, 156, 100), (96, 122, 58)),
         houses=float(rng.uniform(0.1, 0.3) if rural else rng.uniform(0.7, 0.97)),
         centre=float(rng.uniform(0, 0.15) if rural else rng.uniform(0.1, 0.9)),
         open_land=float(rng.uniform(0.75, 0.95) if rural else rng.uniform(0.03, 0.22)),
@@ -108,15 +116,19 @@ def style(seed: int) -> Style:
         roofs=tuple(_ROOFS[i] for i in pick),
         hips=float(rng.uniform(0, 1)),
         walls=tuple(_WALLS[i] for i in wall),
+        leaves=_LEAVES,
         trees=float(rng.uniform(0.35, 1.5)),
+        scrub=0.0,
         street_trees=float(rng.uniform(0, 0.8)),
         tree_size=float(rng.uniform(0.75, 1.3)),
-        evergreen=float(rng.uniform(0.05, 0.8)),
+        evergreen=(evergreen := float(rng.uniform(0.05, 0.8))),
+        conifers=0.2 * evergreen,
         hedges=float(rng.uniform(0, 0.5)),
         fences=float(rng.uniform(0, 0.6)),
     )
 
 
-def _rgb(values: np.ndarray) -> Triple:
+def rgb(values: np.ndarray) -> Triple:
+    """A colour that no light makes black or white."""
     r, g, b = (float(v) for v in np.clip(values, 20, 235))
     return r, g, b

@@ -14,6 +14,7 @@ from training.town.lots import settle
 from training.town.noise import texture
 from training.town.solids import stamp_solids
 from training.town.style import Style, style
+from training.town.variety import varied_style
 from training.town.vegetation import grow, stamp_crowns
 
 
@@ -28,6 +29,7 @@ class TownSpec:
     seed: int
     size_m: float = 800.0
     resolution_m: float = 0.25
+    varied: bool = False  # appearance far apart, on the same streets: variety.py
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -83,6 +85,8 @@ class Town:
 def build_town(spec: TownSpec) -> Town:
     """Lay out, paint, settle and plant a town. About 5 s at 800 m; deterministic in the spec."""
     character = style(spec.seed)
+    if spec.varied:
+        character = varied_style(character, spec.seed)
     grid = lattice(spec.size_m, character, spec.seed)
     lines = streets(spec.size_m, character, grid, spec.seed)
     ground = paint_ground(spec.pixels, spec.resolution_m, character, grid, lines, spec.seed)

@@ -19,9 +19,6 @@ ROUND, CONE, BUSH = range(3)
 _PITCH_M = 3.0  # of the jittered grid of places where a tree might grow
 # Trees per place, by land use, before the style's factor and the clumping.
 _DENSITY = {HOMES: 0.06, SHOPS: 0.03, PARK: 0.10, MEADOW: 0.03, FIELD: 0.002, FOREST: 0.42}
-_LEAVES = np.array(
-    [(74, 92, 50), (64, 84, 46), (88, 102, 56), (78, 88, 60), (56, 76, 48), (96, 104, 70)]
-)
 
 
 def grow(
@@ -70,7 +67,10 @@ def _wild_places(ground: Ground, taken: Flags, style: Style, rng: np.random.Gene
     noise = texture()[CLOUDY]
     i = (places * 1.7).astype(int) % noise.shape[0]
     clump = np.exp(0.9 * noise[i[:, 1], i[:, 0]])
-    wanted = density[ground.use_at(places)] * style.trees * clump
+    scrub = np.zeros(256)
+    scrub[[MEADOW, FIELD]] = style.scrub, 0.2 * style.scrub
+    use = ground.use_at(places)
+    wanted = (density[use] * style.trees + scrub[use]) * clump
     c, r = _cells(places, taken)
     kind = ground.at_metres(ground.material)[r, c]
     allowed = (kind != WATER) & (kind != PAVED) & ~taken[r, c]
@@ -108,7 +108,7 @@ def _table(
     n = len(places)
     use = ground.use_at(places)
     draw = rng.uniform(size=n)
-    shape = np.where(draw < 0.2 * style.evergreen, CONE, ROUND)
+    shape = np.where(draw < style.conifers, CONE, ROUND)
     bushy = np.where(np.isin(use, (MEADOW, HOMES)), 0.45, 0.1)
     shape = np.where((rng.uniform(size=n) < bushy) & ~street_tree, BUSH, shape)
     shape = np.where(street_tree, ROUND, shape)
@@ -116,10 +116,11 @@ def _table(
     radius = size * np.choose(shape, [3.1, 1.9, 1.0])
     top = size * np.choose(shape, [8.0, 9.5, 1.6]) * rng.uniform(0.8, 1.25, n)
     base = np.where(shape == ROUND, top * rng.uniform(0.16, 0.36, n), 0.2)
-    species = rng.integers(0, len(_LEAVES), n)
-    common = rng.integers(0, len(_LEAVES))  # half the trees of a town are of one kind
+    leaves = np.array(style.leaves)
+    species = rng.integers(0, len(leaves), n)
+    common = rng.integers(0, len(leaves))  # half the trees of a town are of one kind
     species = np.where(rng.uniform(size=n) < 0.5, common, species)
-    leaf = _LEAVES[species] * rng.normal(1, 0.09, (n, 1)) + rng.normal(0, 4, (n, 3))
+    leaf = leaves[species] * rng.normal(1, 0.09, (n, 1)) + rng.normal(0, 4, (n, 3))
     leaf = np.where((shape == CONE)[:, None], leaf * (0.72, 0.8, 0.9), leaf)
     deciduous = (shape == ROUND) & (rng.uniform(size=n) > 0.7 * style.evergreen)
     seeds = rng.integers(0, 65536, n)
