@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from model.errors import SkyfixError
@@ -45,12 +45,20 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[st
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a file.
 
+    Copied, not mapped as `safe_open` does: once the file is overwritten in place or truncated, a
+    mapped page kills the process (SIGBUS). Twice the file's size is in memory meanwhile.
+
     Raises:
         SafetensorError, OSError: it is not a whole safetensors file.
     """
-    with safe_open(path, framework="pt") as file:
-        names = file.keys()
-        return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    data = path.read_bytes()
+    try:
+        tensors = load(data)
+    except KeyError as error:
+        raise SafetensorError(f"dtype {error} is unknown to torch") from error
+    # Past this point the header is known to be whole: its length in 8 bytes, then JSON.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header.get("__metadata__", {}), tensors
 
 
 @dataclass(frozen=True)

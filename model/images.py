@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from model.errors import SkyfixError
 
@@ -26,9 +28,26 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 16_384 * 8_192  # the largest panorama cameras write: 134 megapixels
 MIN_SIDE = 16  # nothing smaller shows a street
 MAX_DECODED_BYTES = 512 * 1024 * 1024
-# Peak bytes a pixel, measured, of what cannot be decoded at a reduced scale: progressive JPEGs hold
-# all their coefficients, WebP four canvases. Baseline JPEGs are bounded by MAX_PIXELS alone.
-_WHOLE_BYTES = {"JPEG": 6, "PNG": 9, "WEBP": 16}
+MAX_METADATA_BYTES = 64 * 1024  # of XMP or EXIF, as in a JPEG; parsed they take 60 times as much
+MAX_SCANS = 100  # of a JPEG: each passes over all its pixels; ordinary progressive files have 10
+MAX_SEGMENTS = 65_536  # of a JPEG: two microseconds each
+MAX_READS = 4 * MAX_SEGMENTS  # Pillow's: some for each segment or chunk, one for each stray byte
+_MAX_EXIF_SEGMENTS = 16  # Pillow joins and parses them while it opens a JPEG
+
+# Peak bytes a pixel, measured, of what cannot be decoded at a reduced scale: WebP holds four
+# canvases, a JPEG of several scans two bytes for each component's coefficient. Baseline JPEGs in
+# one scan are bounded by MAX_PIXELS alone.
+_WHOLE_BYTES = {"PNG": 9, "WEBP": 16}
+_COEFFICIENT_BYTES = 2
+_BASELINE = "baseline JPEG"
+
+# Where libjpeg, scanning for it, finds the next segment: FF00 is a byte of the picture, FFFF fill,
+# restarts (D0 to D7) belong to their scan, and what is below C0 it passes over or refuses.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_FRAMES = {0xC0 + low for low in range(16)} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
+_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_REFUSED = {0xC8, 0xD8, *range(0xF0, 0xFE)}  # by libjpeg; Pillow would read on behind them
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF orientation to what undoes it
@@ -51,13 +70,14 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image's header, checked: no pixel has been decoded yet.
 
     Raises:
-        ImageError: empty, not JPEG/PNG/WebP, or its stated size is out of bounds.
+        ImageError: empty, not JPEG/PNG/WebP, or its stated size or structure is out of bounds.
     """
     if not data:
         raise ImageError("the image is empty (0 bytes): send a JPEG, PNG or WebP file")
+    kind = _kind(data)
     try:
         with _without_warnings():
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(_Bounded(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image exceeds the limit of {max_pixels} pixels: {error}") from error
     except UnidentifiedImageError:
@@ -67,10 +87,13 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             f"not a readable {', '.join(FORMATS)} image ({len(data)} bytes): {error}"
         ) from error
     width, height = image.size
-    limit, kind = _pixel_limit(image, max_pixels)
+    limit = max_pixels
+    if kind != _BASELINE:
+        size = _WHOLE_BYTES.get(kind, _COEFFICIENT_BYTES * len(image.getbands()))
+        limit = min(limit, MAX_DECODED_BYTES // size)
     if width * height > limit:
         raise ImageError(
-            f"the image is {width}x{height} = {width * height} pixels; the limit of {kind} is "
+            f"the image is {width}x{height} = {width * height} pixels; the limit of a {kind} is "
             f"{limit}"
         )
     if min(width, height) < MIN_SIDE:
@@ -78,13 +101,64 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def _pixel_limit(image: Image.Image, max_pixels: int) -> tuple[int, str]:
-    """How many pixels an image of this kind may have, and the kind's name."""
-    name = str(image.format)
-    if name == "JPEG" and not image.info.get("progressive"):
-        return max_pixels, "a baseline JPEG"
-    limit = min(max_pixels, MAX_DECODED_BYTES // _WHOLE_BYTES[name])
-    return limit, "a progressive JPEG" if name == "JPEG" else f"a {name}"
+def _kind(data: bytes) -> str:
+    """What bounds the image's pixels: its format, and of a JPEG how it is coded.
+
+    libjpeg holds all coefficients unless one sequential scan has all components.
+
+    Raises:
+        ImageError: a JPEG without a scan, or of more scans, segments or EXIF than cameras write.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return "PNG" if data.startswith(b"\x89PNG") else "WEBP"
+    kind, components, scans, exifs = _BASELINE, 0, 0, 0
+    for marker, segment in _segments(data):
+        if marker in _FRAMES:
+            kind = "progressive JPEG" if marker in _PROGRESSIVE else _BASELINE
+            components = int.from_bytes(segment[7:8], "big")
+        elif marker == _SCAN:
+            scans += 1
+            if kind == _BASELINE:
+                if int.from_bytes(segment[2:3], "big") >= components:
+                    return kind
+                kind = "JPEG of several scans"
+        elif marker == _APP1:
+            exifs += segment.startswith(b"Exif\0\0", 2)
+        if scans > MAX_SCANS:
+            raise ImageError(f"the JPEG has more than {MAX_SCANS} scans")
+        if exifs > _MAX_EXIF_SEGMENTS:
+            raise ImageError(f"the JPEG has more than {_MAX_EXIF_SEGMENTS} segments of EXIF")
+    if not scans:
+        raise ImageError(f"not a whole JPEG ({len(data)} bytes): it ends before its first scan")
+    return kind
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and segment, from its length on, up to the end of a JPEG or where it is cut."""
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = _MARKER.search(data, at)
+        if found is None or found[1][0] == _END:
+            return
+        if found[1][0] in _REFUSED:
+            raise ImageError(f"the JPEG is damaged: unknown marker FF{found[1][0]:X}")
+        at = found.end()
+        length = max(2, int.from_bytes(data[at : at + 2], "big"))
+        yield found[1][0], data[at : at + length]
+        at += length
+    raise ImageError(f"the JPEG has more than {MAX_SEGMENTS} segments")
+
+
+class _Bounded(io.BytesIO):
+    """The bytes, for parsers in Python that read them piece by piece, down to one at a time."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise ImageError(f"it falls into more than {MAX_READS} pieces")
+        return super().read(size)
 
 
 @contextmanager
@@ -101,9 +175,13 @@ def read_exif(image: Image.Image) -> Image.Exif:
     Unlike Pillow's `getexif`, decodes no pixel of a PNG.
     """
     exif = Image.Exif()
+    data = image.info.get("exif", b"")
+    if len(data) > MAX_METADATA_BYTES:
+        log.warning("the EXIF metadata has %d bytes, too many, and is ignored", len(data))
+        return exif
     try:
         with _without_warnings():
-            exif.load(image.info.get("exif", b""))
+            exif.load(data)
     except Exception as error:  # damaged EXIF raises whatever its parser meets
         log.warning("the EXIF metadata cannot be parsed and is ignored: %s", error)
         return Image.Exif()
@@ -137,13 +215,14 @@ def decode_image(
     """
     image = open_image(data, max_pixels=max_pixels)
     orientation = read_exif(image).get(_ORIENTATION)
-    if min_size is not None and image.format == "JPEG":
+    is_jpeg = isinstance(image, JpegImageFile)  # also where its format is MPO, several in a file
+    if min_size is not None and is_jpeg:
         height, width = min_size
         image.draft(None, (height, width) if orientation in _LYING else (width, height))
     try:
         with _without_warnings():
             image.load()
-        if min_size is not None and image.format != "JPEG":
+        if min_size is not None and not is_jpeg:
             image = _reduced(image, min_size[::-1] if orientation in _LYING else min_size)
         upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
         return np.asarray(_to_rgb(upright), dtype=np.uint8)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from model.errors import SkyfixError
-from model.images import Rgb, open_image, read_exif
+from model.images import MAX_METADATA_BYTES, Rgb, open_image, read_exif
 
 log = logging.getLogger(__name__)
 
@@ -215,6 +215,10 @@ class _Crop(NamedTuple):
 
 def _gpano(image: Image.Image) -> dict[str, str]:
     """GPano's fields, without namespace; empty when there are none."""
+    size = len(image.info.get("xmp", b""))
+    if size > MAX_METADATA_BYTES:
+        log.warning("the XMP metadata has %d bytes, too many, and is ignored", size)
+        return {}
     try:
         tree = image.getxmp()
     except Exception as error:  # ParseError, EntitiesForbidden, whatever hostile XMP provokes

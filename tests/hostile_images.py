@@ -1,11 +1,13 @@
 """Images that nobody means well with: every format, cut, flipped, glued, with lying metadata."""
 
 import io
+import re
 import struct
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -34,18 +36,93 @@ Random = np.random.Generator
 
 
 def hostile_images(seed: int, count: int) -> Iterator[bytes]:
-    """`count` files, the same for the same seed; about one in eight is whole."""
+    """`count` files by chance and then those `by_hand`, the same for the same seed.
+
+    About one in eight is whole.
+    """
     random = np.random.default_rng(seed)
     for _ in range(count):
-        data = whole(random)
+        data = whole(random, str(random.choice(list(FORMATS))))
         for _ in range(int(random.integers(0, 3))):
             data = MUTATIONS[random.integers(len(MUTATIONS))](random, data)
         yield data
+    yield from by_hand(random)
 
 
-def whole(random: Random) -> bytes:
-    """A readable file of any format, mode and metadata."""
-    file_format = str(random.choice(list(FORMATS)))
+def by_hand(random: Random) -> Iterator[bytes]:
+    """Files cut where a parser changes its state, and bombs of scans and of XMP."""
+    several = flat_jpeg(64, 32, scans=3)
+    noise = Image.fromarray(random.integers(0, 256, (32, 64, 3), np.uint8))
+    progressive = saved(noise, "JPEG", progressive=True)
+    for data in (several, progressive, *(whole(random, form) for form in FORMATS)):
+        yield from (data[:at] for at in borders(data))
+    yield from (several, flat_jpeg(16384, 8192, scans=3))
+    yield from (many_scans(progressive, 50), many_scans(progressive, 10_000))
+    for file_format in FORMATS:
+        elements = b"<x>" + b"<b/>" * (10_000 if file_format == "JPEG" else 700_000) + b"</x>"
+        yield saved(Image.new("RGB", (64, 32)), file_format, **with_xmp(file_format, elements))
+
+
+def borders(data: bytes) -> list[int]:
+    """Where a JPEG's markers begin and end, a PNG's or a WebP's chunks begin."""
+    if data.startswith(b"\xff\xd8"):
+        markers = re.finditer(rb"\xff[\x01-\xfe]", data)
+        return [at for marker in markers for at in marker.span()]
+    png = data.startswith(b"\x89PNG")
+    found, at = [], 8 if png else 12
+    while at < len(data):
+        found.append(at)
+        length = int.from_bytes(data[at : at + 4], "big") if png else _even(data[at + 4 : at + 8])
+        at += length + (12 if png else 8)
+    return found
+
+
+def _even(length: bytes) -> int:
+    return -(-int.from_bytes(length, "little") // 2) * 2
+
+
+def flat_jpeg(width: int, height: int, scans: int = 1) -> bytes:
+    """One grey, sequential, 4:4:4, written without a pixel in memory.
+
+    Three components in one scan, or as many as scans. Sides are multiples of 16.
+    """
+    model = saved(Image.new("L", (16, 16)), "JPEG")
+    frame, scan = model.index(b"\xff\xc0"), model.index(b"\xff\xda")
+    names = range(1, max(3, scans) + 1)
+    described = b"".join(bytes([name, 0x11, 0]) for name in names)
+    size = struct.pack(">HBHHB", 8 + len(described), 8, height, width, len(names))
+    data = model[:frame] + b"\xff\xc0" + size + described + model[frame + 13 : scan]
+    for part in [[name] for name in names] if scans > 1 else [list(names)]:
+        chosen = b"".join(bytes([name, 0]) for name in part)
+        data += b"\xff\xda" + struct.pack(">HB", 6 + len(chosen), len(part)) + chosen
+        # Four blocks in three bytes: each "as bright as the last" (00) and "no more" (1010).
+        data += b"\0\x3f\0" + b"\x28\xa2\x8a" * (width * height // 64 * len(part) // 4)
+    return data + b"\xff\xd9"
+
+
+def many_scans(progressive: bytes, count: int, before: bytes = b"") -> bytes:
+    """A progressive JPEG whose last scan, with its table, comes again `count` times."""
+    table = progressive.rindex(b"\xff\xc4")
+    return progressive[:-2] + (before + progressive[table:-2]) * count + b"\xff\xd9"
+
+
+def saved(image: Image.Image, file_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def with_xmp(file_format: str, data: bytes) -> dict[str, object]:
+    """Pillow's options that write this XMP: a PNG keeps it as text."""
+    if file_format != "PNG":
+        return {"xmp": data}
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", data)
+    return {"pnginfo": text}
+
+
+def whole(random: Random, file_format: str) -> bytes:
+    """A readable file of any mode and metadata."""
     mode = str(random.choice(FORMATS[file_format]))
     width = int(random.choice([1, 16, 40, 64, 200]))
     height = int(random.choice([1, 16, width // 2 + 1, width]))
@@ -53,16 +130,15 @@ def whole(random: Random) -> bytes:
     image = Image.fromarray(pixels).convert("RGB" if mode in ("I;16", "LA") else mode)
     if mode == "I;16":
         image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
-    options: dict[str, object] = {"exif": exif(random)} if random.random() < 0.5 else {}
+    options = with_xmp(file_format, xmp(random))
+    if random.random() < 0.5:
+        options["exif"] = exif(random)
     if file_format == "JPEG":
-        options |= {"progressive": bool(random.random() < 0.3), "xmp": xmp(random)}
-    if file_format == "WEBP":
-        options["xmp"] = xmp(random)
-    if file_format != "JPEG" and mode != "I;16" and random.random() < 0.2:
+        options["progressive"] = bool(random.random() < 0.3)
+    if mode != "I;16" and random.random() < 0.2:
+        file_format = "MPO" if file_format == "JPEG" else file_format
         options |= {"save_all": True, "append_images": [image.rotate(90)]}
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
+    return saved(image, file_format, **options)
 
 
 def exif(random: Random) -> bytes:
@@ -113,7 +189,8 @@ def lying_size(random: Random, data: bytes) -> bytes:
 
 def glued(random: Random, data: bytes) -> bytes:
     """Two files in one, as polyglots are."""
-    other = [b"PK\x03\x04", b"<html><script>", b"%PDF-1.7", whole(random)][random.integers(4)]
+    others = [b"PK\x03\x04", b"<html><script>", b"%PDF-1.7", whole(random, "JPEG")]
+    other = others[random.integers(4)]
     return data + other if random.random() < 0.5 else other + data
 
 

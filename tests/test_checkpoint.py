@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -56,6 +58,23 @@ def test_half_precision_weights_are_read_back_as_floats(checkpoint, tmp_path):
     assert loaded.tensors["street.head.bias"].dtype == torch.float16
     assert all(one.dtype == torch.float32 for one in loaded.network().parameters())
     assert loaded.fingerprint != checkpoint.fingerprint
+
+
+TRUNCATED_WHILE_LOADED = """
+import os, sys
+from model.checkpoint import Checkpoint
+
+loaded = Checkpoint.load(sys.argv[1])
+before = loaded.fingerprint
+os.truncate(sys.argv[1], 0)
+assert loaded.fingerprint == before
+"""
+
+
+def test_weights_outlive_their_file(saved):
+    """In a process of its own: a page of a mapped file that is gone kills with SIGBUS."""
+    command = [sys.executable, "-c", TRUNCATED_WHILE_LOADED, str(saved)]
+    assert subprocess.run(command, timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -118,9 +137,22 @@ def unknown_projection(path, saved):
     save_file({"a": torch.zeros(2)}, path, header)
 
 
+def unknown_dtype(path, saved):
+    header = json.dumps({"a": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [0, 3]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(3))
+
+
 @pytest.mark.parametrize(
     "make",
-    [other_safetensors, a_pickle, truncated, empty, broken_configuration, unknown_projection],
+    [
+        other_safetensors,
+        a_pickle,
+        truncated,
+        empty,
+        broken_configuration,
+        unknown_projection,
+        unknown_dtype,
+    ],
 )
 def test_what_is_no_checkpoint_is_refused_with_its_path(make, saved, tmp_path):
     path = tmp_path / "other.safetensors"

@@ -3,11 +3,12 @@ import logging
 
 import numpy as np
 import pytest
+from hostile_images import with_xmp
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.images import ImageError
+from model.images import MAX_METADATA_BYTES, ImageError
 from model.panorama import Band, GeometryError, PanoramaGeometry, cut_band, read_geometry
 
 FILL = (1, 2, 3)
@@ -58,7 +59,8 @@ def test_north_and_heading_are_inverse(heading, fov):
     geometry = PanoramaGeometry(north, horizontal_fov_deg=fov)
     apart = (geometry.heading_of_centre_deg - heading + 180) % 360 - 180
     assert apart == pytest.approx(0, abs=1e-9)
-    assert geometry.strip_north == pytest.approx((0.5 - heading / 360) % 1)
+    turned = geometry.strip_north - (0.5 - heading / 360)
+    assert (turned + 0.5) % 1 - 0.5 == pytest.approx(0, abs=1e-9)
 
 
 def test_the_column_of_north_looks_north():
@@ -136,10 +138,11 @@ def test_impossible_geometry_is_named(geometry, names):
         cut_band(np.zeros((300, 100, 3), np.uint8), geometry, Band(15, -45), (30, 60), FILL)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("write", [attributes, elements])
 def test_gpano_states_heading_and_full_sphere(form, write):
-    reading = read_geometry(photo(form=form, xmp=write(**full(PoseHeadingDegrees="90.0"))))
+    xmp = write(**full(PoseHeadingDegrees="90.0"))
+    reading = read_geometry(photo(form=form, **with_xmp(form, xmp)))
     assert reading.geometry == PanoramaGeometry(0.25, 0.5, 180.0, 360.0)
     assert set(reading.sources.values()) == {"GPano"}
 
@@ -195,6 +198,20 @@ def test_hostile_xmp_is_ignored(xmp, caplog):
     caplog.set_level(logging.WARNING)
     assert read_geometry(photo(xmp=xmp)).geometry == PanoramaGeometry(None)
     assert ("XMP" in caplog.text) == (xmp != b"<a/>")
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_xmp_larger_than_a_jpeg_can_hold_is_ignored(form, caplog):
+    """Parsed, 2.8 MB of empty elements take 160 MiB."""
+    xmp = attributes(**full(PoseHeadingDegrees="90.0"))
+    most = xmp.replace(b"?><x:", b"?>" + b" " * (MAX_METADATA_BYTES - len(xmp)) + b"<x:")
+    assert read_geometry(photo(form=form, **with_xmp(form, most))).sources["north"] == "GPano"
+    larger = most.replace(b"?> ", b"?>  ")
+    assert len(larger) == MAX_METADATA_BYTES + 1
+    assert read_geometry(photo(form=form, **with_xmp(form, larger))).geometry == PanoramaGeometry(
+        None
+    )
+    assert "XMP" in caplog.text
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
