@@ -6,7 +6,6 @@ features that it re-weights.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-log = logging.getLogger(__name__)
+from model.errors import SkyfixError
 
 # Names of the maps inside torchvision's models: the last is the re-weighted features.
 # VGG16: relu3_3, relu4_3, relu5_3 (256 + 512 + 512 = 1,280 channels), then pool5: with relu5_3
@@ -28,9 +27,15 @@ _TORCHVISION_MAPS = {
     "convnext_base": ("features.3", "features.5", "features.7", "features.7"),
 }
 TRUNKS = ("small", *_TORCHVISION_MAPS)
+# Their descriptors depend on the whole batch: chunks and processes would change what is learnt.
+BATCH_NORM_TRUNKS = ("resnet18", "resnet50")
 # Group norm, not batch norm: a descriptor must not depend on the others of its batch, so that
 # accumulated, distributed and single-process training see the same gradients.
 NORM_GROUPS = 8
+
+
+class PretrainedError(SkyfixError):
+    """ImageNet weights were asked for and cannot be had."""
 
 
 class _Residual(nn.Module):
@@ -88,13 +93,16 @@ class TorchvisionTrunk(nn.Module):
 
 
 def _torchvision_model(name: str, *, pretrained: bool) -> nn.Module:
-    build = getattr(torchvision.models, name)
-    if pretrained:
-        try:
-            return build(weights="IMAGENET1K_V1")  # type: ignore[no-any-return]
-        except OSError as error:  # URLError and HTTPError are OSErrors: the hub is out of reach
-            log.warning("ImageNet weights of %s are out of reach: random ones (%s)", name, error)
-    return build(weights=None)  # type: ignore[no-any-return]
+    try:
+        weights = "IMAGENET1K_V1" if pretrained else None
+        return getattr(torchvision.models, name)(weights=weights)  # type: ignore[no-any-return]
+    except (OSError, RuntimeError) as error:  # out of reach; RuntimeError: another hash
+        if not pretrained:
+            raise
+        raise PretrainedError(
+            f"the ImageNet weights of {name} cannot be had ({error}): put their file into "
+            f"{torch.hub.get_dir()}/checkpoints, or use random ones: --set pretrained=false"
+        ) from error
 
 
 def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Module:
@@ -102,8 +110,14 @@ def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Mo
 
     Raises:
         ValueError: an unknown name.
+        PretrainedError: ImageNet weights are asked for, and there are none or none in reach.
     """
     if name == "small":
+        if pretrained:
+            raise PretrainedError(
+                "there are no ImageNet weights of small: choose another encoder.network.trunk, "
+                "or use random ones: --set pretrained=false"
+            )
         return SmallTrunk(neck)
     if name in _TORCHVISION_MAPS:
         return TorchvisionTrunk(name, pretrained=pretrained)

@@ -86,5 +86,5 @@ def vigor_tree(root: Path, ground: str = "{city}/panorama", satellite: str = "{c
     line = f"{street} {tile} {delta} " + " ".join([f"{other} 0.0 0.0"] * 3) + "\n"
     (lists / "same_area_balanced_train__corrected.txt").write_text(line)
     (lists / "same_area_balanced_test.txt").write_text(line.replace("abc-_1", "uncorrected"))
-    touch(root / ground.format(city="Seattle") / street.replace("abc-_1", "uncorrected"))
+    touch(root / ground.format(city="Seattle") / street.replace("abc-_1", "uncorrected"), (64, 32))
     return root

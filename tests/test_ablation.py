@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from training.ablation import (
     table_2,
 )
 from training.datasets import load
-from training.pairs import read_arrays
+from training.pairs import PairError, read_arrays
+from training.protocols import Options
 
 SHORT = (*TINY, "batch_size=4", "epochs=2", "queue_length=4", "queue_start_epoch=0")
 
@@ -57,6 +59,44 @@ def test_a_study_is_gone_on_with_and_makes_its_table(pairs, tmp_path):
     assert [len(run) for run in drawn["w/o GMS"]] == [2, 2]
     with pytest.raises(AblationError, match=r"plan.json is of another study"):
         ablate(Study(rows, [0], minutes=1.0), pairs, {"same": pairs}, tmp_path)
+
+
+def test_what_was_made_of_other_data_or_otherwise_is_never_taken_over(pairs, tmp_path):
+    rows = {"msae-demo": table_2(SHORT)["msae-demo"]}
+    study, held_out = Study(rows, [0]), {"same": pairs}
+    table = ablate(study, pairs, held_out, tmp_path)
+    assert ablate(study, pairs, {"under another name": pairs}, tmp_path) == table
+    wide = replace(study, options=Options(near_m=9.0))
+    for named, asked, trained, measured in [
+        ("training", study, pairs[1:], held_out),
+        ("validation", study, pairs, {"same": pairs[:-1]}),
+        ("validation", study, pairs, {"same": pairs, "more": pairs}),
+        ("options", wide, pairs, held_out),
+        ("device", replace(study, device="cuda"), pairs, held_out),
+        ("minutes, training", replace(study, minutes=1.0), pairs[::-1], held_out),
+    ]:
+        with pytest.raises(AblationError, match=rf"plan.json is of another study: {named} differ"):
+            ablate(asked, trained, measured, tmp_path)
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    old = {key: plan["asked"][key] for key in ("minutes", "protocols", "rows")}
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "asked": old}))
+    with pytest.raises(AblationError, match="training, validation, options, device differ"):
+        ablate(study, pairs, held_out, tmp_path)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(AblationError, match=r"results without a plan\.json"):
+        ablate(study, pairs, held_out, tmp_path)
+
+
+def test_an_unreadable_training_pair_is_left_out_and_one_to_measure_with_is_not(
+    pairs, tmp_path, caplog
+):
+    rows = {"msae-demo": table_2((*SHORT, "batch_size=33", "epochs=1"))["msae-demo"]}
+    broken = replace(pairs[0], id="broken", street=tmp_path / "none.png")
+    many = [*(pairs * 25)[1:], broken]
+    ablate(Study(rows, [0]), many, {"sound": pairs}, tmp_path / "out")
+    assert "1 of 100 pairs cannot be read" in caplog.text
+    with pytest.raises(PairError, match="1 of 100 pairs cannot be read; first: broken"):
+        ablate(Study(rows, [0]), pairs, {"broken": many}, tmp_path / "other")
 
 
 def test_differences_are_paired_by_seed():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
 from training.augmentation import BLANK_SHARE, augment, batches
+from training.mining import same_place
 from training.pairs import Arrays
 from training.recipes import find
 from training.sampling import order
@@ -217,7 +219,7 @@ def test_batches_show_each_pair_at_most_once_an_epoch_in_another_order_each():
         list(batches(arrays, chosen, epoch, 0, shuffled(arrays, chosen, epoch, 0)))
         for epoch in range(6)
     ]
-    orders = [torch.cat([one.ids for one in epoch]).tolist() for epoch in epochs]
+    orders = [torch.cat([one.rows for one in epoch]).tolist() for epoch in epochs]
     for epoch, taken in zip(epochs, orders, strict=True):
         assert [len(one.ids) for one in epoch] == [4, 4]
         assert len(set(taken)) == 8
@@ -228,7 +230,7 @@ def test_batches_show_each_pair_at_most_once_an_epoch_in_another_order_each():
 def test_a_batch_is_its_samples():
     chosen, arrays = recipe(*EVERYTHING), worlds(6)
     (batch,) = batches(arrays, chosen, 3, 1, shuffled(arrays, chosen, 3, 1))
-    for row, index in enumerate(batch.ids.tolist()):
+    for row, index in enumerate(batch.rows.tolist()):
         sample = augment(arrays, index, chosen, 3, 1)
         assert (batch.strips[row].permute(1, 2, 0).numpy() == sample.strip).all()
         assert (batch.tiles[row].permute(1, 2, 0).numpy() == sample.tile).all()
@@ -242,3 +244,20 @@ def test_a_resumed_epoch_goes_on_where_it_stopped():
     rest = list(batches(arrays, chosen, 2, 0, shuffled(arrays, chosen, 2, 0), start=1))
     assert [one.ids.tolist() for one in rest] == [one.ids.tolist() for one in whole[1:]]
     assert all(torch.equal(a.strips, b.strips) for a, b in zip(rest, whole[1:], strict=True))
+
+
+def test_streets_of_one_tile_are_no_negatives_of_each_other_wherever_they_are():
+    """Rows 0 and 2 share a tile; no position is known, so that only the tile can say so."""
+    chosen, arrays = recipe(*EVERYTHING), worlds(4)
+    arrays.positions[:] = np.nan
+    taken = np.array([3, 2, 1, 0])
+    (own,) = batches(arrays, chosen, 0, 0, taken)
+    (shared,) = batches(replace(arrays, tiles=np.array([0, 1, 0, 3])), chosen, 0, 0, taken)
+    assert own.ids.tolist() == own.rows.tolist() == shared.rows.tolist() == taken.tolist()
+    assert (own.ids.dtype, shared.ids.dtype) == (torch.int64, torch.int64)
+    masked = same_place(shared.ids, shared.street_positions, shared.ids, shared.tile_positions)
+    expected = torch.eye(4, dtype=torch.bool)
+    expected[1, 3] = expected[3, 1] = True
+    assert torch.equal(masked, expected)
+    assert torch.equal(own.strips, shared.strips)
+    assert torch.equal(own.tiles, shared.tiles)

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from model.backbones import TRUNKS, build_trunk, map_shapes
+from model.backbones import (
+    BATCH_NORM_TRUNKS,
+    TRUNKS,
+    PretrainedError,
+    build_trunk,
+    map_shapes,
+)
 
 
 def count(module):
@@ -51,3 +57,24 @@ def test_map_shapes_leaves_the_trunk_as_it_was():
 def test_an_unknown_trunk_is_refused_by_name():
     with pytest.raises(ValueError, match="'vgg99' is unknown; known: small, vgg16"):
         build_trunk("vgg99")
+
+
+def test_the_trunks_with_batch_norm_are_named():
+    with torch.device("meta"):
+        trunks = {name: build_trunk(name).modules() for name in TRUNKS}
+    found = {
+        name
+        for name, modules in trunks.items()
+        if any(isinstance(one, torch.nn.BatchNorm2d) for one in modules)
+    }
+    assert found == set(BATCH_NORM_TRUNKS)
+
+
+def test_pretrained_weights_out_of_reach_are_no_random_ones(tmp_path, monkeypatch):
+    """A file where torch's cache should be: nothing can be downloaded, whatever the network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    (tmp_path / "nothing").touch()
+    with pytest.raises(PretrainedError, match=r"of resnet18 .* --set pretrained=false"):
+        build_trunk("resnet18", pretrained=True)
+    with pytest.raises(PretrainedError, match=r"of small.* --set pretrained=false"):
+        build_trunk("small", pretrained=True)

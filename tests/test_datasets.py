@@ -1,16 +1,20 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import rasterio
 from dataset_samples import cvusa_tree, touch, write_rows
+from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import Affine
 
+from model.errors import SkyfixError
 from model.geo import LatLon, offset
-from model.panorama import PanoramaGeometry
-from training.datasets import load, load_references
-from training.pairs import PairError
+from model.panorama import GeometryError, PanoramaGeometry
+from training.datasets import DATASETS, default_splits, load, load_references, warn_of_overlap
+from training.pairs import PairError, read_chip, read_strip
+from training.recipes import find
 
 
 @pytest.fixture
@@ -96,13 +100,63 @@ def test_folder_columns(tmp_path):
         ([("s.png", "a.png", "half")], r"row of s\.png.*half"),
         ([("s.png",)], "a row without street or aerial"),
         ([("s.png", "a.png")], r"row of s\.png"),
-        ([("s.png", "pairs.csv", 0.5)], r"row of s\.png"),
+        ([("s.png", "a.png", 0)], r"row of s\.png: metres_per_pixel is 0.0"),
+        ([("s.png", "a.png", "-0.5")], r"row of s\.png: metres_per_pixel is -0.5"),
+        ([("s.png", "a.png", "nan")], r"row of s\.png: metres_per_pixel is nan"),
         ([], "split 'all': it lists no pairs"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, rows, names):
     with pytest.raises(PairError, match=names):
         load("folder", folder_of(tmp_path, rows), "all")
+
+
+def test_an_aerial_that_cannot_be_opened_costs_its_own_pair_only(tmp_path):
+    """Listed, so that it is counted with the other unreadable pairs; its middle is not guessed."""
+    names = ["a.png", "broken.png", "torn.tif"]
+    root = folder_of(tmp_path, [(f"{i}.png", name, 0.5) for i, name in enumerate(names)])
+    for i, name in enumerate(names):
+        touch(root / f"{i}.png", (512, 256))
+        if i:
+            (root / name).write_bytes(b"broken")
+    sound, *broken = load("folder", root, "all")
+    assert (sound.aerial.column, sound.aerial.row) == (20, 10)
+    for pair in broken:
+        with pytest.raises((SkyfixError, OSError)):
+            read_chip(pair.aerial, 8.0, 16, (0, 0, 0))
+    assert [one.id for one in load_references("folder", root, "all")] == ["a", "broken", "torn"]
+
+
+def test_a_folder_s_geotiff_is_opened_as_a_raster(tmp_path):
+    """Tiles of JPEG 2000 and the like are none of Pillow's."""
+    root = folder_of(tmp_path, [("s.png", "a.tif", 0.5)])
+    place = {"crs": "EPSG:32632", "transform": Affine(1, 0, 500_000, 0, -1, 5_600_000)}
+    size = {"driver": "GTiff", "count": 3, "height": 20, "width": 40, "dtype": "uint8"}
+    with rasterio.open(root / "a.tif", "w", **size, **place, compress="lerc") as file:
+        file.write(np.zeros((3, 20, 40), np.uint8))
+    (pair,) = load("folder", root, "all")
+    assert (pair.aerial.column, pair.aerial.row) == (20, 10)
+
+
+def test_horizon_and_field_of_view_hold_where_the_heading_is_the_panorama_s_own(tmp_path):
+    header = ("street", "aerial", "metres_per_pixel", "heading_deg", "horizon", "vertical_fov_deg")
+    rows = [("s.png", "a.png", 0.5, "", *rest) for rest in [(0.4, 70), (0.4, ""), ("", "")]]
+    stated, half, none = load("folder", folder_of(tmp_path, rows, header), "all")
+    assert stated.geometry == PanoramaGeometry(None, horizon=0.4, vertical_fov_deg=70)
+    assert half.geometry == PanoramaGeometry(None, horizon=0.4)
+    assert none.geometry is None
+    preprocessing = find("msae-demo").encoder.preprocessing
+    Image.new("RGB", (512, 100)).save(tmp_path / "s.png")
+    with pytest.raises(GeometryError, match="north is unknown"):
+        read_strip(stated, preprocessing)
+    image = Image.new("RGB", (512, 100))
+    exif = Image.Exif()
+    exif.get_ifd(0x8825).update({16: "T", 17: 90.0})  # the centre column looks east
+    image.save(tmp_path / "s.png", "JPEG", exif=exif.tobytes())
+    known = replace(stated, geometry=PanoramaGeometry(0.25, horizon=0.4, vertical_fov_deg=70))
+    strip, north = read_strip(stated, preprocessing)
+    assert north == pytest.approx(0.25)
+    assert (strip == read_strip(known, preprocessing)[0]).all()
 
 
 def test_missing_columns_are_named(tmp_path):
@@ -142,6 +196,26 @@ def test_an_unknown_dataset_or_split_is_answered_with_the_known(cvusa):
         load("vegas", cvusa, "all")
     with pytest.raises(PairError, match="has the splits train, val and all, not 'test'"):
         load("cvusa", cvusa, "test")
+
+
+def test_what_is_measured_with_by_default_was_not_trained_on():
+    for name, dataset in DATASETS.items():
+        training, held_out = default_splits(name)
+        assert {training, held_out} <= {*dataset.SPLITS, "all"} or not dataset.SPLITS
+        assert (training == held_out) == (name == "town")  # a town has no other split
+        # Such as "all", of which what is held out is a part.
+        assert default_splits(name, "other") == ("other", held_out)
+    assert default_splits("vigor") == ("same-train", "same-test")
+    assert default_splits("vigor", "cross-train") == ("cross-train", "cross-test")
+
+
+def test_pairs_that_are_trained_on_and_measured_with_are_told(cvusa, caplog):
+    train, val = load("cvusa", cvusa, "train"), load("cvusa", cvusa, "val")
+    caplog.clear()
+    warn_of_overlap(train, val)
+    assert caplog.text == ""
+    warn_of_overlap([*train, *val], val)
+    assert "1 of 1 pairs to measure with have the id of a training pair, as 0000001" in caplog.text
 
 
 def test_another_dataset_than_named_is_recognised(cvusa):

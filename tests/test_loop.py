@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 from pair_samples import tiny, write_pairs
 from safetensors import safe_open
 
+from model.backbones import PretrainedError
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from training.augmentation import Batch, batches
@@ -113,6 +115,15 @@ def test_what_is_stored_is_the_average_of_the_weights(arrays, tmp_path):
     assert any((one != seen[1][name]).any() for name, one in stored.items())
 
 
+def test_what_batch_norm_counts_is_copied_into_the_average(arrays, tmp_path):
+    chosen = recipe("ema=0.9", "encoder.network.trunk=resnet18", "epochs=1", "stored=fp32")
+    stored = Checkpoint.load(train(chosen, arrays, tmp_path))
+    counts = [one for name, one in stored.tensors.items() if "num_batches" in name]
+    assert len(counts) == 2 * 20  # layers with batch norm in ResNet18, on both branches
+    assert all(one.dtype == torch.int64 and one.item() == 2 for one in counts)
+    assert math.isfinite(centre(Encoder(stored), arrays)["1"])
+
+
 def test_the_queue_joins_the_loss_after_its_start_epoch(arrays, tmp_path):
     def losses(name, *overrides):
         out = tmp_path / name
@@ -150,6 +161,17 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(arrays, tmp_
     assert path.read_bytes() == before
 
 
+def test_the_same_places_in_other_pictures_are_another_run(arrays, tmp_path):
+    """Without coordinates, as CVUSA comes, only the pictures tell the pairs apart."""
+    nowhere = replace(arrays, positions=np.full_like(arrays.positions, np.nan))
+    chosen = recipe("epochs=1")
+    train(chosen, nowhere, tmp_path)
+    train(chosen, replace(nowhere, chips=nowhere.chips.copy()), tmp_path)
+    for other in ({"chips": arrays.chips[::-1]}, {"strips": arrays.strips[::-1]}):
+        with pytest.raises(ResumeError, match="another run"):
+            train(chosen, replace(nowhere, **other), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "names"), [(4, "the loss is nan"), (8, "a weight is no longer a finite number")]
 )
@@ -158,7 +180,8 @@ def test_divergence_leaves_the_last_checkpoint_intact(arrays, tmp_path, batch_si
     path = train(recipe("epochs=1"), arrays, tmp_path)
     before = path.read_bytes()
     (tmp_path / "state.safetensors").unlink()
-    diverging = recipe(f"batch_size={batch_size}", "learning_rate=nan", "queue_length=8")
+    far = ("learning_rate=1e30", "stored=fp16", "queue_length=8")
+    diverging = recipe(f"batch_size={batch_size}", *far)
     with pytest.raises(TrainingError, match=names):
         train(diverging, arrays, tmp_path)
     assert path.read_bytes() == before
@@ -233,3 +256,77 @@ def test_given_weights_are_begun_with_and_another_network_s_are_refused(arrays):
     assert all(torch.equal(begun[name], one) for name, one in init.tensors.items())
     with pytest.raises(TrainingError, match="dimension=8"):
         start(recipe("encoder.network.dimension=8"), arrays, 0, "cpu", init)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop(report):
+    raise StoppedError
+
+
+def test_validation_may_begin_after_the_run_did(arrays, tmp_path):
+    with pytest.raises(StoppedError):
+        train(recipe(), arrays, tmp_path, on_epoch=stop)
+    assert not (tmp_path / "best.safetensors").exists()
+    last = train(recipe(), arrays, tmp_path, validation=arrays)
+    assert ["1" in one for one in logged(tmp_path)] == [False, True]
+    best = Checkpoint.load(tmp_path / "best.safetensors")
+    assert best.fingerprint == Checkpoint.load(last).fingerprint
+
+
+EVERY_STATE = ("ema=0.9", "queue_length=6", "queue_start_epoch=0", "sampling=hard")
+
+
+@pytest.mark.filterwarnings("ignore:.*meta parameter")
+def test_a_state_goes_to_the_device_that_it_is_gone_on_with_on(arrays, tmp_path):
+    """The meta device, which holds no values, is a second one on every machine."""
+    chosen = recipe(*EVERY_STATE, "epochs=1")
+    train(chosen, arrays, tmp_path)
+    state = start(chosen, arrays, 0, "meta")
+    assert state.resume(tmp_path / "state.safetensors")
+    state.average(0.9)
+    assert {one.device.type for one in state.averaged.values()} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_a_run_with_every_kind_of_state_goes_on_on_a_gpu(arrays, tmp_path):
+    """Not to the bit: sums on a GPU round as its threads come in."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    chosen = recipe(*EVERY_STATE)
+    whole_run = train(chosen, arrays, tmp_path / "whole", device="cuda")
+    with pytest.raises(StoppedError):
+        train(chosen, arrays, tmp_path / "stopped", device="cuda", on_epoch=stop)
+    halfway = Checkpoint.load(tmp_path / "stopped" / "last.safetensors").tensors
+    resumed = Checkpoint.load(train(chosen, arrays, tmp_path / "stopped", device="cuda")).tensors
+    expected = Checkpoint.load(whole_run).tensors
+    apart = sum((resumed[name] - one).square().sum() for name, one in expected.items())
+    way = sum((halfway[name] - one).square().sum() for name, one in expected.items())
+    assert (apart / way).sqrt() < 0.1
+
+
+def test_weights_of_another_preprocessing_are_begun_with_under_a_warning(arrays, caplog):
+    other = recipe("encoder.preprocessing.projection=none", "encoder.aerial_footprint_m=40")
+    init = Checkpoint(other.encoder, other.encoder.build().state_dict())
+    with caplog.at_level(logging.WARNING):
+        start(other, arrays, 0, "cpu", init)
+        assert not caplog.records
+        start(recipe(), arrays, 0, "cpu", init)
+    (warning,) = (one.getMessage() for one in caplog.records)
+    assert "projection none (the recipe: ground)" in warning
+    assert "aerial_footprint_m 40.0 (the recipe: 24.0)" in warning
+    assert "input_size" not in warning
+    with pytest.raises(TrainingError, match=r"for 32 pixels.* for 64"):
+        start(recipe("encoder.preprocessing.input_size=64"), arrays, 0, "cpu", init)
+
+
+def test_given_weights_need_no_download(arrays, tmp_path, monkeypatch):
+    chosen = recipe("encoder.network.trunk=resnet18")
+    init = Checkpoint(chosen.encoder, chosen.encoder.build().state_dict())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    (tmp_path / "nothing").touch()
+    start(replace(chosen, pretrained=True), arrays, 0, "cpu", init)
+    with pytest.raises(PretrainedError, match="--set pretrained=false"):
+        start(replace(chosen, pretrained=True), arrays, 0, "cpu")

@@ -110,7 +110,11 @@ def test_a_row_queue_mask_holds_for_every_street():
     assert masked.item() == pytest.approx(kept.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", [soft_margin_triplet, lambda s, a, **k: info_nce(s, a, 0.1, **k)])
+def info_nce_at_1(street, aerial, **masks):
+    return info_nce(street, aerial, 1.0, **masks)
+
+
+@pytest.mark.parametrize("loss", [soft_margin_triplet, info_nce_at_1])
 def test_everything_masked_is_zero_and_differentiable(loss):
     street = torch.eye(3).requires_grad_()
     value = loss(street, torch.eye(3).roll(1, 0), pair_mask=torch.ones(3, 3, dtype=torch.bool))
@@ -147,8 +151,9 @@ def test_a_single_pair_needs_a_queue():
     ],
 )
 def test_what_does_not_fit_is_refused(wrong):
-    with pytest.raises(LossError, match=r"expected|without a queue"):
-        soft_margin_triplet(torch.eye(2), torch.eye(2), **wrong)
+    for loss in (soft_margin_triplet, info_nce_at_1):
+        with pytest.raises(LossError, match=r"expected|without a queue"):
+            loss(torch.eye(2), torch.eye(2), **wrong)
     with pytest.raises(LossError, match="same"):
         soft_margin_triplet(torch.eye(2), torch.eye(3))
 
@@ -173,6 +178,50 @@ def test_info_nce_ignores_masked_pairs():
     loss = info_nce(street, aerial, 0.1, 0.2, pair_mask=apart)
     halves = [info_nce(street[half], aerial[half], 0.1, 0.2) for half in ([0, 1], [2, 3])]
     assert loss.item() == pytest.approx(sum(halves).item() / 2, rel=1e-12)
+
+
+def looped_info_nce(street, aerial, queue, queue_mask, pair_mask, temperature, smoothing):
+    """One anchor at a time, in Python floats; the queue's aerials are for street anchors alone."""
+
+    def surprise(anchor, own, others):
+        logits = [(anchor @ one).item() / temperature for one in (own, *others)]
+        total = math.log(sum(map(math.exp, logits)))
+        spread = sum(total - one for one in logits) / len(logits)
+        return (1 - smoothing) * (total - logits[0]) + smoothing * spread
+
+    rows, losses = range(len(street)), []
+    for i in rows:
+        others = [aerial[j] for j in rows if j != i and not pair_mask[i, j]]
+        earlier = [one for one, masked in zip(queue, queue_mask[i], strict=True) if not masked]
+        losses.append(surprise(street[i], aerial[i], others + earlier))
+        others = [street[j] for j in rows if j != i and not pair_mask[j, i]]
+        losses.append(surprise(aerial[i], street[i], others))
+    return sum(losses) / len(losses)
+
+
+@settings(deadline=None)
+@given(sizes)
+def test_info_nce_equals_a_loop_over_anchors(size):
+    b, d, q, seed = size
+    random = torch.Generator().manual_seed(seed)
+    street, aerial, queue = (unit_rows(n, d, random) for n in (b, b, q))
+    masks = {
+        "queue_mask": torch.rand(b, q, generator=random) < 0.5,
+        "pair_mask": torch.rand(b, b, generator=random) < 0.4,
+    }
+    loss = info_nce(street, aerial, 0.2, 0.1, queue=queue, **masks)
+    oracle = looped_info_nce(street, aerial, queue, temperature=0.2, smoothing=0.1, **masks)
+    assert loss.item() == pytest.approx(oracle, rel=1e-9)
+
+
+def test_an_empty_queue_leaves_info_nce_its_bits():
+    random = torch.Generator().manual_seed(8)
+    street, aerial = (unit_rows(6, 16, random).float().requires_grad_() for _ in range(2))
+    results = []
+    for queue in (None, torch.empty(0, 16)):
+        loss = info_nce(street, aerial, 0.07, 0.1, queue=queue)
+        results.append((loss, *torch.autograd.grad(loss, (street, aerial))))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"label_smoothing": 1.0}])

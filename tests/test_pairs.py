@@ -1,3 +1,5 @@
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +131,64 @@ def test_a_small_share_of_unreadable_pairs_is_left_out_by_name(tmp_path, caplog)
         assert (getattr(arrays, name) == np.delete(getattr(whole, name), 2, axis=0)).all()
     with pytest.raises(PairError, match="1 of 5"):
         read_arrays(pairs, tiny().encoder, 0.0, skip_share=0.19)
+
+
+NAMES = ("strips", "norths", "chips", "positions", "tiles")
+
+
+def test_arrays_too_large_for_memory_are_the_same_in_a_file(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    pairs, cache = load("folder", write_pairs(tmp_path / "data", 5), "all"), tmp_path / "run"
+    for skip_share in (0.0, 0.2):
+        known = read_arrays(pairs, tiny().encoder, 5.0, skip_share=skip_share, cache=cache)
+        assert not cache.exists()
+        filed = read_arrays(
+            pairs, tiny().encoder, 5.0, skip_share=skip_share, cache=cache, memory_share=0.0
+        )
+        assert all((getattr(known, one) == getattr(filed, one)).all() for one in NAMES)
+        assert f"GB of pairs lie in a file in {cache}" in caplog.text
+        assert list(cache.iterdir()) == []  # the file has no name: it goes with the process
+        cache.rmdir()
+        caplog.clear()
+        (tmp_path / "data" / "street-2.png").write_bytes(b"broken")
+
+
+def test_a_full_disk_is_told_before_anything_is_decoded(tmp_path):
+    vast = replace(tiny().encoder.preprocessing, strip_size=(10**7, 10**7))
+    pair = Pair("m", Path("none.jpg"), AerialView(Path("none.png"), 1.0, 0, 0), PanoramaGeometry())
+    with pytest.raises(PairError, match=r"take 300000\.0 GB.* has only .* GB free"):
+        read_arrays([pair], replace(tiny().encoder, preprocessing=vast), 0.0, cache=tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_of_one_tile_have_one_number(tmp_path):
+    """The row of the tile's first pair, also where an unreadable pair is left out before it."""
+    pairs = load("folder", write_pairs(tmp_path, 5), "all")
+    assert read_arrays(pairs, tiny().encoder, 0.0).tiles.tolist() == [0, 1, 2, 3, 4]
+    shared = [
+        replace(one, tile=tile) for one, tile in zip(pairs, ["a", "b", "b", "a", ""], strict=True)
+    ]
+    assert read_arrays(shared, tiny().encoder, 0.0).tiles.tolist() == [0, 1, 1, 0, 4]
+    (tmp_path / "street-0.png").write_bytes(b"broken")
+    left = read_arrays(shared, tiny().encoder, 0.0, skip_share=0.2)
+    assert left.tiles.tolist() == [0, 0, 2, 3]
+
+
+def test_a_tile_narrower_than_the_footprint_is_told_with_its_width(tmp_path, caplog):
+    """Tiles of 64 pixels of 0.75 m: 48 m, a fourth of 96 m squared."""
+    pairs = load("folder", write_pairs(tmp_path, 2), "all")
+    read_arrays(pairs, tiny().encoder, 0.0)
+    assert "fill" not in caplog.text
+    read_arrays(pairs, tiny("encoder.aerial_footprint_m=96").encoder, 0.0)
+    assert "75 % of the aerial views is fill" in caplog.text
+    assert "--set encoder.aerial_footprint_m=48" in caplog.text
+    caplog.clear()
+    aside = [replace(one, aerial=replace(one.aerial, column=56.0)) for one in pairs]  # 6 m of 12
+    read_arrays(aside, tiny().encoder, 0.0)
+    assert "25 % of the aerial views is fill" in caplog.text
+    assert "--set encoder.aerial_footprint_m=12" in caplog.text
+
+
+def test_a_tile_of_unknown_size_is_refused(raster):
+    with pytest.raises(PairError, match=r"where the place lies in .*aerial\.png is unknown"):
+        read_chip(AerialView(raster[0], 0.5, np.nan, np.nan), 8.0, 16, FILL)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from pair_samples import write_pairs
-from two_processes import RECIPE, first_steps, read
+from two_processes import RECIPE, begun, first_steps, read
 
 from model.checkpoint import Checkpoint
 from training import processes
-from training.loop import start, train
+from training.loop import train
 
 HERE = Path(__file__).parent
 
@@ -38,17 +38,28 @@ def test_loss_gradient_queue_and_weights_are_those_of_one_process(tmp_path):
     assert torch.equal(first["queue"]["tile_ids"], expected["queue"]["tile_ids"])
     assert torch.equal(first["gradients"], second["gradients"])
     assert torch.equal(first["queue"]["descriptors"], second["queue"]["descriptors"])
+    assert first["drops_by"] == expected["drops_by"] != second["drops_by"]
+    check_beginning(read(folder), first, second)
     check_weights(folder, tmp_path / "run", tmp_path / "alone")
+
+
+def check_beginning(arrays, first, second):
+    """Even where each drew its own weights, all begin with the first's."""
+    expected = begun(arrays, seed=0)
+    for one in (first, second):
+        assert one["begun"].keys() == expected.keys()
+        assert all(torch.equal(one["begun"][name], value) for name, value in expected.items())
+        assert "resnet18 has batch norm" in one["refused"]
 
 
 def check_weights(folder, shared, alone):
     """Adam turns roundings into steps where a gradient is nearly 0: small against the way made."""
     arrays = read(folder)
-    begun = start(RECIPE, arrays, 0, "cpu").network.state_dict()
+    before = begun(arrays, seed=0)
     single = Checkpoint.load(train(RECIPE, arrays, alone, validation=arrays)).tensors
     both = Checkpoint.load(shared / "last.safetensors").tensors
     apart = sum((both[name] - one).square().sum() for name, one in single.items())
-    way = sum((begun[name] - one).square().sum() for name, one in single.items())
+    way = sum((before[name] - one).square().sum() for name, one in single.items())
     assert (apart / way).sqrt() < 0.05
     names = {one.name for one in shared.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "log.jsonl", "state.safetensors"}

@@ -19,9 +19,11 @@ from training.pairs import AerialView, Arrays, Pair, PairError, Reference, read_
 from training.protocols import (
     PROTOCOLS,
     Options,
+    View,
     centre,
     centred_tiles,
     describe,
+    described_streets,
     evaluate,
     heading_error_deg,
 )
@@ -103,6 +105,26 @@ def test_in_chunks_the_figures_are_those_of_all_at_once(encoder, tmp_path):
     assert list(in_chunks(range(7), str, size=3)) == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
 
 
+def test_streets_are_searched_many_at_a_time_and_described_alike(encoder, tmp_path):
+    """In chunks of 64; one of 3 headings fills the third part of what is searched at once."""
+    pairs = [*load("folder", write_pairs(tmp_path, 5), "all")] * 28
+    views = [View(), View(fov_deg=90.0), View(rolls=3)]
+
+    def groups(at_once):
+        return list(described_streets(encoder, pairs, views, 0, at_once=at_once))
+
+    few, many, (whole,) = groups(1), groups(300), groups(2048)
+    assert [len(one[0]) for one in few] == [64, 64, 12]
+    assert [one[0] for one in many] == [range(128), range(128, 140)]
+    assert whole[0] == range(140)
+    for some in (few, many):
+        assert (np.concatenate([one[1] for one in some]) == whole[1]).all()
+        for view in views:
+            together = np.concatenate([one[2][view] for one in some])
+            assert (together == whole[2][view]).all()
+    assert whole[2][views[2]].shape == (140, 3, 16)
+
+
 def test_an_unknown_heading_is_found_with_the_place(encoder, tmp_path):
     """The 4 headings tried hold the true one; a stated one, 90 degrees off, changes nothing."""
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
@@ -141,13 +163,27 @@ def test_less_of_a_panorama_finds_less_and_all_of_it_the_same(encoder, tmp_path)
 def test_any_tile_within_5_metres_is_right(encoder, tmp_path):
     """Each place twice, 1 m apart: by id the twin stands in the way, by metres it does not."""
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
-    twins = [replace(one, id=f"{one.id}-twin") for one in pairs]
+    twins = [replace(one, id=f"{one.id}-twin", tile=f"{one.tile}-twin") for one in pairs]
     figures = evaluate(encoder, [*pairs, *twins], ["centre", "near"])
     assert figures["centre"]["1"] == 0.0
     assert figures["near"]["1"] >= 0.5
     lost = [replace(one, position=None) for one in pairs]
     with pytest.raises(EvaluationError, match="no position"):
         evaluate(encoder, lost, ["near"])
+
+
+def test_a_tile_that_two_streets_share_does_not_stand_in_its_own_way(encoder, tmp_path):
+    """Each street twice in one tile: the gallery holds that once, and the figures stay."""
+    pairs = load("folder", write_pairs(tmp_path, 12), "all")
+    twice = [*pairs, *(replace(one, id=f"{one.id}-again") for one in pairs)]
+    once = evaluate(encoder, pairs)["centre"]
+    assert evaluate(encoder, twice)["centre"] == once
+    assert centre(encoder, read_arrays(twice, CONFIG, 3.0))["1"] == once["1"]
+    assert centre(encoder, read_arrays(twice, CONFIG, 0.0)) == once
+    # Another place in the same tile is another picture, which is that street's own.
+    aside = [*pairs, *(replace(one, aerial=replace(one.aerial, column=36.0)) for one in pairs)]
+    assert evaluate(encoder, aside)["centre"]["N"] == 24
+    assert centre(encoder, read_arrays(aside, CONFIG, 0.0)) == evaluate(encoder, aside)["centre"]
 
 
 def test_semi_positives_do_not_count_in_the_hit_rate(encoder, tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from model.panorama import Band
+from training.ablation import WITHOUT
 from training.recipes import RECIPES, RecipeError, describe, find
 
 
@@ -93,11 +94,46 @@ def test_the_last_override_wins():
         ("encoder=small", "a whole EncoderConfig cannot be given"),
         ("batch_size=1", "batch_size is 1: it must be at least 2"),
         ("epochs=0", "epochs is 0"),
+        ("learning_rate=nan", "learning_rate is nan: it must be above 0"),
+        ("learning_rate=inf", "learning_rate is inf: it must be above 0, and finite"),
+        ("learning_rate=0", "learning_rate is 0.0: it must be above 0"),
+        ("temperature=0", "temperature is 0.0: it must be above 0"),
+        ("alpha=-1", "alpha is -1.0: it must be above 0"),
+        ("ema=1", "ema is 1.0: it must be at least 0 and below 1"),
+        ("ema=-0.1", "ema is -0.1: it must be at least 0 and below 1"),
+        ("betas=0.9,1", "betas is 1.0: it must be at least 0 and below 1"),
+        ("label_smoothing=1", "label_smoothing is 1.0: it must be at least 0 and below 1"),
+        ("missing_band=2", "missing_band is 2.0: it must be from 0 to 1"),
+        ("queue_length=-1", "queue_length is -1: it must be at least 0"),
+        ("offset_m=nan", "offset_m is nan: it must be at least 0"),
+        ("encoder.aerial_footprint_m=0", "encoder.aerial_footprint_m is 0.0: it must be above 0"),
+        ("encoder.network.trunk=foo", "encoder.network.trunk is foo: .* one of small, vgg16"),
+        ("encoder.network.dimension=0", "encoder.network.dimension is 0: .* at least 1"),
+        ("encoder.preprocessing.input_size=8", "input_size is 8: it must be at least 32"),
+        ("encoder.preprocessing.strip_size=0,9", "strip_size is 0: it must be at least 1"),
+        ("encoder.preprocessing.std=1,0,1", "encoder.preprocessing.std is 0.0: .* above 0"),
+        ("encoder.preprocessing.band=-45,15", r"band is Band\(.*\): .* top above its bottom"),
+        ("encoder.preprocessing.band=nan,15", r"band is Band\(.*\): .* top above its bottom"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(override, names):
     with pytest.raises(RecipeError, match=names):
         find("msae-demo", [override])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_trunk_with_batch_norm_takes_a_batch_whole(name):
+    trunk = f"encoder.network.trunk={name}"
+    find("msae-demo", [trunk])
+    with pytest.raises(RecipeError, match=f"chunk_size is 4: {name} has batch norm"):
+        find("msae-demo", [trunk, "chunk_size=4"])
+
+
+@pytest.mark.parametrize("row", WITHOUT)
+def test_each_row_of_the_ablation_is_a_recipe(row):
+    name = f"msae-demo-{row.replace('w/o ', 'without-').lower()}"
+    overrides = ("name=" + name, *WITHOUT[row])
+    assert find(name) == find("msae-demo", overrides) != find("msae-demo", overrides[:1])
 
 
 def test_an_unknown_recipe_lists_the_known_ones():

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from training.datasets import load
 from training.loop import start
 from training.pairs import read_arrays
 from training.sampling import order
-from training.step import step
+from training.step import TrainingError, step
 
 EXACT = ("batch_size=8", "queue_length=8", "queue_hardest=4", "queue_start_epoch=0")
 
@@ -47,6 +50,15 @@ def test_chunks_give_the_loss_and_gradient_of_the_whole_batch(arrays, loss, chun
     assert chunked.queue.negatives() == pytest.approx(whole.queue.negatives(), abs=1e-6)
 
 
+@pytest.mark.parametrize("loss", ["triplet", "info_nce"])
+def test_the_queue_makes_either_loss_harder(arrays, loss):
+    """From the second step on: before, it is empty."""
+    plain = steps(arrays, tiny(*EXACT, f"loss={loss}", "queue_length=0"))[1]
+    mined = steps(arrays, tiny(*EXACT, f"loss={loss}"))[1]
+    assert mined[0] == plain[0]
+    assert mined[1] > plain[1]
+
+
 def test_chunks_agree_where_the_trunk_drops_layers_at_random(arrays):
     """ConvNeXt's stochastic depth: the second pass must drop what the first one dropped."""
     small = ("encoder.network.trunk=convnext_tiny", "batch_size=4", "chunk_size=2")
@@ -67,6 +79,13 @@ def test_the_loss_is_of_the_descriptors_alone(arrays):
     assert state.seen.norm(dim=2).numpy() == pytest.approx(np.ones((2, 8)), abs=1e-5)
 
 
+def test_streets_of_one_tile_are_each_seen(arrays):
+    shared = replace(arrays, tiles=np.arange(8) // 2 * 2)
+    state, _ = steps(shared, tiny(*EXACT, "sampling=hard"))
+    assert state.seen.norm(dim=2).numpy() == pytest.approx(np.ones((2, 8)), abs=1e-5)
+    assert set(state.queue.state_dict()["tile_ids"].tolist()) <= {0, 2, 4, 6}
+
+
 def test_half_precision_stays_near_full(arrays):
     full, expected = steps(arrays, tiny(*EXACT), 1)
     half, loss = steps(arrays, tiny(*EXACT, "precision=bf16"), 1)
@@ -85,6 +104,18 @@ def test_a_gradient_that_leaves_fp16_moves_nothing_and_lowers_the_scale(arrays):
     moved = later.network.state_dict()["street.head.weight"]
     assert moved.isfinite().all()
     assert not torch.equal(moved, before["street.head.weight"])
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_moves_nothing(arrays, broken):
+    recipe = tiny(*EXACT)
+    state = start(recipe, arrays, 0, "cpu")
+    before = {name: one.clone() for name, one in state.network.state_dict().items()}
+    state.network.street.head.bias.register_hook(lambda gradient: gradient * broken)
+    (batch,) = batches(arrays, recipe, 0, 0, order(recipe, arrays.positions, 0, 0))
+    with pytest.raises(TrainingError, match=r"gradient's length is (nan|inf) in epoch 0, step 0"):
+        step(state, batch, recipe, "cpu")
+    assert all(torch.equal(one, before[name]) for name, one in state.network.state_dict().items())
 
 
 def test_more_workers_change_nothing(arrays):

@@ -1,6 +1,10 @@
 import json
+import logging
+import shutil
 
 import pytest
+import torch
+from dataset_samples import vigor_tree
 from pair_samples import TINY, write_pairs
 
 from model.checkpoint import Checkpoint
@@ -19,7 +23,8 @@ def data(tmp_path_factory):
 def weights(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
-    assert main([*common, "--out", str(out), "--validation", str(data), *OVERRIDES]) == 0
+    held_out = ["--validation", str(data), "--validation-split", "all"]
+    assert main([*common, "--out", str(out), *held_out, *OVERRIDES]) == 0
     return out / "best.safetensors"
 
 
@@ -72,6 +77,7 @@ def test_evaluate_averages_checkpoints_and_writes_markdown(data, weights, capsys
 def test_ablate_writes_table_and_curve_and_figures_draws(data, weights, tmp_path, capsys):
     common = ["--dataset", "folder", "--split", "all", "--out", str(tmp_path)]
     study = ["--validation", str(data), "--seeds", "0-1", *OVERRIDES]
+    study += ["--validation-split", "all"]
     assert main(["ablate", str(data), *common, *study]) == 0
     assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
@@ -81,6 +87,72 @@ def test_ablate_writes_table_and_curve_and_figures_draws(data, weights, tmp_path
     drawn = [tmp_path / f"{name}.png" for name in ("attention", "descriptors", "retrieval")]
     assert capsys.readouterr().out.splitlines() == list(map(str, drawn))
     assert all(one.is_file() for one in [*drawn, tmp_path / "curve.png"])
+
+
+def mixed(folder):
+    """Four pairs of the split "mine", two of "val"."""
+    table = write_pairs(folder, 6) / "pairs.csv"
+    rows = table.read_text().splitlines()
+    splits = ["split", *["mine"] * 4, *["val"] * 2]
+    table.write_text("".join(f"{a},{b}\n" for a, b in zip(rows, splits, strict=True)))
+    return folder
+
+
+@pytest.mark.parametrize("command", ["train", "ablate"])
+def test_what_is_trained_on_is_measured_with_only_if_asked(tmp_path, command, caplog):
+    root = str(mixed(tmp_path / "data"))
+    recipe = ["msae-demo"] if command == "train" else []
+    common = [command, *recipe, root, "--dataset", "folder", "--validation", root, *OVERRIDES]
+    common += ["--seed" if command == "train" else "--seeds", "0", "--split", "mine"]
+    for split, count in [([], 2), (["--validation-split", "mine"], 4)]:
+        out = tmp_path / str(count)
+        assert main([*common, "--out", str(out), *split]) == 0
+        log = out if command == "train" else out / "msae-demo" / "0"
+        assert json.loads((log / "log.jsonl").read_text())["N"] == count
+        assert ("4 of 4 pairs to measure with" in caplog.text) == bool(split)
+
+
+def test_a_document_says_what_was_measured(data, weights, tmp_path, capsys):
+    asked = ("--protocol", "near,fov", "--fov", "90,180", "--near-m", "7", "--seed", "5")
+    other = write_pairs(tmp_path / "other", 2, first_seed=9)
+    assert evaluate([data, other], weights, "--json", *asked) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["split"] == "all"
+    assert document["queries"] == {str(data): 4, str(other): 2}
+    options = document["options"]
+    assert (options["seed"], options["near_m"], options["fov_deg"]) == (5, 7.0, [90.0, 180.0])
+    assert "any within 7 m is right" in document["protocols"]["near"]
+    assert evaluate([data, other], weights, "--markdown", *asked) == 0
+    caption = "folder, split all: 6 queries in 2 sets, averaged; seed 5; 90, 180 degrees seen."
+    assert caption in capsys.readouterr().out.splitlines()
+
+
+def test_vigor_is_measured_on_its_own_test_split(weights, tmp_path, capsys):
+    root = str(vigor_tree(tmp_path))
+    common = ["evaluate", root, "--dataset", "vigor", "--weights", str(weights), "--json"]
+    assert main([*common, "--protocol", "vigor"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["split"], document["queries"]) == ("same-test", {root: 1})
+
+
+def test_figures_leave_out_an_unreadable_pair(data, weights, tmp_path, caplog):
+    rows = (data / "pairs.csv").read_text().splitlines()
+    many = [*(rows[1:] * 25)[1:], rows[1].replace("street-0", "broken")]
+    root = shutil.copytree(data, tmp_path / "data")
+    (root / "pairs.csv").write_text("\n".join([rows[0], *many]))
+    (root / "broken.png").write_bytes(b"broken")
+    common = ["--dataset", "folder", "--split", "all", "--out", str(tmp_path)]
+    assert main(["figures", str(root), *common, "--weights", str(weights), "--rows", "1"]) == 0
+    assert "1 of 100 pairs cannot be read" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_is_used_where_there_is_one_and_never_made_up(data, weights, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    assert evaluate([data], weights) == 0
+    assert "device cpu (asked for auto)" in caplog.text
+    assert evaluate([data], weights, "--device", "cuda") == 1
+    assert "skyfix-train: --device cuda, but no CUDA GPU answers" in capsys.readouterr().err
 
 
 def test_train_writes_tensorboard_events_beside_the_log(data, tmp_path):

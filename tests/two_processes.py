@@ -13,7 +13,7 @@ from training.datasets import load
 from training.loop import start, train
 from training.pairs import Arrays, read_arrays
 from training.sampling import order
-from training.step import step
+from training.step import TrainingError, step
 
 RECIPE = tiny(
     "batch_size=4",
@@ -37,7 +37,27 @@ def first_steps(arrays: Arrays) -> dict[str, object]:
     for batch in batches(arrays, RECIPE, 0, 0, taken):
         losses.append(step(state, batch, RECIPE, "cpu"))
         gradients.append(torch.cat([one.grad.flatten() for one in state.network.parameters()]))
-    return {"losses": losses, "gradients": gradients[0], "queue": state.queue.state_dict()}
+    return {
+        "losses": losses,
+        "gradients": gradients[0],
+        "queue": state.queue.state_dict(),
+        "drops_by": torch.initial_seed(),  # what a trunk drops at random in the last step
+    }
+
+
+def begun(arrays: Arrays, seed: int) -> dict[str, torch.Tensor]:
+    """The weights that a run begins with, as this process has them."""
+    return start(RECIPE, arrays, seed, "cpu").network.state_dict()
+
+
+def refused(arrays: Arrays) -> str:
+    """What is said of a trunk with batch norm."""
+    recipe = tiny("batch_size=4", "encoder.network.trunk=resnet18")
+    try:
+        start(recipe, arrays, 0, "cpu")
+    except TrainingError as error:
+        return str(error)
+    return ""
 
 
 def main() -> None:
@@ -45,7 +65,9 @@ def main() -> None:
     folder, out = map(Path, sys.argv[1:])
     arrays = read(folder)
     with processes.joined("cpu") as device:
-        torch.save(first_steps(arrays), out / f"{torch.distributed.get_rank()}.pt")
+        rank = torch.distributed.get_rank()
+        apart = {"begun": begun(arrays, seed=rank), "refused": refused(arrays)}
+        torch.save(first_steps(arrays) | apart, out / f"{rank}.pt")
         train(RECIPE, arrays, out / "run", validation=arrays, device=device)
 
 

@@ -18,10 +18,14 @@ from model.errors import SkyfixError
 from training import data_commands, datasets, processes, recipes, study_commands
 from training.events import events
 from training.loop import train
-from training.pairs import Arrays, Pair, read_arrays
+from training.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
 from training.progress import bar
 
-SKIP_SHARE = 0.01  # of the training pairs may be unreadable and is left out by name
+log = logging.getLogger(__name__)
+
+
+class DeviceError(SkyfixError):
+    """The device asked for is not there."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +33,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        if "device" in arguments:
+            arguments.device = _device(arguments.device)
         arguments.run(arguments)
     except (SkyfixError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"skyfix-train: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _device(asked: str) -> str:
+    """`auto`, `cpu` or `cuda` to the device to use. Raises DeviceError."""
+    present = torch.cuda.is_available()
+    if asked == "cuda" and not present:
+        raise DeviceError("--device cuda, but no CUDA GPU answers: use auto or cpu")
+    chosen = "cuda" if present and asked != "cpu" else "cpu"
+    log.info("device %s (asked for %s)", chosen, asked)
+    return chosen
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,15 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 
     data = argparse.ArgumentParser(add_help=False)
     data.add_argument("--dataset", choices=sorted(datasets.DATASETS), default="town")
-    data.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    data.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
     training = commands.add_parser("train", parents=[data], help="train a recipe")
     training.add_argument("recipe", help=", ".join(recipes.RECIPES))
     training.add_argument("root", type=Path, help="the dataset's folder")
     training.add_argument("--out", type=Path, required=True, help="folder for weights and log")
-    training.add_argument("--split", help='"train" by default, "all" for towns')
+    training.add_argument("--split", help="to train on; the dataset's own by default")
     training.add_argument("--validation", type=Path, help="a dataset folder measured every epoch")
-    training.add_argument("--validation-split", help='"val" by default, else that of --split')
+    training.add_argument("--validation-split", help="what is held out of --split by default")
+    training.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
     training.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--workers", type=int, default=2, help="threads that read and augment")
@@ -103,14 +120,15 @@ def _train(arguments: argparse.Namespace) -> None:
 def _train_on(device: str, arguments: argparse.Namespace) -> None:
     recipe = recipes.find(arguments.recipe, arguments.set)
     print(json.dumps(recipes.describe(recipe), indent=1), file=sys.stderr)
-    split = arguments.split or ("all" if arguments.dataset == "town" else "train")
+    split, other = datasets.default_splits(arguments.dataset, arguments.split)
     pairs = datasets.load(arguments.dataset, arguments.root, split)
-    arrays = _read(pairs, recipe, recipe.offset_m, arguments.workers, SKIP_SHARE)
-    validation = None
+    held_out: Sequence[Pair] = ()
     if arguments.validation:
-        other = arguments.validation_split or ("val" if split == "train" else split)
+        other = arguments.validation_split or other
         held_out = datasets.load(arguments.dataset, arguments.validation, other)
-        validation = _read(held_out, recipe, 0.0, arguments.workers)
+        datasets.warn_of_overlap(pairs, held_out)
+    arrays = _read(pairs, recipe, recipe.offset_m, arguments, SKIP_SHARE)
+    validation = _read(held_out, recipe, 0.0, arguments) if held_out else None
     init = Checkpoint.load(arguments.init) if arguments.init else None
     provenance = {
         "init": None if init is None else init.fingerprint,
@@ -141,7 +159,7 @@ def _read(
     pairs: Sequence[Pair],
     recipe: recipes.Recipe,
     offset_m: float,
-    workers: int,
+    arguments: argparse.Namespace,
     skip_share: float = 0.0,
 ) -> Arrays:
     with bar("reading pairs", len(pairs)) as advance:
@@ -149,9 +167,10 @@ def _read(
             pairs,
             recipe.encoder,
             offset_m,
-            workers=workers,
+            workers=arguments.workers,
             advance=advance,
             skip_share=skip_share,
+            cache=arguments.cache or arguments.out,
         )
 
 

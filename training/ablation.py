@@ -6,13 +6,14 @@ Rows are paired by seed: with one seed, every row saw the same pairs in the same
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from model.errors import SkyfixError
 from training import recipes, report
 from training.augmentation import batches
 from training.loop import start, train
-from training.pairs import Arrays, Pair, read_arrays
+from training.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
 from training.progress import bar
 from training.protocols import Options, evaluate
 from training.recipes import Recipe, describe
@@ -35,6 +36,7 @@ from training.step import step
 log = logging.getLogger(__name__)
 
 FULL = "msae-demo"
+# The recipes' own differences, applied last: an override for all rows must not undo one.
 WITHOUT = {
     "w/o IPT": ("encoder.preprocessing.projection=none",),
     "w/o MSAE": ("encoder.network.attention=false",),
@@ -78,20 +80,28 @@ def table_2(overrides: Sequence[str] = (), *, modern: bool = False) -> dict[str,
 
 
 def ablate(
-    study: Study, pairs: Sequence[Pair], validation: Mapping[str, Sequence[Pair]], out: Path
+    study: Study,
+    pairs: Sequence[Pair],
+    validation: Mapping[str, Sequence[Pair]],
+    out: Path,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Train and measure every run that `out` does not hold yet; returns `summary`.
 
     Args:
         validation: pairs by name of data set; the first is measured every epoch, for figure 7.
+        cache: folder for pairs that memory does not hold; `out` by default.
 
     Raises:
-        AblationError: no validation set, or `out` holds another study.
+        AblationError: no validation set, or `out` holds another study, or one of other data.
     """
     if not validation:
         raise AblationError("a study needs a validation set: what rows are compared on")
-    read = _reader()
-    epochs = _plan(study, lambda recipe: read(recipe, pairs, recipe.offset_m), out)
+    read = _reader(cache or out)
+    asked = _asked(study, pairs, validation)
+    epochs = _plan(
+        study, asked, lambda recipe: read(recipe, pairs, recipe.offset_m, SKIP_SHARE), out
+    )
     results: dict[str, dict[int, report.Figures]] = {name: {} for name in study.rows}
     for seed in study.seeds:  # by seed first: a study that is stopped early is a smaller study
         for name, recipe in study.rows.items():
@@ -122,20 +132,22 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-Read = Callable[[Recipe, Sequence[Pair], float], Arrays]
+Read = Callable[[Recipe, Sequence[Pair], float, float], Arrays]
 
 
-def _reader() -> Read:
+def _reader(cache: Path) -> Read:
     """Reads arrays once for all recipes that start from the same strips and chips."""
     known: dict[tuple[Any, ...], Arrays] = {}
 
-    def read(recipe: Recipe, pairs: Sequence[Pair], offset_m: float) -> Arrays:
+    def read(recipe: Recipe, pairs: Sequence[Pair], offset_m: float, skip_share: float) -> Arrays:
         config = recipe.encoder
         same = replace(config.preprocessing, projection="polar", ground_span_m=0.0)
-        key = (id(pairs), same, config.aerial_footprint_m, offset_m)
+        key = (id(pairs), same, config.aerial_footprint_m, offset_m, skip_share)
         if key not in known:
             with bar("reading pairs", len(pairs)) as advance:
-                known[key] = read_arrays(pairs, config, offset_m, advance=advance)
+                known[key] = read_arrays(
+                    pairs, config, offset_m, advance=advance, skip_share=skip_share, cache=cache
+                )
         return known[key]
 
     return read
@@ -153,9 +165,9 @@ def _run(
     held_out = next(iter(validation.values()))
     weights = train(
         recipe,
-        read(recipe, pairs, recipe.offset_m),
+        read(recipe, pairs, recipe.offset_m, SKIP_SHARE),
         folder,
-        validation=read(recipe, held_out, 0.0),
+        validation=read(recipe, held_out, 0.0, 0.0),
         seed=seed,
         device=study.device,
     )
@@ -167,19 +179,40 @@ def _run(
     _write(folder / "result.json", {"mean": report.mean(list(each.values())), "each": each})
 
 
-def _plan(study: Study, read: Callable[[Recipe], Arrays], out: Path) -> dict[str, int]:
+def _asked(
+    study: Study, pairs: Sequence[Pair], validation: Mapping[str, Sequence[Pair]]
+) -> dict[str, Any]:
+    """All that decides the results, but for the seeds: more of these may be asked for later."""
+    asked = {
+        "minutes": study.minutes,
+        "protocols": list(study.protocols),
+        "rows": {name: describe(one) for name, one in study.rows.items()},
+        "training": _data(pairs),
+        "validation": [_data(one) for one in validation.values()],
+        "options": asdict(study.options),
+        "device": study.device,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(asked))
+    return plain
+
+
+def _data(pairs: Sequence[Pair]) -> str:
+    """A hash of which pairs these are: ids, tiles, and places to a metre. Not of their images."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        place = [round(degrees, 5) for degrees in pair.position or ()]
+        digest.update(f"{[pair.id, pair.tile_id, *map(float, place)]}\n".encode())
+    return digest.hexdigest()
+
+
+def _plan(
+    study: Study, asked: Mapping[str, Any], read: Callable[[Recipe], Arrays], out: Path
+) -> dict[str, int]:
     """Epochs of each row, decided once and kept in plan.json, so that a resumed study agrees."""
-    asked = json.loads(
-        json.dumps(
-            {
-                "minutes": study.minutes,
-                "protocols": list(study.protocols),
-                "rows": {name: describe(one) for name, one in study.rows.items()},
-            }
-        )
-    )
     path = out / "plan.json"
     if not path.exists():
+        if any(out.glob("*/*/result.json")):
+            raise AblationError(f"{out} holds results without a plan.json: choose another --out")
         epochs = {
             name: recipe.epochs
             if study.minutes is None
@@ -188,8 +221,12 @@ def _plan(study: Study, read: Callable[[Recipe], Arrays], out: Path) -> dict[str
         }
         _write(path, {"epochs": epochs, "asked": asked})
     plan = json.loads(path.read_text())
-    if plan["asked"] != asked:
-        raise AblationError(f"{path} is of another study: choose another --out, or delete it")
+    other = [name for name, one in asked.items() if plan["asked"].get(name) != one]
+    if other:
+        raise AblationError(
+            f"{path} is of another study: {', '.join(other)} differ; choose another --out, or "
+            "delete that folder"
+        )
     return {name: int(count) for name, count in plan["epochs"].items()}
 
 

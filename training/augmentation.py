@@ -129,7 +129,8 @@ def _recoloured(
 
 class Batch(NamedTuple):
     """B augmented pairs. strips uint8 (B, 3, h, w), norths (B,), tiles uint8 (B, 3, S, S), ids
-    int64 (B,); positions of streets and of tiles' centres (B, 3), earth-centred metres."""
+    int64 (B,), equal for pairs of one tile; positions of streets and of tiles' centres (B, 3),
+    earth-centred metres. rows: int64 (B,), where the pairs lie in their arrays; empty: nowhere."""
 
     strips: Tensor
     norths: Tensor
@@ -137,6 +138,7 @@ class Batch(NamedTuple):
     ids: Tensor
     street_positions: Tensor
     tile_positions: Tensor
+    rows: Tensor = torch.empty(0, dtype=torch.int64)
 
 
 def batches(
@@ -171,13 +173,15 @@ def _batch(
     arrays: Arrays, indices: NDArray[np.int64], recipe: Recipe, epoch: int, seed: int
 ) -> Batch:
     samples = [augment(arrays, int(index), recipe, epoch, seed) for index in indices]
+    ids = indices if arrays.tiles is None else arrays.tiles[indices]
     return Batch(
         _channels_first([one.strip for one in samples]),
         torch.tensor([one.north for one in samples], dtype=torch.float64),
         _channels_first([one.tile for one in samples]),
-        torch.from_numpy(indices),
+        torch.from_numpy(ids),
         torch.from_numpy(arrays.positions[indices]),
         torch.from_numpy(np.stack([one.tile_position for one in samples])),
+        torch.from_numpy(indices),
     )
 
 

@@ -22,6 +22,7 @@ from model.errors import SkyfixError
 Array = Tensor | NDArray[np.generic]
 
 _BLOCK = 2048  # streets by aerials at a time: 32 MiB of float64 distances
+_FEW = 64  # streets at a time where each has candidates of its own
 
 
 class EvaluationError(SkyfixError):
@@ -123,9 +124,13 @@ def best_among(street: Array, aerial: Array, candidates: NDArray[np.int64]) -> N
 
     Candidates are indices of aerials, -1 for none; every street needs one.
     """
-    street, aerial = _as_tensor(street).double(), _as_tensor(aerial)
-    right = torch.from_numpy(candidates)
-    distance = torch.cdist(street, aerial[right.clamp(min=0)].double()).amin(1)
+    street, aerial, right = _as_tensor(street), _as_tensor(aerial), torch.from_numpy(candidates)
+    distance = torch.cat(
+        [
+            torch.cdist(street[few].double(), aerial[right[few].clamp(min=0)].double()).amin(1)
+            for few in _blocks(len(street), _FEW)
+        ]
+    )
     chosen = distance.masked_fill(right < 0, torch.inf).argmin(1, keepdim=True)
     result: NDArray[np.int64] = right.gather(1, chosen)[:, 0].numpy()
     return result

@@ -51,10 +51,17 @@ class Gallery:
 
 
 def own_tiles(encoder: Encoder, pairs: Sequence[Pair]) -> Gallery:
-    """One tile around each panorama, which is its right one."""
-    references = [Reference(pair.id, pair.aerial, pair.position) for pair in pairs]
-    gallery = _encoded(encoder, references, pairs)
-    return replace(gallery, right=np.arange(len(pairs))[:, None])
+    """One tile around each panorama, which is its right one.
+
+    Panoramas at the same place of the same tile share it: two copies would tie.
+    """
+    references: dict[tuple[str, AerialView], Reference] = {}
+    for pair in pairs:
+        own = Reference(pair.tile_id, pair.aerial, pair.position)
+        references.setdefault((pair.tile_id, pair.aerial), own)
+    row = {key: number for number, key in enumerate(references)}
+    gallery = _encoded(encoder, list(references.values()), pairs)
+    return replace(gallery, right=np.array([[row[pair.tile_id, pair.aerial]] for pair in pairs]))
 
 
 def tiles_within(gallery: Gallery, radius_m: float) -> Gallery:

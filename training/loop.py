@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from model.checkpoint import Checkpoint
+from model.backbones import BATCH_NORM_TRUNKS
+from model.checkpoint import Checkpoint, EncoderConfig
 from model.encoder import Encoder
+from model.network import SiameseNetwork
 from training import processes
 from training.augmentation import batches
 from training.mining import HardNegativeQueue
@@ -32,6 +35,7 @@ from training.step import TrainingError, step
 log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 60.0  # of training lost at most when the process is killed
+SAMPLED_BYTES = 96  # of a picture, in a run's identity: 0.2 s for 40,000 pairs
 
 
 def train(
@@ -60,7 +64,7 @@ def train(
         on_epoch: called with each line of the log.
 
     Raises:
-        TrainingError: fewer pairs than a batch, or the loss is no longer a number.
+        TrainingError: fewer pairs than a batch, or the loss is no longer a number; see `start`.
         ResumeError: `out` holds another run.
     """
     steps = len(arrays) // recipe.batch_size
@@ -112,18 +116,19 @@ def start(
     """A run before its first step.
 
     Raises:
-        TrainingError: `init` holds another network than the recipe's.
+        TrainingError: `init` holds another network than the recipe's, or several processes would
+            share a batch that the network's batch norm needs whole.
+        PretrainedError: the recipe asks for ImageNet weights that cannot be had.
     """
-    torch.manual_seed(seed)
-    network = recipe.encoder.build(pretrained=recipe.pretrained)
-    if init is not None:
-        if init.config.network != recipe.encoder.network:
-            raise TrainingError(
-                f"the initial weights are of {init.config.network}, the recipe's network is "
-                f"{recipe.encoder.network}: choose other weights, or override the fields"
-            )
-        network.load_state_dict(init.network().state_dict())
+    trunk = recipe.encoder.network.trunk
+    if processes.count() > 1 and trunk in BATCH_NORM_TRUNKS:
+        raise TrainingError(
+            f"{trunk} has batch norm, which {processes.count()} processes would each take of "
+            "their share alone: use one process, or another encoder.network.trunk"
+        )
+    network = _network(recipe, seed, init)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    processes.agree(network.state_dict().values())
     optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), betas=recipe.betas)
     dimension = recipe.encoder.network.dimension
     queue = seen = None
@@ -131,11 +136,54 @@ def start(
         queue = HardNegativeQueue(recipe.queue_length, dimension, device)
     if recipe.sampling == "hard":
         seen = torch.zeros(2, len(arrays), dimension, device=device)
-    data = hashlib.sha256(arrays.norths.tobytes() + arrays.positions.tobytes()).hexdigest()
     begun = None if init is None else init.fingerprint
-    run = json.dumps([describe(recipe), seed, len(arrays), data, begun])
+    run = json.dumps([describe(recipe), seed, len(arrays), _fingerprint(arrays), begun])
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=recipe.precision == "fp16")  # type: ignore[attr-defined]
     return TrainingState(run, network, optimiser, queue, seen=seen, scaler=scaler, seed=seed)
+
+
+def _network(recipe: Recipe, seed: int, init: Checkpoint | None) -> SiameseNetwork:
+    """The network with the weights that training begins with."""
+    torch.manual_seed(seed)
+    network = recipe.encoder.build(pretrained=recipe.pretrained and init is None)
+    if init is not None:
+        _compare(init.config, recipe.encoder)
+        network.load_state_dict(init.network().state_dict())
+    return network
+
+
+def _compare(init: EncoderConfig, wanted: EncoderConfig) -> None:
+    """Refuse weights of another shape; warn of ones that learnt from other views."""
+    sizes = [one.preprocessing.input_size for one in (init, wanted)]
+    if init.network != wanted.network or sizes[0] != sizes[1]:
+        raise TrainingError(
+            f"the initial weights are of {init.network} for {sizes[0]} pixels, the recipe's "
+            f"network is {wanted.network} for {sizes[1]}: choose other weights, or override fields"
+        )
+    before, now = (
+        asdict(one.preprocessing) | {"aerial_footprint_m": one.aerial_footprint_m}
+        for one in (init, wanted)
+    )
+    differing = [
+        f"{name} {before[name]} (the recipe: {now[name]})"
+        for name in now
+        if before[name] != now[name]
+    ]
+    if differing:
+        log.warning("the initial weights are of another preprocessing: %s", ", ".join(differing))
+
+
+def _fingerprint(arrays: Arrays) -> str:
+    """sha256 of what pairs are told by: headings, places, tiles and some bytes of each picture."""
+    digest = hashlib.sha256(arrays.norths.tobytes() + arrays.positions.tobytes())
+    if arrays.tiles is not None:
+        digest.update(arrays.tiles.tobytes())
+    for pictures in (arrays.strips, arrays.chips):
+        rows = pictures.reshape(len(pictures), -1)
+        # Some at its middle, in one run: pictures take gigabytes, and may lie on a disk.
+        middle = rows.shape[1] // 2
+        digest.update(rows[:, middle : middle + SAMPLED_BYTES].tobytes())
+    return digest.hexdigest()
 
 
 def _parameter_groups(network: nn.Module, recipe: Recipe) -> Iterable[dict[str, Any]]:
@@ -190,7 +238,8 @@ def _finish_epoch(
     if processes.is_first():
         if validation is not None:
             report |= centre(Encoder(checkpoint, device), validation)
-            if report["1"] > max((one["1"] for one in state.history), default=-1.0):
+            # A run may have begun without validation.
+            if report["1"] > max((one.get("1", -1.0) for one in state.history), default=-1.0):
                 checkpoint.save(out / "best.safetensors")
         checkpoint.save(out / "last.safetensors")
     state.history.append(report)

@@ -46,8 +46,7 @@ def soft_margin_triplet(
     _check_pairs(street, aerial, pair_mask)
     if len(street) < 2 and (queue is None or len(queue) == 0):
         raise LossError("a batch of 1 pair holds no negative: use at least 2, or a filled queue")
-    if queue is None and queue_mask is not None:
-        raise LossError("queue_mask was given without a queue: pass both or neither")
+    _check_both(queue, queue_mask)
     with torch.autocast(street.device.type, enabled=False):
         street, aerial = _full_precision(street), _full_precision(aerial)
         distance = _squared_distances(street, aerial)
@@ -70,15 +69,20 @@ def info_nce(
     temperature: float | Tensor,
     label_smoothing: float = 0.0,
     pair_mask: Tensor | None = None,
+    *,
+    queue: Tensor | None = None,
+    queue_mask: Tensor | None = None,
 ) -> Tensor:
     """Symmetric InfoNCE: mean cross-entropy of street -> aerial and of aerial -> street.
+
+    The queue's aerials join those that a street is told from; the other way knows no queue.
 
     Args:
         street, aerial: (B, D) unit descriptors, B >= 2.
         temperature: divides the cosine similarities; a scalar tensor may be learnt.
-        label_smoothing: share of the target spread evenly over the pairs not masked out
+        label_smoothing: share of the target spread evenly over what is not masked out
             (the positive among them), as torch's cross_entropy does over all.
-        pair_mask: bool (B, B), **True = masked out** as in `soft_margin_triplet`.
+        pair_mask, queue, queue_mask: as in `soft_margin_triplet`, **True = masked out**.
 
     Returns: a scalar, float32 at least, also under autocast. Raises LossError.
     """
@@ -89,17 +93,22 @@ def info_nce(
         raise LossError(f"temperature is {temperature}: it must be above 0")
     if not 0 <= label_smoothing < 1:
         raise LossError(f"label_smoothing is {label_smoothing}: it must be in [0, 1)")
+    _check_both(queue, queue_mask)
     with torch.autocast(street.device.type, enabled=False):
         street, aerial = _full_precision(street), _full_precision(aerial)
         logits = street @ aerial.T / temperature
         diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         kept = ~_never_negative(street, pair_mask) | diagonal
-        one_way = _cross_entropy(logits, kept, label_smoothing)
-        return (one_way + _cross_entropy(logits.T, kept.T, label_smoothing)) / 2
+        other_way = _cross_entropy(logits.T, kept.T, label_smoothing)
+        if queue is not None:
+            kept = torch.cat([kept, _usable_queue(street, queue, queue_mask)], 1)
+            earlier = street @ queue.detach().to(street).T / temperature
+            logits = torch.cat([logits, earlier], 1)
+        return (_cross_entropy(logits, kept, label_smoothing) + other_way) / 2
 
 
 def _cross_entropy(logits: Tensor, kept: Tensor, label_smoothing: float) -> Tensor:
-    """Mean over rows; the target is the diagonal. (B, B), bool (B, B) -> scalar."""
+    """Mean over rows; the target is the diagonal. (B, B + Q), bool (B, B + Q) -> scalar."""
     surprise = -logits.masked_fill(~kept, -torch.inf).log_softmax(1)
     spread = surprise.masked_fill(~kept, 0).sum(1) / kept.sum(1)
     return ((1 - label_smoothing) * surprise.diagonal() + label_smoothing * spread).mean()
@@ -132,6 +141,11 @@ def _usable_queue(street: Tensor, queue: Tensor, queue_mask: Tensor | None) -> T
         raise LossError(f"queue_mask is {tuple(queue_mask.shape)}: expected {shape}")
     _check_bool("queue_mask", queue_mask)
     return ~queue_mask.to(street.device).expand(shape)
+
+
+def _check_both(queue: Tensor | None, queue_mask: Tensor | None) -> None:
+    if queue is None and queue_mask is not None:
+        raise LossError("queue_mask was given without a queue: pass both or neither")
 
 
 def _check_pairs(street: Tensor, aerial: Tensor, pair_mask: Tensor | None) -> None:

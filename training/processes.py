@@ -61,6 +61,13 @@ def gather(own: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
+def agree(tensors: Iterable[Tensor]) -> None:
+    """Write the first process's values into every process's tensors."""
+    if count() > 1:
+        for one in tensors:
+            distributed.broadcast(one, 0)
+
+
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up every parameter's gradient over the processes."""
     if count() > 1:

@@ -8,7 +8,8 @@ the same as "1" but for semi-positives; "10 m" the share whose best tile's middl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -41,6 +42,8 @@ from training.gallery import (
 )
 from training.pairs import Arrays, Pair, PairError, Reference, read_strip
 from training.progress import bar
+
+SEARCHED = 2048  # street descriptors at a time: each search goes through the whole gallery
 
 # What each measures, as a template over `Options`.
 PROTOCOLS = {
@@ -134,12 +137,9 @@ def evaluate(
     }
     found: dict[str, list[Found]] = {name: [] for name in trials}
     all_norths: list[NDArray[np.float64]] = []
-    for rows, strips, norths in _streets(encoder, pairs):
+    views = {view for _, view in trials.values()}
+    for rows, norths, described in described_streets(encoder, pairs, views, options.seed):
         all_norths.append(norths)
-        described = {
-            view: _described(encoder, strips, norths, rows, view, options.seed)
-            for view in {view for _, view in trials.values()}
-        }
         for name, (searched, view) in trials.items():
             found[name].append(_search(described[view], searched, rows))
     return {
@@ -176,6 +176,38 @@ def _streets(
             start += len(chunk)
             for _ in chunk:
                 advance()
+
+
+class Described(NamedTuple):
+    """n streets: their rows, the fraction of the turn that faces north (n,), and float32
+    (n, R, D) for each view of them."""
+
+    rows: range
+    norths: NDArray[np.float64]
+    views: Mapping[View, NDArray[np.float32]]
+
+
+def described_streets(
+    encoder: Encoder,
+    pairs: Sequence[Pair],
+    views: Collection[View],
+    seed: int,
+    *,
+    at_once: int = SEARCHED,
+) -> Iterator[Described]:
+    """All streets in turn, as many chunks of them as make up `at_once` descriptors of a view."""
+    enough = at_once / max((max(1, view.rolls) for view in views), default=1)
+    held: list[Described] = []
+    for rows, strips, norths in _streets(encoder, pairs):
+        seen = {view: _described(encoder, strips, norths, rows, view, seed) for view in views}
+        held.append(Described(rows, norths, seen))
+        if rows.stop - held[0].rows.start >= enough or rows.stop == len(pairs):
+            yield Described(
+                range(held[0].rows.start, rows.stop),
+                np.concatenate([one.norths for one in held]),
+                {view: np.concatenate([one.views[view] for one in held]) for view in views},
+            )
+            held = []
 
 
 def _described(
@@ -249,12 +281,27 @@ def heading_error_deg(
 def centre(encoder: Encoder, arrays: Arrays) -> dict[str, Any]:
     """The "centre" protocol on pairs already in memory: what a training run measures itself by."""
     street = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
-    aerial = encoder.encode_aerials(list(centred_tiles(arrays)))
-    figures: dict[str, Any] = dict(recall_at(street, aerial))
+    rows, right = _pictures(arrays)
+    tiles = centred_tiles(arrays)
+    aerial = encoder.encode_aerials([tiles[row] for row in rows])
+    figures: dict[str, Any] = dict(recall_at(street, aerial, right))
     if np.isfinite(arrays.positions).all():
-        found = arrays.positions[nearest(street, aerial)]
+        found = arrays.positions[rows[nearest(street, aerial)]]
         figures |= recall_within(found, arrays.positions)
     return figures | {"N": len(aerial), "K": recall_depths(len(aerial))["1%"]}
+
+
+def _pictures(arrays: Arrays) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the chips, those of one tile that are the same only once; which is each street's."""
+    if arrays.tiles is None or len(np.unique(arrays.tiles)) == len(arrays):
+        return np.arange(len(arrays)), np.arange(len(arrays))
+    keys = [
+        (tile, hashlib.sha256(chip.tobytes()).digest())
+        for tile, chip in zip(arrays.tiles.tolist(), arrays.chips, strict=True)
+    ]
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    rows = np.array(sorted(first.values()))
+    return rows, np.searchsorted(rows, [first[key] for key in keys])
 
 
 def centred_tiles(arrays: Arrays) -> NDArray[np.uint8]:

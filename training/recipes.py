@@ -7,12 +7,15 @@ was chosen and why. The resolved recipe is stored in the checkpoint that it made
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
+from model.backbones import BATCH_NORM_TRUNKS, TRUNKS
 from model.checkpoint import EncoderConfig
 from model.errors import SkyfixError
 from model.network import NetworkConfig
@@ -22,6 +25,65 @@ from model.preprocessing import Preprocessing
 
 class RecipeError(SkyfixError):
     """An unknown recipe, or a value its field cannot take."""
+
+
+class _Range(NamedTuple):
+    words: str
+    holds: Callable[[Any], bool]  # False of NaN, which no comparison holds of
+
+
+def _at_least(low: int) -> _Range:
+    return _Range(f"at least {low}, and finite", lambda value: low <= value < math.inf)
+
+
+_ABOVE_0 = _Range("above 0, and finite", lambda value: 0 < value < math.inf)
+_BELOW_1 = _Range("at least 0 and below 1", lambda value: 0 <= value < 1)
+_SHARE = _Range("from 0 to 1", lambda value: 0 <= value <= 1)
+
+# What a recipe's numbers may be; of a tuple, each of its numbers.
+_RANGES = {
+    "encoder.network.trunk": _Range(f"one of {', '.join(TRUNKS)}", TRUNKS.__contains__),
+    "encoder.network.neck": _at_least(1),
+    "encoder.network.group_channels": _at_least(1),
+    "encoder.network.dimension": _at_least(1),
+    "encoder.preprocessing.input_size": _at_least(32),  # the stride of most trunks
+    "encoder.preprocessing.strip_size": _at_least(1),
+    "encoder.preprocessing.band": _Range(
+        "none, or within 90,-90 with its top above its bottom",
+        lambda band: band is None or 90 >= band.top_deg > band.bottom_deg >= -90,
+    ),
+    "encoder.preprocessing.ground_span_m": _ABOVE_0,
+    "encoder.preprocessing.ground_camera_height_m": _ABOVE_0,
+    "encoder.preprocessing.mean": _SHARE,
+    "encoder.preprocessing.std": _ABOVE_0,
+    "encoder.aerial_footprint_m": _ABOVE_0,
+    "alpha": _ABOVE_0,
+    "temperature": _ABOVE_0,
+    "label_smoothing": _BELOW_1,
+    "negative_distance_m": _at_least(0),
+    "queue_length": _at_least(0),
+    "queue_hardest": _at_least(1),
+    "queue_start_epoch": _at_least(0),
+    "queue_weight": _at_least(0),
+    "region_m": _ABOVE_0,
+    "sampling_group": _at_least(2),
+    "sampling_visual_epoch": _at_least(0),
+    "epochs": _at_least(1),
+    "batch_size": _at_least(2),
+    "learning_rate": _ABOVE_0,
+    "betas": _BELOW_1,
+    "weight_decay": _at_least(0),
+    "step_epochs": _at_least(1),
+    "warmup_steps": _at_least(0),
+    "ema": _BELOW_1,
+    "chunk_size": _at_least(0),
+    "ramp_epochs": _at_least(0),
+    "heading_noise_deg": _at_least(0),
+    "offset_m": _at_least(0),
+    "missing_band": _SHARE,
+    "limited_view": _SHARE,
+    "colour_jitter": _SHARE,
+}
 
 
 @dataclass(frozen=True)
@@ -40,11 +102,12 @@ class Recipe:
     # knows no positions; 0 keeps every other pair a negative.
     negative_distance_m: float = 0.0
 
-    # Global mining strategy (GMS). The paper fixes neither of these.
+    # Global mining strategy (GMS). The paper fixes none of these. To "info_nce" the queue is more
+    # aerials that each street must be told from.
     queue_length: int = 0  # descriptors kept; 0: without GMS
     queue_hardest: int = 8  # "the most difficult negatives" of a batch: the top eighth
     queue_start_epoch: int = 0  # fig. 7: at the beginning of training it hurts
-    queue_weight: float = 1.0  # of the queue's mean beside the batch's mean
+    queue_weight: float = 1.0  # "triplet": of the queue's mean beside the batch's mean
 
     # Which pairs share a batch: "shuffle" takes them from everywhere, as the paper does; "region"
     # from ground `region_m` wide; "hard" groups neighbours on the ground, and from an epoch on,
@@ -66,7 +129,7 @@ class Recipe:
     ema: float = 0.0  # decay of the moving average of weights that is stored; 0: the weights
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the network's arithmetic in training
     # Pairs through the network at a time, 0: the whole batch. Smaller ones save memory and cost a
-    # second forward pass; the gradient is the whole batch's, but for trunks with batch norm.
+    # second forward pass; the gradient is the whole batch's. Trunks with batch norm must be at 0.
     chunk_size: int = 0
     stored: Literal["fp32", "fp16"] = "fp32"  # of the checkpoint's weights
 
@@ -85,11 +148,16 @@ class Recipe:
     colour_jitter: float = 0.0  # each view alone: brightness, contrast, colour balance
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 2, "epochs": 1, "step_epochs": 1, "queue_hardest": 1}
-        least |= {"chunk_size": 0, "sampling_group": 2}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise RecipeError(f"{name} is {getattr(self, name)}: it must be at least {low}")
+        for name, (words, holds) in _RANGES.items():
+            value = attrgetter(name)(self)
+            for one in value if type(value) is tuple else (value,):  # a Band is one value
+                if not holds(one):
+                    raise RecipeError(f"{name} is {one}: it must be {words}")
+        if self.chunk_size and self.encoder.network.trunk in BATCH_NORM_TRUNKS:
+            raise RecipeError(
+                f"chunk_size is {self.chunk_size}: {self.encoder.network.trunk} has batch norm, "
+                "which needs the batch whole; set chunk_size to 0, or choose another trunk"
+            )
 
 
 def _small(**preprocessing: Any) -> EncoderConfig:
@@ -145,7 +213,30 @@ SKYFIX_MODERN = replace(
     limited_view=0.1,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (MSAE_VGG16, MSAE_DEMO, SKYFIX_MODERN)}
+# The paper's table 2: the method less one part at a time.
+WITHOUT_IPT = replace(
+    MSAE_DEMO,
+    name="msae-demo-without-ipt",
+    encoder=_small(projection="none"),
+)
+WITHOUT_MSAE = replace(
+    MSAE_DEMO,
+    name="msae-demo-without-msae",
+    encoder=replace(MSAE_DEMO.encoder, network=NetworkConfig(attention=False)),
+)
+WITHOUT_GMS = replace(MSAE_DEMO, name="msae-demo-without-gms", queue_length=0)
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        MSAE_VGG16,
+        MSAE_DEMO,
+        SKYFIX_MODERN,
+        WITHOUT_IPT,
+        WITHOUT_MSAE,
+        WITHOUT_GMS,
+    )
+}
 
 
 def find(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -154,7 +245,7 @@ def find(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Fields of the encoder are reached by dots: `encoder.preprocessing.projection=ground`.
 
     Raises:
-        RecipeError: unknown recipe or field, or a value of the wrong type.
+        RecipeError: unknown recipe or field, or a value of the wrong type or out of its range.
     """
     try:
         recipe = RECIPES[name]

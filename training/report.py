@@ -58,7 +58,17 @@ def markdown(document: Mapping[str, Any]) -> str:
         rows.append([protocol, *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     notes = "\n".join(f"- {name}: {text}" for name, text in document["protocols"].items())
-    return f"{table}\n\n{notes}\n"
+    return f"{table}\n\n{_caption(document)}\n\n{notes}\n"
+
+
+def _caption(document: Mapping[str, Any]) -> str:
+    """What was measured: data, number of queries, what chance decided, and the angles of "fov"."""
+    counts, options = document["queries"].values(), document["options"]
+    sets = f" in {len(counts)} sets, averaged" if len(counts) > 1 else ""
+    angles = ", ".join(f"{one:g}" for one in options["fov_deg"])
+    seen = f"; {angles} degrees seen" if "fov" in document["protocols"] else ""
+    where = f"{document['dataset']}, split {document['split']}"
+    return f"{where}: {sum(counts)} queries{sets}; seed {options['seed']}{seen}."
 
 
 def _heading(name: str) -> str:

@@ -34,7 +34,7 @@ class TrainingState:
     """A run in progress.
 
     Attributes:
-        run: what must be the same to go on: the resolved recipe, the seed, the pairs' ids.
+        run: what must be the same to go on: the resolved recipe, the seed, the pairs.
         epoch, step: the next batch to be trained on.
         total_loss: of this epoch's batches so far.
         history: one report for each finished epoch.
@@ -74,7 +74,11 @@ class TrainingState:
         self.averaged_steps += 1
         share = 1.0 - min(decay, self.averaged_steps / (self.averaged_steps + 10.0))
         self.averaged = {
-            name: one.lerp(weights[name], share) for name, one in self.averaged.items()
+            # What batch norm counts has no mean; cloned, as safetensors stores no memory twice.
+            name: one.lerp(weights[name], share)
+            if one.is_floating_point()
+            else weights[name].clone()
+            for name, one in self.averaged.items()
         }
 
     def save(self, path: Path) -> None:
@@ -103,13 +107,17 @@ class TrainingState:
             raise ResumeError(f"{path} is not a readable training state: {error}") from error
         if header.get("format") != FORMAT or header.get("run") != self.run:
             raise ResumeError(
-                f"{path} belongs to another run (recipe, seed or pairs differ): "
-                "choose another --out, or delete that file to start over"
+                f"{path} belongs to another run (recipe, seed or pairs differ) or to an earlier "
+                "version: choose another --out, or delete that file to start over"
             )
         position = json.loads(header["position"])
         self.epoch, self.step, self.total_loss, self.history, self.averaged_steps = position
         self.network.load_state_dict(_part(tensors, "network"))
-        self.averaged = _part(tensors, "averaged") or self.network.state_dict()
+        weights, averaged = self.network.state_dict(), _part(tensors, "averaged")
+        # To the network's device: a file is read into main memory.
+        self.averaged = {
+            name: averaged.get(name, one).to(one.device) for name, one in weights.items()
+        }
         self._load_optimiser(_part(tensors, "optimiser"))
         sampling = _part(tensors, "sampling")
         self.order = sampling["order"].numpy()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from model.errors import SkyfixError
 from training import processes
@@ -36,7 +37,7 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> flo
     `batch` is this process's share; the loss is of the whole.
 
     Raises:
-        TrainingError: the loss is not a number; no weight was moved.
+        TrainingError: the loss or its gradient is not a number; no weight was moved.
     """
     ids, streets_at, tiles_at = (
         processes.gather(one.to(device))
@@ -59,6 +60,7 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> flo
     state.scaler.scale(loss).backward()
     send_back()
     processes.sum_gradients(state.network.parameters())
+    _check_gradient(state)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     state.average(recipe.ema)
@@ -67,15 +69,29 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> flo
             aerial, ids, tiles_at, street=street, hardest=recipe.queue_hardest, min_distance_m=near
         )
     if state.seen is not None:
-        state.seen[:, ids] = torch.stack([street, aerial]).detach()
+        rows = processes.gather(batch.rows.to(device))
+        state.seen[:, rows] = torch.stack([street, aerial]).detach()
     return loss.item()
+
+
+def _check_gradient(state: TrainingState) -> None:
+    if state.scaler.is_enabled():  # which itself leaves out such a step, and lowers the scale
+        return
+    gradients = [one.grad for one in state.network.parameters() if one.grad is not None]
+    # A finite one past 1e19 overflows, too: no training comes back from there.
+    length = get_total_norm(gradients).item()
+    if not math.isfinite(length):
+        raise TrainingError(
+            f"the gradient's length is {length} in epoch {state.epoch}, step {state.step}: "
+            "lower the learning rate, or look for broken images"
+        )
 
 
 def _loss(
     street: Tensor, aerial: Tensor, same: Tensor, mined: dict[str, Any], recipe: Recipe
 ) -> Tensor:
     if recipe.loss == "info_nce":
-        return info_nce(street, aerial, recipe.temperature, recipe.label_smoothing, same)
+        return info_nce(street, aerial, recipe.temperature, recipe.label_smoothing, same, **mined)
     return soft_margin_triplet(
         street, aerial, recipe.alpha, pair_mask=same, queue_weight=recipe.queue_weight, **mined
     )
@@ -88,10 +104,13 @@ def _describe(
     rows = len(batch.ids)
     size = recipe.chunk_size or rows
     chunks = [slice(first, min(first + size, rows)) for first in range(0, rows, size)]
+    own = processes.share(rows * processes.count())
 
     def described(chunk: slice) -> tuple[Tensor, Tensor]:
-        # What a trunk drops at random must be the same again, here and in a resumed run.
-        torch.manual_seed(hash((state.seed, state.epoch, state.step, chunk.start)))
+        # What a trunk drops at random must be the same again, here and in a resumed run, but not
+        # in another process: so by the chunk's place in the whole batch.
+        first = own.start + chunk.start
+        torch.manual_seed(hash((state.seed, state.epoch, state.step, first)))
         return forward(state.network, Batch(*(one[chunk] for one in batch)), recipe, device)
 
     kept = len(chunks) == 1
@@ -102,7 +121,6 @@ def _describe(
     )
 
     def send_back() -> None:
-        own = processes.share(len(street))
         for chunk in chunks:
             again = views[0] if kept else described(chunk)
             gradients = [_gradient(one)[own][chunk] for one in (street, aerial)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from training import ablation, datasets, figures, report
-from training.pairs import Reference, read_arrays
+from training.pairs import SKIP_SHARE, Reference, read_arrays
 from training.progress import bar
 from training.protocols import PROTOCOLS, Options, describe, evaluate
 
@@ -30,7 +31,7 @@ def _add_evaluate(commands: Commands, data: argparse.ArgumentParser) -> None:
     measure = commands.add_parser("evaluate", parents=[data], help="measure checkpoints")
     measure.add_argument("root", type=Path, nargs="+", help="dataset folders, averaged")
     measure.add_argument("--weights", type=Path, required=True, nargs="+", help="averaged too")
-    measure.add_argument("--split", help='"val" by default, "all" for towns')
+    measure.add_argument("--split", help="what the dataset holds out by default")
     measure.add_argument(
         "--protocol",
         type=lambda text: text.split(","),
@@ -43,6 +44,7 @@ def _add_evaluate(commands: Commands, data: argparse.ArgumentParser) -> None:
     measure.add_argument(
         "--fov", type=_numbers, default=defaults.fov_deg, help="angles seen, such as 70,90,180"
     )
+    measure.add_argument("--near-m", type=float, default=defaults.near_m, help="of near, metres")
     measure.add_argument("--seed", type=int, default=defaults.seed, help="of what fov leaves")
     measure.add_argument("--json", action="store_true", help="one JSON document on standard output")
     measure.add_argument("--markdown", action="store_true", help="a table on standard output")
@@ -60,7 +62,9 @@ def _add_ablate(commands: Commands, data: argparse.ArgumentParser) -> None:
     )
     study.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     study.add_argument("--modern", action="store_true", help="skyfix-modern as a further row")
-    study.add_argument("--split", help='"train" and "val" by default, "all" for towns')
+    study.add_argument("--split", help="to train on; the dataset's own by default")
+    study.add_argument("--validation-split", help="what is held out of --split by default")
+    _add_cache(study)
     study.set_defaults(run=_ablate)
 
 
@@ -69,10 +73,15 @@ def _add_figures(commands: Commands, data: argparse.ArgumentParser) -> None:
     draw.add_argument("root", type=Path, help="a dataset folder")
     draw.add_argument("--weights", type=Path, required=True)
     draw.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    draw.add_argument("--split", help='"val" by default, "all" for towns')
+    draw.add_argument("--split", help="what the dataset holds out by default")
     draw.add_argument("--pairs", type=int, default=300, help="that are searched and drawn, at most")
     draw.add_argument("--rows", type=int, default=5, help="of figures 6 and 9")
+    _add_cache(draw)
     draw.set_defaults(run=_figures)
+
+
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
 
 
 def seeds(text: str) -> list[int]:
@@ -87,11 +96,19 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     stride_m = arguments.stride_m or Options().stride_m
-    options = Options(stride_m, arguments.rolls, arguments.fov, seed=arguments.seed)
+    options = Options(
+        stride_m, arguments.rolls, arguments.fov, arguments.near_m, seed=arguments.seed
+    )
     protocols = arguments.protocol or ["centre", *["grid"] * (arguments.stride_m is not None)]
     words = {name: describe(name, options) for name in protocols}
     each = [_measured(path, protocols, options, arguments) for path in arguments.weights]
-    document = {"dataset": arguments.dataset, "protocols": words}
+    document = {
+        "dataset": arguments.dataset,
+        "split": _split(arguments),
+        "queries": each[0]["queries"],
+        "options": asdict(options),
+        "protocols": words,
+    }
     if len(each) == 1:
         document |= each[0]
     else:
@@ -106,32 +123,38 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print("\n".join(report.lines(document)))
 
 
+def _split(arguments: argparse.Namespace) -> str:
+    split: str = arguments.split or datasets.default_splits(arguments.dataset)[1]
+    return split
+
+
 def _measured(
     weights: Path, protocols: Sequence[str], options: Options, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """One checkpoint on every root."""
     encoder = Encoder.load(weights, arguments.device)
-    split = arguments.split or ("all" if arguments.dataset == "town" else "val")
-    reports = {}
+    reports, queries = {}, {}
     for root in arguments.root:
-        pairs = datasets.load(arguments.dataset, root, split)
+        pairs = datasets.load(arguments.dataset, root, _split(arguments))
         references: Sequence[Reference] = ()
         if "vigor" in protocols:
-            references = datasets.load_references(arguments.dataset, root, split)
+            references = datasets.load_references(arguments.dataset, root, _split(arguments))
         reports[str(root)] = evaluate(
             encoder, pairs, protocols, references=references, options=options
         )
+        queries[str(root)] = len(pairs)
     return {
         "weights": str(weights),
         "encoder": encoder.fingerprint,
         "mean": report.mean(list(reports.values())),
         "each": reports,
+        "queries": queries,
     }
 
 
 def _ablate(arguments: argparse.Namespace) -> None:
-    splits = ("all", "all") if arguments.dataset == "town" else ("train", "val")
-    train, held_out = (arguments.split or one for one in splits)
+    train, held_out = datasets.default_splits(arguments.dataset, arguments.split)
+    held_out = arguments.validation_split or held_out
     study = ablation.Study(
         ablation.table_2(arguments.set, modern=arguments.modern),
         arguments.seeds,
@@ -142,7 +165,8 @@ def _ablate(arguments: argparse.Namespace) -> None:
         str(root): datasets.load(arguments.dataset, root, held_out) for root in arguments.validation
     }
     pairs = datasets.load(arguments.dataset, arguments.root, train)
-    table = ablation.ablate(study, pairs, validation, arguments.out)
+    datasets.warn_of_overlap(pairs, [pair for one in validation.values() for pair in one])
+    table = ablation.ablate(study, pairs, validation, arguments.out, arguments.cache)
     (arguments.out / "table.json").write_text(json.dumps(table, indent=1))
     (arguments.out / "table.md").write_text(ablation.markdown(table))
     figures.curves(ablation.histories(study, arguments.out), arguments.out / "curve.png")
@@ -152,11 +176,18 @@ def _ablate(arguments: argparse.Namespace) -> None:
 def _figures(arguments: argparse.Namespace) -> None:
     checkpoint = Checkpoint.load(arguments.weights)
     encoder = Encoder(checkpoint, arguments.device)
-    split = arguments.split or ("all" if arguments.dataset == "town" else "val")
-    pairs = datasets.load(arguments.dataset, arguments.root, split)[: arguments.pairs]
+    pairs = datasets.load(arguments.dataset, arguments.root, _split(arguments))
+    pairs = pairs[: arguments.pairs]
     with bar("reading pairs", len(pairs)) as advance:
-        arrays = read_arrays(pairs, encoder.config, 0.0, advance=advance)
-    rows = range(0, len(pairs), max(1, len(pairs) // arguments.rows))[: arguments.rows]
+        arrays = read_arrays(
+            pairs,
+            encoder.config,
+            0.0,
+            advance=advance,
+            skip_share=SKIP_SHARE,
+            cache=arguments.cache or arguments.out,
+        )
+    rows = range(0, len(arrays), max(1, len(arrays) // arguments.rows))[: arguments.rows]
     out = arguments.out
     if encoder.config.network.attention:
         print(figures.attention(checkpoint, arrays, rows, out / "attention.png"))

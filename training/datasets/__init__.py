@@ -25,7 +25,8 @@ class Dataset(Protocol):
     """What a module of this package offers.
 
     MARK: glob pattern of files that only this dataset has. SPLITS: its splits beside "all", with
-    the number of pairs each officially lists; empty where the files name them. STREET_SIZE,
+    the number of pairs each officially lists; empty where the files name them. HELD_OUT: the
+    split to measure with, by the one trained on; the first are the defaults. STREET_SIZE,
     AERIAL_SIZE: official (height, width); None where any will do.
     """
 
@@ -33,6 +34,8 @@ class Dataset(Protocol):
     def MARK(self) -> str: ...
     @property
     def SPLITS(self) -> Mapping[str, int]: ...
+    @property
+    def HELD_OUT(self) -> Mapping[str, str]: ...
     @property
     def STREET_SIZE(self) -> tuple[int, int] | None: ...
     @property
@@ -75,6 +78,13 @@ def find(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def default_splits(name: str, training: str | None = None) -> tuple[str, str]:
+    """The split to train on, unless given, and the one to measure with. Raises PairError."""
+    held_out = find(name).HELD_OUT
+    first = next(iter(held_out))
+    return training or first, held_out.get(training or first, held_out[first])
+
+
 def listing(name: str, root: Path, split: str) -> Listing:
     """What a dataset's split lists, and what of it is absent.
 
@@ -102,6 +112,18 @@ def load(name: str, root: Path, split: str) -> Sequence[Pair]:
     where = f"{name} at {root}, split {split!r}"
     _report(where, "pairs", len(listed.pairs), len(present), listed.absent)
     return present
+
+
+def warn_of_overlap(training: Sequence[Pair], held_out: Sequence[Pair]) -> None:
+    """Log how many pairs are both trained on and measured with, by their ids."""
+    known = {pair.id for pair in training}
+    shared = [pair.id for pair in held_out if pair.id in known]
+    if shared:
+        log.warning(
+            "%d of %d pairs to measure with have the id of a training pair, as %s: where they are "
+            "the same, the figures are of what was learnt by heart",
+            len(shared), len(held_out), shared[0],
+        )  # fmt: skip
 
 
 def load_references(name: str, root: Path, split: str) -> Sequence[Reference]:

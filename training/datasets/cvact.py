@@ -22,6 +22,7 @@ from training.pairs import AerialView, Pair, PairError, Reference, own_reference
 
 MARK = "ACT_data.mat"
 SPLITS = {"train": 35_532, "val": 8_884, "test": 92_802}
+HELD_OUT = {"train": "val"}
 STREET_SIZE = (832, 1664)
 AERIAL_SIZE = (1200, 1200)
 GEOMETRY = PanoramaGeometry()  # the full sphere, its centre column north

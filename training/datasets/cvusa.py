@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MARK = "splits/*-19zl.csv"
 SPLITS = {"train": 35_532, "val": 8_884}
+HELD_OUT = {"train": "val"}
 STREET_SIZE = (224, 1232)
 AERIAL_SIZE = (750, 750)
 # The panoramas are cut to about 65 degrees; their horizon lies near row 128 of 224.

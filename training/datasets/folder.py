@@ -2,16 +2,19 @@
 
 Columns: street, aerial (file names relative to the folder) and metres_per_pixel of the aerial;
 optional: id, split, latitude, longitude, column, row (where the street stands in the aerial, in
-pixels; its middle by default), heading_deg (of the panorama's centre column; its metadata by
-default), horizon, vertical_fov_deg.
+pixels; its middle by default), heading_deg (of the panorama's centre column), horizon,
+vertical_fov_deg. Without these three the panorama's metadata say it all; without heading_deg, they
+say the heading.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import rasterio
 from PIL import Image
 
 from model.geo import LatLon, offset
@@ -20,6 +23,7 @@ from training.pairs import AerialView, Pair, PairError, Reference
 
 MARK = "pairs.csv"
 SPLITS: dict[str, int] = {}  # whatever the table names
+HELD_OUT = {"train": "val"}
 STREET_SIZE = AERIAL_SIZE = None
 REQUIRED = {"street", "aerial", "metres_per_pixel"}
 
@@ -46,9 +50,9 @@ def references(root: Path, split: str) -> Sequence[Reference]:
 
 def _reference(pair: Pair) -> Reference:
     view = pair.aerial
-    if not view.path.is_file():
-        return Reference(pair.tile, view)
     middle = _middle(view.path, view.metres_per_pixel)
+    if not math.isfinite(middle.column):
+        return Reference(pair.tile, middle)
     east = (middle.column - view.column) * view.metres_per_pixel
     north = (view.row - middle.row) * view.metres_per_pixel
     place = pair.position and offset(pair.position, east, north)
@@ -68,32 +72,44 @@ def _pair(root: Path, row: dict[str, str], table: Path) -> Pair:
             position=_position(row),
             tile="-".join(Path(row["aerial"]).with_suffix("").parts),
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError) as error:
         raise PairError(f"{table}, row of {row['street']}: {error}") from error
 
 
 def _view(path: Path, row: dict[str, str]) -> AerialView:
     scale = float(row["metres_per_pixel"])
+    if not 0.0 < scale < math.inf:
+        raise ValueError(f"metres_per_pixel is {scale}: it must be above 0")
     if row.get("column") and row.get("row"):
         return AerialView(path, scale, float(row["column"]), float(row["row"]))
-    # An absent image has no middle; its pair is counted as absent and never read.
-    return _middle(path, scale) if path.is_file() else AerialView(path, scale, 0.0, 0.0)
+    return _middle(path, scale)
 
 
 def _middle(path: Path, metres_per_pixel: float) -> AerialView:
-    with Image.open(path) as image:
-        width, height = image.size
+    """NaN where the image is absent or damaged: its pair is counted so, and the others are read."""
+    try:
+        width, height = _size(path)
+    except (OSError, Image.DecompressionBombError):
+        width = height = math.nan
     return AerialView(path, metres_per_pixel, width / 2, height / 2)
 
 
+def _size(path: Path) -> tuple[float, float]:
+    """Width and height, from the image's header."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        with rasterio.open(path) as raster:
+            return raster.width, raster.height
+    with Image.open(path) as image:
+        return image.size
+
+
 def _geometry(row: dict[str, str]) -> PanoramaGeometry | None:
-    heading = row.get("heading_deg")
-    if not heading:
+    heading, horizon, fov = (row.get(k) for k in ("heading_deg", "horizon", "vertical_fov_deg"))
+    if not (heading or horizon or fov):
         return None
-    fov = row.get("vertical_fov_deg")
     return PanoramaGeometry(
-        north=PanoramaGeometry.north_of(float(heading)),
-        horizon=float(row.get("horizon") or 0.5),
+        north=PanoramaGeometry.north_of(float(heading)) if heading else None,
+        horizon=float(horizon or 0.5),
         vertical_fov_deg=float(fov) if fov else None,
     )
 

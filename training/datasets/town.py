@@ -14,6 +14,7 @@ from training.pairs import AerialView, Pair, PairError, Reference, own_reference
 
 MARK = "poses.csv"
 SPLITS: dict[str, int] = {}
+HELD_OUT = {"all": "all"}  # of another town
 STREET_SIZE = AERIAL_SIZE = None
 
 

@@ -25,6 +25,7 @@ SPLITS = {
     "cross-train": 51_520,
     "cross-test": 53_694,
 }
+HELD_OUT = {"same-train": "same-test", "cross-train": "cross-test"}
 STREET_SIZE = (1024, 2048)
 AERIAL_SIZE = (640, 640)
 GEOMETRY = PanoramaGeometry()  # the full sphere, its centre column north
