@@ -1,6 +1,7 @@
-# docker build -t skyfix .                                   CPU
-# docker build -t skyfix:gpu --build-arg EXTRA=gpu .         NVIDIA GPU
-ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
+# docker build --target cpu --tag skyfix:cpu .         cpu is the default
+# docker build --target gpu --tag skyfix:gpu .         for an NVIDIA GPU
+# Pinned; docs/deploy.md says how to move it.
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-20261005-slim
 # Extra words for every pip call: another index, --proxy, --cert.
 ARG PIP_OPTIONS=""
 
@@ -12,40 +13,34 @@ RUN apt-get update \
 
 FROM python AS builder
 ARG PIP_OPTIONS
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# setuptools builds here, not isolated: an isolated build ignores the constraints and --cert.
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    INSTALL="/opt/skyfix/bin/pip install ${PIP_OPTIONS} --no-build-isolation --constraint constraints.txt"
 WORKDIR /src
 COPY pyproject.toml constraints.txt LICENSE ./
-# setuptools builds here, not isolated: an isolated build ignores the constraints and --cert.
 # An empty README.md: pyproject.toml wants one, and editing the real one must change no layer.
 RUN touch README.md \
     && apt-get update \
     && apt-get install --yes --no-install-recommends python3-venv \
     && python3 -m venv /opt/skyfix \
-    && /opt/skyfix/bin/pip install ${PIP_OPTIONS} --constraint constraints.txt setuptools
+    && ${INSTALL} setuptools
 
-# What Skyfix needs, without Skyfix: this layer of gigabytes outlives every change of the code.
+# What every image needs: this layer of gigabytes outlives every change of the code.
 FROM builder AS dependencies
-# Extras of pyproject.toml: cpu or gpu (which FAISS wheel), and more: "cpu,milvus".
-ARG EXTRA=cpu
-ARG PIP_OPTIONS
-RUN /opt/skyfix/bin/pip install ${PIP_OPTIONS} --no-build-isolation \
-        --constraint constraints.txt ".[${EXTRA}]" \
-    && /opt/skyfix/bin/pip uninstall --yes skyfix pip
+RUN ${INSTALL} .
 
 # Skyfix alone, laid out to be copied over the environment.
 FROM builder AS package
-ARG PIP_OPTIONS
 COPY model model
 COPY service service
 COPY training training
-RUN /opt/skyfix/bin/pip install ${PIP_OPTIONS} --no-build-isolation --no-deps --prefix /package .
+RUN ${INSTALL} --no-deps --prefix /package .
 
-FROM python
+# Every image but its packages.
+FROM python AS runtime
 RUN groupadd --gid 10001 skyfix \
     && useradd --uid 10001 --gid skyfix --no-create-home --home-dir /tmp skyfix \
     && install --directory --owner skyfix --group skyfix /data
-COPY --from=dependencies /opt/skyfix /opt/skyfix
-COPY --from=package /package /opt/skyfix
 # The root may be read-only: numba keeps what it compiles (skyfix-train synth) in /tmp.
 ENV PATH=/opt/skyfix/bin:$PATH SKYFIX_HOME=/data NUMBA_CACHE_DIR=/tmp/numba
 USER 10001:10001
@@ -56,3 +51,20 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-c",
     "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=4); c.request('GET', '/livez'); raise SystemExit(c.getresponse().status != 200)"]
 ENTRYPOINT ["skyfix"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]
+
+# The targets. EXTRA: of pyproject.toml's, which FAISS wheel (cpu or gpu), and more: "cpu,milvus".
+FROM dependencies AS packages-gpu
+ARG EXTRA=gpu
+RUN ${INSTALL} ".[${EXTRA}]" && /opt/skyfix/bin/pip uninstall --yes skyfix pip
+
+FROM runtime AS gpu
+COPY --from=packages-gpu /opt/skyfix /opt/skyfix
+COPY --from=package /package /opt/skyfix
+
+FROM dependencies AS packages-cpu
+ARG EXTRA=cpu
+RUN ${INSTALL} ".[${EXTRA}]" && /opt/skyfix/bin/pip uninstall --yes skyfix pip
+
+FROM runtime AS cpu
+COPY --from=packages-cpu /opt/skyfix /opt/skyfix
+COPY --from=package /package /opt/skyfix

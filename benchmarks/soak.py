@@ -3,9 +3,11 @@
     python -m benchmarks.soak                    15 minutes, 12 requests a second: 10,800 of them
     python -m benchmarks.soak --minutes 0.2 --json soak.json --plot soak.png
 
-Exits with 1 when an answer is a 5xx other than 503, is no answer at all, has a status that its
-request does not deserve, or names tiles that are not of the version it states; and when fewer
-answers or swaps came about than were asked for.
+Exits with 1 when an answer has a status that its request does not deserve, is no answer at all, or
+names tiles that are not of the version it states; when more than MOST_REFUSED are refused for
+overload, the one 503 that is right; when memory grows by more than MOST_GROWTH_MIB after the
+warm-up; when a version never answered; and when fewer panoramas were located (200) or fewer swaps
+came about than were asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import random
 import sys
 import tempfile
@@ -22,23 +25,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from typing import Any, NamedTuple
 
 from benchmarks.load import Answer, Connection, quantile, request_bytes
 from benchmarks.region import SIZES, add_source, panorama
 from benchmarks.servers import free_port, resident_mib, running
 from service.build import build
 from service.compose import open_encoder
+from service.index.catalogue import Catalogue
 from service.index.search import read_version
 from service.index.versions import Versions
 from service.progress import progress_bar
 from service.settings import Settings
 
 PATH = "/localize?heading_deg=0&top_k=5"
+MOST_REFUSED = 0.05  # of all answers, as for the alert SkyfixOverloaded
+MOST_GROWTH_MIB = 64.0  # 15 minutes took 11
 
 
 class Kind(NamedTuple):
-    """A request, how often it is sent, and the statuses that are right for it beside 503."""
+    """A request, how often it is sent, and the statuses that are right for it unless refused."""
 
     share: float
     request: bytes
@@ -76,12 +83,19 @@ class Sample:
     p99_ms: float | None
 
 
+def is_refusal(answer: Answer) -> bool:
+    """The service was busy, and said so: any other 503 is a failure."""
+    return answer.status == 503 and b'"urn:skyfix:problem:overloaded"' in answer.body
+
+
 class Soak:
     """Counts, samples and what went wrong."""
 
     def __init__(self, versions: dict[str, set[str]]) -> None:
         self.versions = versions  # name -> ids of its tiles
         self.statuses: Counter[str] = Counter()
+        self.located = 0  # 200
+        self.refused = 0
         self.by_version: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.samples: list[Sample] = []
@@ -92,29 +106,42 @@ class Soak:
         """Count one answer."""
         self._span.append(answer)
         self.statuses[f"{name}: {answer.status}"] += 1
-        if answer.status not in (503, *kind.right):
+        if is_refusal(answer):
+            self.refused += 1
+        elif answer.status not in kind.right:
             self.wrong.append(f"{name}: {answer.status} {answer.body[:200].decode('latin-1')}")
-        if answer.status == 200:
-            fix = json.loads(answer.body)
-            version = fix["index_version"]
-            self.by_version[version] += 1
-            mixed = {match["tile_id"] for match in fix["matches"]} - self.versions.get(
-                version, set()
-            )
-            if mixed or not fix["matches"]:
-                self.wrong.append(f"{name}: {version} answered with tiles {mixed or 'none'}")
+        elif answer.status == 200:
+            self.check_fix(name, json.loads(answer.body))
+
+    def check_fix(self, name: str, fix: dict[str, Any]) -> None:
+        """Count one located panorama; its tiles must be of the version it states."""
+        self.located += 1
+        version = fix["index_version"]
+        self.by_version[version] += 1
+        foreign = {match["tile_id"] for match in fix["matches"]} - self.versions.get(version, set())
+        if foreign or not fix["matches"]:
+            self.wrong.append(f"{name}: {version} answered with tiles {foreign or 'none'}")
 
     def sample(self, at_s: float, pid: int) -> None:
         """Close one span."""
         span, self._span = self._span, []
         good = [1000.0 * answer.seconds for answer in span if answer.status == 200]
         p50, p99 = ((quantile(good, q) if good else None) for q in (0.5, 0.99))
-        refused = sum(answer.status == 503 for answer in span)
+        refused = sum(map(is_refusal, span))
         self.samples.append(Sample(at_s, resident_mib(pid), len(span), refused, p50, p99))
 
     @property
     def answers(self) -> int:
+        """Of any kind."""
         return sum(self.statuses.values())
+
+    @property
+    def growth_mib(self) -> float:
+        """Of resident memory, medians of a tenth of the time each: the end against what it was
+        after a quarter, which is the warm-up."""
+        resident = [sample.resident_mib for sample in self.samples]
+        tenth, warm = math.ceil(len(resident) / 10), len(resident) // 4
+        return median(resident[-tenth:]) - median(resident[warm : warm + tenth])
 
 
 async def load(
@@ -186,7 +213,7 @@ async def run(soak: Soak, arguments: argparse.Namespace, home: Path, port: int, 
 
 
 def make_versions(home: Path, settings: Settings) -> dict[str, set[str]]:
-    """Two versions, the second with twice the tiles; the ids of each."""
+    """Two versions without a tile in common, so that any mix shows; the ids of each."""
     encoder = open_encoder(settings)
     found = {}
     for seed, name in enumerate(("north", "south")):
@@ -194,6 +221,9 @@ def make_versions(home: Path, settings: Settings) -> dict[str, set[str]]:
         version = build(home, encoder).name
         _, tiles, _ = read_version(Versions(home).path(version))
         found[version] = {tiles[row].tile_id for row in range(len(tiles))}
+        with Catalogue.of(home) as catalogue:  # the version keeps its tiles, the next has others
+            catalogue.remove_source(name)
+    assert set.isdisjoint(*found.values())
     return found
 
 
@@ -226,22 +256,33 @@ def plot(path: Path, samples: list[Sample]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def report(soak: Soak, arguments: argparse.Namespace) -> dict[str, object]:
-    """What the JSON file holds; `wrong` is empty when all is well."""
+def shortcomings(soak: Soak, arguments: argparse.Namespace) -> list[str]:
+    """What is wrong with the soak as a whole."""
+    found = [f"version {name} never answered" for name in soak.versions.keys() - soak.by_version]
     for what, got, wanted in (
-        ("answers", soak.answers, arguments.requests),
+        ("panoramas located", soak.located, arguments.requests),
         ("swaps", soak.swaps, arguments.swaps),
     ):
         if got < wanted:
-            soak.wrong.append(f"{got} {what}, fewer than {wanted}")
-    resident = [sample.resident_mib for sample in soak.samples]
+            found.append(f"{got} {what}, fewer than {wanted}")
+    if soak.refused > MOST_REFUSED * soak.answers:
+        found.append(f"{soak.refused} of {soak.answers} refused, more than {MOST_REFUSED:.0%}")
+    if soak.growth_mib > MOST_GROWTH_MIB:
+        found.append(f"memory grew by {soak.growth_mib:.1f} MiB, more than {MOST_GROWTH_MIB:g}")
+    return found
+
+
+def report(soak: Soak, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the JSON file holds; `wrong` is empty when all is well."""
     return {
         "answers": soak.answers,
+        "located": soak.located,
+        "refused": soak.refused,
         "swaps": soak.swaps,
-        "growth_mib": round(resident[-1] - resident[len(resident) // 4], 1),
+        "growth_mib": round(soak.growth_mib, 1),
         "statuses": dict(sorted(soak.statuses.items())),
         "versions": dict(soak.by_version),
-        "wrong": soak.wrong[:50],
+        "wrong": [*shortcomings(soak, arguments), *soak.wrong[:50]],
         "samples": [asdict(sample) for sample in soak.samples],
     }
 
@@ -253,7 +294,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--rate", type=float, default=12.0, help="requests a second")
     parser.add_argument("--swap-every-s", type=float, default=10.0)
-    parser.add_argument("--requests", type=int, default=0, help="fail with fewer answers")
+    parser.add_argument("--requests", type=int, default=0, help="fail with fewer located")
     parser.add_argument("--swaps", type=int, default=0, help="fail with fewer swaps")
     parser.add_argument("--json", type=Path, default=Path("soak.json"))
     parser.add_argument("--plot", type=Path, help="a PNG; needs the extra `figures`")
@@ -271,7 +312,9 @@ def main() -> int:
     print(
         json.dumps({name: value for name, value in summary.items() if name != "samples"}, indent=1)
     )
-    return 1 if soak.wrong else 0
+    for line in summary["wrong"]:
+        print(f"WRONG: {line}", file=sys.stderr)
+    return 1 if summary["wrong"] else 0
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def _add_ingest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--name", help="of the source; ingesting it again replaces it")
     parser.add_argument("--size-m", type=float, help="tile width on the ground (the encoder's)")
-    parser.add_argument("--stride-m", type=float, help="between tile centres (size / 4)")
+    parser.add_argument(
+        "--stride-m", type=float, help="between tile centres (as before, or size / 4)"
+    )
     parser.add_argument("--licence", help="of the imagery, kept with every version")
     parser.add_argument("--attribution", help="whom to name when the imagery is shown")
     parser.set_defaults(run=_ingest)

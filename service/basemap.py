@@ -8,7 +8,9 @@ from the sphere while the ground is the ellipsoid's (0.3 %).
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
+import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,11 +31,16 @@ PIXELS = 256
 BLANK = np.array([232, 236, 239], np.uint8)  # the page's background
 MIN_ZOOM, MAX_ZOOM = 10, 22
 MAX_PICTURES = 64  # of a folder's images, drawn into one map tile
+MAX_WAITING = 64  # map tiles, the one being drawn included: ten browsers' six connections each
 ENOUGH = 0.999  # share of a map tile beyond which further sources add nothing
 
 
 class MapTileUnknown(SkyfixError):
     """Not a tile of the world's map."""
+
+
+class MapBusy(SkyfixError):
+    """Too many map tiles wait to be drawn."""
 
 
 class MapTile(NamedTuple):
@@ -76,10 +83,14 @@ def _latitude(row: float, side: int) -> float:
 
 
 class BaseMap:
-    """Draws map tiles in one thread of its own, which keeps the sources open."""
+    """Draws map tiles in one thread of its own, which keeps the sources open.
 
-    def __init__(self, catalogue: Path) -> None:
+    most: how many may wait; more are refused.
+    """
+
+    def __init__(self, catalogue: Path, most: int = MAX_WAITING) -> None:
         self._catalogue = catalogue
+        self._most, self._places = most, threading.Semaphore(most)
         self._open: dict[str, tuple[SourceRecord, Source]] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="base-map")
 
@@ -89,8 +100,19 @@ class BaseMap:
         Args:
             tile_ids: of the catalogue's tiles around there: sources that are folders of images
                 are drawn from them.
+
+        Returns:
+            A future; cancelled before its turn, nothing is drawn.
+
+        Raises:
+            MapBusy: as many as may are waiting.
         """
-        return self._reader.submit(self._draw, tile, list(tile_ids))
+        if not self._places.acquire(blocking=False):
+            raise MapBusy(f"{self._most} map tiles wait to be drawn: try again later")
+        run = contextvars.copy_context().run
+        drawn = self._reader.submit(run, self._draw, tile, list(tile_ids))
+        drawn.add_done_callback(lambda _: self._places.release())
+        return drawn
 
     def close(self) -> None:
         """Ends the thread."""

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from model.errors import SkyfixError
 from model.images import Rgb
 from service.imagery.tiles import TilePictures
+from service.index import milvus
 from service.index.catalogue import Catalogue
 from service.index.durable import sync
-from service.index.engine_choice import EngineChoice
+from service.index.engine_choice import EngineChoice, announce
 from service.index.lock import build_lock
 from service.index.manifest import TILES, VECTORS, Content, Manifest
 from service.index.search import TileIndex, read_version
@@ -104,7 +106,8 @@ def build(
             density is all that is known, and its answers state no confidence.
         approximate_from: number of tiles (10,000 or more) from which a search looks at the
             likeliest part only.
-        milvus_uri: address of a Milvus server that shall search instead, from any number on.
+        milvus_uri: of a Milvus server that shall search instead, from any number on; by default
+            the one that searches the live version, if one does; empty: none.
 
     Raises:
         NothingToBuild, FootprintMismatch, ImageryChanged, EncodingFailed, BuildLocked,
@@ -115,10 +118,35 @@ def build(
     try:
         with build_lock(versions.folder), Catalogue.of(home) as catalogue:
             catalogue.verify()
-            engine = EngineChoice(approximate_from, milvus_uri)
+            engine = EngineChoice(approximate_from, _milvus_address(versions, milvus_uri))
             return _Build(versions, catalogue, encoder, batch, progress, calibrate, engine).run()
     except OSError as error:
         raise BuildFailed(f"{versions.folder}: the build stopped: {error}") from error
+
+
+def _milvus_address(versions: Versions, uri: str | None) -> str | None:
+    """Where the new version shall be searched. Mends the alias of the live one on the way.
+
+    A build that was killed between CURRENT and the alias left it behind.
+    """
+    live = _live_manifest(versions)
+    if live is not None:
+        announce(live)
+        if uri is None and live.engine["kind"] == "milvus":
+            uri = milvus.uri_of(live.engine["uri"])
+            log.info(
+                "Milvus at %s searches, as for index version %s: `build --milvus ''` ends this",
+                *(uri, live.version),
+            )
+    return milvus.address_of(uri, versions.folder) if uri else None
+
+
+def _live_manifest(versions: Versions) -> Manifest | None:
+    """The live version's; the newest readable one's where CURRENT names none, as servers do."""
+    for name in (versions.current(), *reversed(versions.names())):
+        with suppress(SkyfixError):
+            return versions.manifest(name or "")
+    return None
 
 
 class _Build:
@@ -136,8 +164,8 @@ class _Build:
     ) -> None:
         self.calibrate, self.engine = calibrate, engine
         self.versions, self.encoder, self.batch, self.progress = versions, encoder, batch, progress
-        self.sources = {source.name: source for source in catalogue.sources()}
-        self.tiles = list(catalogue.tiles())
+        sources, self.tiles = catalogue.snapshot()  # an ingest may end in between
+        self.sources = {source.name: source for source in sources}
         self.shards = Shards(versions.folder, encoder.fingerprint, encoder.dimension)
 
     def run(self) -> Version:
@@ -235,6 +263,7 @@ class _Build:
                 finished += len(rows)
                 if sum(map(len, unsaved)) >= SHARD_TILES:
                     saved = np.concatenate(unsaved)
+                    pictures.check()  # a shard outlives a build that fails at its end
                     self.shards.add(hashes[saved], vectors[saved])
                     unsaved.clear()
                 self.progress(finished, len(hashes))
@@ -251,7 +280,7 @@ class _Build:
             )
         return vectors
 
-    def _manifest(self, folder: Path, name: str, engine: dict[str, str]) -> Manifest:
+    def _manifest(self, folder: Path, name: str, engine: dict[str, Any]) -> Manifest:
         sizes = [tile.size_m for tile in self.tiles]
         return Manifest(
             version=name,

@@ -64,7 +64,7 @@ def open_localizer(settings: Settings) -> Localizer:
 
     encoder = open_encoder(settings)
     live = LiveIndex(settings.home, encoder.fingerprint, _search_device(encoder.device.type))
-    return Localizer(encoder, live, rolls=settings.rolls)
+    return Localizer(encoder, live, rolls=settings.rolls, weights=settings.weights)
 
 
 def reopener(settings: Settings) -> Callable[[str], Localizer]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from model.errors import SkyfixError
 from model.images import Rgb
 from service.imagery.grid import GridError
-from service.imagery.source import Source, SourceError
+from service.imagery.source import Source, SourceError, source_name
 from service.imagery.sources import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
@@ -69,24 +69,27 @@ def ingest(
     Args:
         path: a georeferenced raster, or a folder of rasters, map tiles, or images with a CSV.
         size_m: ground width of a tile; None keeps a folder's images whole.
-        stride_m: between the centres of a raster's tiles; None is a quarter of the size.
+        stride_m: between the centres of a raster's tiles; None is that of the former ingest at
+            this size, or a quarter of the size. A folder's images have none.
         name: of the source; ingesting under the same name again replaces it.
         min_valid: tiles of which imagery covers a smaller share are skipped and counted.
-        licence: overrides what the imagery itself states; so does `attribution`.
+        licence: None is that of the former ingest, or what the imagery itself states; so with
+            `attribution`.
 
     Raises:
         SourceError, GridError: the imagery or the sizes cannot be used, with the reason.
         BadPictures, NothingToIngest: see there. The catalogue is unchanged after any error.
     """
     began = time.monotonic()
-    if stride_m is None and size_m is not None:
-        stride_m = size_m * STRIDE_SHARE
-    _check_stride(size_m, stride_m)
-    source = open_source(path, name)
+    name = source_name(path.expanduser().resolve(), name)
+    former = next((one for one in catalogue.sources() if one.name == name), None)
+    source = open_source(path, name, former.signature if former else "")
     try:
-        record = _record(source, size_m, stride_m, licence, attribution)
+        stride_m = _stride(source, size_m, stride_m, former)
+        record = _record(source, size_m, stride_m, licence, attribution, former)
         cutting = _Cutting(source, size_m, stride_m, min_valid, progress)
         changes = catalogue.replace_source(record, cutting.tiles())
+        _warn_of_changes(former, record)
         _warn_of_overlap(catalogue, source.name)
     finally:
         source.close()
@@ -94,6 +97,25 @@ def ingest(
     seconds = time.monotonic() - began
     log.info("source %s: %d tiles in %.1f s, %s", source.name, tiles, seconds, changes)
     return IngestReport(source.name, tiles, cutting.skipped, *changes, seconds)
+
+
+def _stride(
+    source: Source, size_m: float | None, stride_m: float | None, former: SourceRecord | None
+) -> float | None:
+    """As given; else the former ingest's, if it had this size; else STRIDE_SHARE of the size."""
+    if source.kind == "folder":
+        if stride_m is not None:
+            log.warning(
+                "source %s: the stride of %g m is ignored: the images of a folder lie where its "
+                "CSV says",
+                source.name, stride_m,
+            )  # fmt: skip
+        return None
+    if stride_m is None and size_m is not None:
+        kept = former.stride_m if former and former.size_m == size_m else None
+        stride_m = kept or size_m * STRIDE_SHARE
+    _check_stride(size_m, stride_m)
+    return stride_m
 
 
 def _check_stride(size_m: float | None, stride_m: float | None) -> None:
@@ -109,6 +131,25 @@ def _check_stride(size_m: float | None, stride_m: float | None) -> None:
             "tile's centre; a stride of %g m finds more",
             size_m, stride_m, stride_m / 2**0.5, size_m * STRIDE_SHARE,
         )  # fmt: skip
+
+
+def _warn_of_changes(former: SourceRecord | None, record: SourceRecord) -> None:
+    if former is None:
+        return
+    if record.size_m != former.size_m:
+        log.warning(
+            "source %s: tiles were %s wide and are %s: all of them show other ground now",
+            record.name, _metres(former.size_m), _metres(record.size_m),
+        )  # fmt: skip
+    if record.stride_m is not None and record.stride_m != former.stride_m:
+        log.warning(
+            "source %s: the stride was %s and is %s: every tile has another id now",
+            record.name, _metres(former.stride_m), _metres(record.stride_m),
+        )  # fmt: skip
+
+
+def _metres(value: float | None) -> str:
+    return "the images' own" if value is None else f"{value:g} m"
 
 
 def _warn_of_overlap(catalogue: Catalogue, name: str) -> None:
@@ -183,21 +224,35 @@ class _Cutting:
             )
 
 
+def _credit(what: str, given: str | None, former: str, stated: str) -> str:
+    """As given; else as in the former ingest; else as the imagery itself states."""
+    if given is not None:
+        return given
+    if former and stated not in ("", former):
+        log.warning(
+            "the imagery states the %s %r; %r of the former ingest is kept: --%s replaces it",
+            what, stated, former, what,
+        )  # fmt: skip
+    return former or stated
+
+
 def _record(
     source: Source,
     size_m: float | None,
     stride_m: float | None,
     licence: str | None,
     attribution: str | None,
+    former: SourceRecord | None,
 ) -> SourceRecord:
+    before = (former.licence, former.attribution) if former else ("", "")
     return SourceRecord(
         name=source.name,
         kind=source.kind,
         path=str(source.path),
         size_m=size_m,
         stride_m=stride_m,
-        licence=source.licence if licence is None else licence,
-        attribution=source.attribution if attribution is None else attribution,
+        licence=_credit("licence", licence, before[0], source.licence),
+        attribution=_credit("attribution", attribution, before[1], source.attribution),
         signature=source.signature(),
         ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

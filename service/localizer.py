@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -78,11 +79,20 @@ class Localizer:
     """Turns panoramas into fixes against whichever index version is live.
 
     rolls: how many headings are tried, evenly spaced, for a panorama whose heading is unknown.
+    weights: the checkpoint that the encoder was opened from, where it was.
     """
 
-    def __init__(self, encoder: StreetEncoder, live: LiveTiles, *, rolls: int = 36) -> None:
+    def __init__(
+        self,
+        encoder: StreetEncoder,
+        live: LiveTiles,
+        *,
+        rolls: int = 36,
+        weights: Path | None = None,
+    ) -> None:
         self.encoder = encoder
         self.live = live
+        self.weights = weights
         self._rolls = rolls
 
     def locate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 
@@ -13,6 +14,8 @@ from service.compose import open_localizer, reopener
 from service.heads import protocol
 from service.logs import log_to_stderr
 from service.settings import Settings
+
+SPARE_FILES = 1024  # open ones that are no connections
 
 
 def serve(settings: Settings) -> None:
@@ -27,6 +30,8 @@ def serve(settings: Settings) -> None:
 
 def run(app: FastAPI, settings: Settings) -> None:
     """Answer until SIGTERM or SIGINT. Requests in flight are finished; SIGTERM exits with 0."""
+    connections = 4 * settings.max_requests  # the application refuses far below, and says how
+    allow_files(connections + SPARE_FILES)
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -34,7 +39,7 @@ def run(app: FastAPI, settings: Settings) -> None:
         http=protocol(settings.header_deadline_s),  # h11: httptools does not bound heads
         h11_max_incomplete_event_size=64 * 1024,
         ws="none",
-        limit_concurrency=1024,  # connections; uploads in flight are bounded far below
+        limit_concurrency=connections,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=30,
         server_header=False,
@@ -44,3 +49,12 @@ def run(app: FastAPI, settings: Settings) -> None:
     # uvicorn raises the signal again once it has drained, which would end the process as killed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     uvicorn.Server(config).run()
+
+
+def allow_files(wanted: int) -> None:
+    """As far as the system lets it: many start a process with 1024, and a process that has run out
+    can neither take a connection nor open an index."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -34,7 +34,8 @@ class Settings:
     """Everything configurable about the service. Sizes in bytes, times in seconds.
 
     Uploads held in memory are bounded by `max_in_flight_bytes`, with a second copy of the one that
-    is being taken out of its form; images being decoded by `decode_threads`, at most 512 MiB each.
+    is being taken out of its form, and those whose client has left while they are decoded; images
+    being decoded by `decode_threads`, at most 512 MiB each.
     """
 
     home: Path = Path("skyfix-data")
@@ -46,8 +47,8 @@ class Settings:
     rolls: int = 36  # headings tried when none is known: training strays by 6 degrees at most
     max_body_bytes: int = 32 * MIB
     max_files: int = 16  # panoramas in one request to /localize/batch
-    max_in_flight: int = 32  # panoramas being read, decoded, waiting or encoded; more get a 503
-    max_in_flight_bytes: int = 256 * MIB  # of their uploads; more get a 503
+    max_in_flight: int = 32  # panoramas being decoded, waiting or encoded; more get a 503
+    max_in_flight_bytes: int = 256 * MIB  # of their uploads and those arriving; more get a 503
     max_stretch: float = 2.5  # mean latency under load, in lone requests' latencies; past it: 503
     max_batch: int = 8  # panoramas in one encoder call
     decode_threads: int = 2
@@ -56,6 +57,18 @@ class Settings:
     request_deadline_s: float = 30.0  # from the whole body received to the answer
     log_format: str = "auto"  # json | text; auto: text on a terminal
     admin_token: str = field(default="", repr=False)  # empty: the admin routes do not exist
+    milvus_token: str = field(default="", repr=False)  # user:password or key; read by index.milvus
+
+    def __post_init__(self) -> None:
+        """Raises SettingsError where what one limit allows would by another be refused for ever."""
+        pairs = (("max_files", "max_in_flight"), ("max_body_bytes", "max_in_flight_bytes"))
+        for one, together in pairs:
+            if getattr(self, one) > getattr(self, together):
+                raise SettingsError(
+                    f"SKYFIX_{one.upper()}={getattr(self, one)} is more than "
+                    f"SKYFIX_{together.upper()}={getattr(self, together)}: such a request could "
+                    "never be let in; lower the one or raise the other"
+                )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
@@ -75,6 +88,16 @@ class Settings:
         return dataclasses.replace(cls(), **chosen)  # type: ignore[arg-type]  # typed by _PARSERS
 
     @property
+    def max_arriving(self) -> int:
+        """Uploads being received at once. Slow ones hold nothing up while they are fewer."""
+        return 8 * self.max_in_flight
+
+    @property
+    def max_requests(self) -> int:
+        """Requests of all kinds being answered at once; more get a 503."""
+        return self.max_arriving + self.max_in_flight + 256
+
+    @property
     def catalogue(self) -> Path:
         """The catalogue's file."""
         return self.home / "catalogue.sqlite"
@@ -87,7 +110,8 @@ class Settings:
     def shown(self) -> dict[str, str]:
         """All settings as text under their variable names; secrets hidden."""
         values = {name: str(getattr(self, name)) for name in _PARSERS}
-        values["admin_token"] = "(set, hidden)" if self.admin_token else "(not set)"
+        for name in ("admin_token", "milvus_token"):
+            values[name] = "(set, hidden)" if values[name] else "(not set)"
         return {f"SKYFIX_{name.upper()}": value for name, value in values.items()}
 
 
@@ -115,6 +139,13 @@ def _token(variable: str, text: str) -> str:
             f"{variable} has {len(text)} characters: {MIN_TOKEN} or more of printable ASCII "
             "without spaces are needed, for example from `openssl rand -hex 32`"
         )
+    return text
+
+
+def _foreign_token(variable: str, text: str) -> str:
+    """Whoever made it chose its length; the value itself is in no message."""
+    if not text.isprintable() or " " in text:
+        raise SettingsError(f"{variable} holds a space, a line's end, or another control character")
     return text
 
 
@@ -171,4 +202,5 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "request_deadline_s": _seconds,
     "log_format": _one_of("auto", "json", "text"),
     "admin_token": _token,
+    "milvus_token": _foreign_token,
 }

@@ -8,27 +8,28 @@ import pytest
 from service.api.admission import AT_FIRST, GAIN, LEAST, Admission, OverloadedError, Pace
 
 
-def test_places_and_bytes_are_bounded_and_given_back() -> None:
-    admission = Admission(max_panoramas=2, max_bytes=100)
+def test_uploads_and_bytes_are_bounded_and_given_back() -> None:
+    admission = Admission(max_panoramas=1, max_bytes=100, max_arriving=2)
     with admission.admitted() as first, admission.admitted() as second:
-        first.take(size=60)
+        first.take(60)
         with pytest.raises(OverloadedError, match="100"):
-            second.take(size=41)
-        second.take(size=40)
-        with pytest.raises(OverloadedError, match="2"), admission.admitted():
+            second.take(41)
+        second.take(40)
+        with pytest.raises(OverloadedError, match="2 uploads"), admission.admitted():
             pass
         assert (admission.panoramas, admission.bytes) == (2, 100)
     assert (admission.panoramas, admission.bytes) == (0, 0)
 
 
-def test_a_place_can_grow_by_panoramas() -> None:
-    admission = Admission(max_panoramas=4, max_bytes=100)
-    with admission.admitted() as place:
-        place.take(panoramas=3)
-        with pytest.raises(OverloadedError):
-            place.take(panoramas=1)
-        assert admission.panoramas == 4
-    assert admission.panoramas == 0
+def test_a_batch_takes_as_many_places_as_it_has_panoramas() -> None:
+    admission = Admission(max_panoramas=4, max_bytes=100, max_arriving=9)
+    with admission.admitted() as batch, admission.admitted() as other:
+        batch.start(3)
+        with pytest.raises(OverloadedError, match="limit of 4"):
+            other.start(2)
+        other.start(1)
+        assert (admission.working, admission.panoramas) == (4, 4)
+    assert (admission.working, admission.panoramas) == (0, 0)
 
 
 class Server:
@@ -36,7 +37,7 @@ class Server:
 
     def __init__(self, max_stretch: float = 2.5) -> None:
         self.now = 0.0
-        self.admission = Admission(64, 1000, max_stretch, clock=lambda: self.now)
+        self.admission = Admission(64, 1000, 64, max_stretch, clock=lambda: self.now)
 
     def under(self, spacing: float, requests: int) -> list[float]:
         """Latencies of those accepted, of so many requests that arrive so far apart."""
@@ -110,7 +111,7 @@ def test_missed_deadlines_lower_the_limit_to_the_least() -> None:
 
 
 def test_uploads_that_still_arrive_take_no_place_of_work() -> None:
-    admission = Admission(max_panoramas=64, max_bytes=100)
+    admission = Admission(max_panoramas=64, max_bytes=100, max_arriving=64)
     with ExitStack() as stack:
         places = [stack.enter_context(admission.admitted()) for _ in range(10)]
         for place in places[: admission.limit]:

@@ -38,12 +38,21 @@ def test_every_metric_asked_for_is_there(app: FastAPI) -> None:
 
 
 def test_every_label_asked_for_can_be(app: FastAPI) -> None:
-    page = generate_latest(app.state.metrics.registry).decode()
     slugs = {problem.slug for problem in (*PROBLEMS.values(), UNEXPECTED)}
     for types in re.findall(r'type=~?"([^"]+)"', ASKED):
         assert set(types.split("|")) <= slugs
-    assert 'skyfix_problems_total{type="internal"} 0.0' in page  # or its first would be missed
+    page = generate_latest(app.state.metrics.registry).decode()
     assert 'skyfix_jobs_total{kind="rebuild",status="failed"} 0.0' in page
+
+
+def test_every_failure_of_the_service_but_refusals_is_an_alert(app: FastAPI) -> None:
+    failures = {p.slug for p in (*PROBLEMS.values(), UNEXPECTED) if p.status >= 500}
+    (expression,) = (alert["expr"] for alert in ALERTS if alert["alert"] == "SkyfixErrors")
+    (watched,) = re.findall(r'type=~"([^"]+)"', expression)
+    assert sorted(watched.split("|")) == sorted(failures - {"overloaded"})
+    page = generate_latest(app.state.metrics.registry).decode()
+    for slug in failures:  # from 0 on, or the first would be missed
+        assert f'skyfix_problems_total{{type="{slug}"}} 0.0' in page
 
 
 def test_prometheus_reads_them_from_the_api() -> None:

@@ -1,13 +1,27 @@
 """The admin routes: absent without a token, closed without the right one, and what they do."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
-from fakes import FakeEncoder
+import torch
+from fakes import FakeEncoder, coloured_region, panorama_of
+from pair_samples import tiny
 from serving import publish, served
+
+from model.checkpoint import Checkpoint
+from model.encoder import Encoder
+from service.api.app import create_app
+from service.api.jobs import Job, Jobs, Kind
+from service.build import build
+from service.index.catalogue import Catalogue
+from service.index.live import LiveIndex
+from service.ingest import ingest
+from service.localizer import Localizer
+from service.settings import Settings
 
 pytestmark = pytest.mark.anyio
 TOKEN = "s3cr3t-0123456789"
@@ -75,10 +89,8 @@ async def test_other_weights_are_named_not_pathed(
         answer = await client.post("/index/rebuild", params={"weights": name}, headers=HEADERS)
         assert answer.status_code == 422
     asked = {"weights": "next.safetensors"}
-    job = (await client.post("/index/rebuild", params=asked, headers=HEADERS)).json()
-    while job["status"] == "running":
-        await asyncio.sleep(0.1)
-        job = (await client.get(f"/jobs/{job['id']}", headers=HEADERS)).json()
+    started = await client.post("/index/rebuild", params=asked, headers=HEADERS)
+    job = await ended(client, started.json())
     assert str(tmp_path / "weights" / "next.safetensors") in "".join(job["log"])
 
 
@@ -90,12 +102,82 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(client: httpx.AsyncC
     path = f"/jobs/{started.json()['id']}"
     busy = await client.post("/index/rebuild", headers=HEADERS)
     assert (busy.status_code, path[6:] in busy.json()["detail"]) == (409, True)
-    job = started.json()
-    while job["status"] == "running":
-        await asyncio.sleep(0.1)
-        job = (await client.get(path, headers=HEADERS)).json()
+    job = await ended(client, started.json())
     assert (job["status"], job["exit_code"]) == ("failed", 1)
     assert any("no checkpoint" in line for line in job["log"])
     assert (await client.get("/index")).json()["version"] == before
     assert (await client.delete(path, headers=HEADERS)).json()["status"] == "failed"
     assert 'status="failed"} 1.0' in (await client.get("/metrics")).text
+    ready = await client.get("/readyz")
+    assert (ready.status_code, path[6:] in ready.json()["trouble"]) == (200, True)
+
+
+async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
+    """The real command in a process of its own, with small weights."""
+    torch.manual_seed(0)
+    config = tiny("encoder.aerial_footprint_m=64").encoder
+    weights = tmp_path / "small.safetensors"
+    Checkpoint(config, config.build().state_dict()).save(weights)
+    encoder = Encoder.load(weights)
+    with Catalogue.of(tmp_path) as catalogue:
+        ingest(catalogue, coloured_region(tmp_path / "town", range(3)), name="town", size_m=64.0)
+        first = build(tmp_path, encoder).name
+        ingest(catalogue, coloured_region(tmp_path / "more", range(5, 7)), name="more", size_m=64.0)
+    settings = {"admin_token": TOKEN, "weights": weights, "device": "cpu"}
+    async with served(tmp_path, encoder, **settings) as client:
+        assert (await client.get("/index")).json()["version"] == first
+        job = await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
+        assert (job["status"], job["exit_code"]) == ("succeeded", 0), job["log"]
+        listed = (await client.get("/index/versions")).json()
+        assert (listed["versions"][0], len(listed["versions"])) == (first, 2)
+        while (fix := await locate(client))["index_version"] == first:
+            await asyncio.sleep(0.02)
+        assert fix["index_version"] == listed["current"]
+        assert {match["tile_id"] for match in fix["matches"]} == {"t0", "t1", "t2", "t5", "t6"}
+        assert (await client.get("/readyz")).json()["trouble"] is None
+
+
+async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
+    """The server's own at first; after others went live with their index, those."""
+    commands: list[Sequence[str]] = []
+
+    class Recorded(Jobs):
+        def start(self, kind: Kind, command: Sequence[str]) -> Job:
+            commands.append(command)
+            return super().start(kind, [sys.executable, "-c", ""])
+
+    def opened(fingerprint: str) -> Localizer:
+        encoder = FakeEncoder(fingerprint=fingerprint)
+        live = LiveIndex(tmp_path, fingerprint, look_every_s=0.0)
+        return Localizer(encoder, live, rolls=4, weights=Path(fingerprint[:2]))
+
+    publish(tmp_path, "town", range(3), FakeEncoder())
+    app = create_app(
+        opened("fa" * 32), Settings(home=tmp_path, weights=Path("fa"), admin_token=TOKEN), opened
+    )
+    app.state.jobs = Recorded()
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://skyfix") as client,
+    ):
+        await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
+        publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint="0b" * 32))
+        app.state.serving.follow()
+        await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
+    used = [command[command.index("--weights") + 1] for command in commands]
+    assert used == ["fa", "0b"]
+
+
+async def ended(client: httpx.AsyncClient, job: dict[str, str]) -> dict[str, object]:
+    """The job, once it runs no longer."""
+    shown: dict[str, object] = {**job}
+    while shown["status"] == "running":
+        await asyncio.sleep(0.1)
+        shown = (await client.get(f"/jobs/{job['id']}", headers=HEADERS)).json()
+    return shown
+
+
+async def locate(client: httpx.AsyncClient) -> dict[str, object]:
+    form = {"panorama": panorama_of(1)}
+    return (await client.post("/localize?heading_deg=0", files=form)).raise_for_status().json()

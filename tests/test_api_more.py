@@ -16,7 +16,7 @@ from PIL import Image
 from serving import publish, served
 
 pytestmark = pytest.mark.anyio
-SETTINGS = {"max_files": 3, "max_in_flight": 4, "max_in_flight_bytes": 200_000}
+SETTINGS = {"max_files": 3, "max_in_flight": 4, "max_body_bytes": 200_000}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ async def test_a_batch_is_bounded(client: httpx.AsyncClient) -> None:
     none = await client.post("/localize/batch", files={"photo": b"x"})
     assert none.status_code == 400
     big = await client.post("/localize/batch", files=form(b"\0" * 250_000))
-    assert (big.status_code, big.json()["type"]) == (503, "urn:skyfix:problem:overloaded")
+    assert (big.status_code, big.json()["type"]) == (413, "urn:skyfix:problem:body-too-large")
     assert "200000" in big.json()["detail"]
     good = await client.post("/localize", files=form(panorama_of(0)))
     assert good.status_code == 200  # everything was given back

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
+import jsonschema
 import pytest
 import schemathesis
 from fakes import FakeEncoder
@@ -11,6 +14,9 @@ from schemathesis import GenerationMode
 from schemathesis.openapi.loaders import from_url
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving import application, listening, publish
+
+from service.imagery.grid import grid_place
+from service.index.versions import NAME
 
 TOKEN = "s3cr3t-0123456789"
 EXAMPLES = 30
@@ -71,3 +77,55 @@ def test_an_operation_keeps_its_word(schema: Schema, operation: str, mode: Gener
         case.call_and_validate(headers=headers, excluded_checks=EXCLUDED.get(operation))
 
     tried()
+
+
+def examples(schema: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Every schema of the document that has examples, with each of them."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("examples"), list):
+            yield from ((schema, example) for example in schema["examples"])
+        for part in schema.values():
+            yield from examples(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from examples(part)
+
+
+def named(value: Any, names: set[str]) -> Iterator[Any]:
+    """What stands under one of these names, however deep."""
+    if isinstance(value, dict):
+        yield from (part for name, part in value.items() if name in names)
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            yield from named(part, names)
+
+
+@pytest.fixture(scope="module")
+def document(schema: Schema) -> dict[str, Any]:
+    return httpx.get(schema.location).json()
+
+
+def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
+    for part, example in examples(document):
+        jsonschema.validate(example, {**part, "components": document["components"]})
+    shown = document["components"]["schemas"]
+    wanted = ("Fix", "Batch", "Job", "Versions", "Activated", "Ready")
+    assert [name for name in wanted if not shown[f"{name}Schema"].get("examples")] == []
+
+
+def test_examples_name_versions_and_tiles_as_they_are_named(document: dict[str, Any]) -> None:
+    shown = [example for _, example in examples(document)]
+    versions = [*named(shown, {"index_version", "version", "current"})]
+    versions += [name for names in named(shown, {"versions"}) for name in names]
+    of_fields = [
+        example
+        for name in ("index_version", "version")
+        for field in named(document, {name})
+        for _, example in examples(field)
+    ]
+    assert len(versions) >= 6
+    assert len(of_fields) >= 2
+    assert [name for name in (*versions, *of_fields) if not NAME.fullmatch(name)] == []
+    tiles = [*named(shown, {"tile_id"})]
+    assert tiles
+    assert [tile_id for tile_id in tiles if grid_place(tile_id) is None] == []

@@ -1,16 +1,28 @@
 """Weights and index change together, or not at all; nothing that runs is dropped."""
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 from fakes import FakeEncoder, panorama_of
+from numpy.typing import NDArray
 from serving import publish
 
+from model.images import Rgb
+from model.panorama import PanoramaGeometry
+from service.api.app import create_app
 from service.api.serving import Serving, WeightsMissing, answer
 from service.hints import Hints
+from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
+from service.index.versions import Versions
 from service.localizer import Localizer
+from service.settings import Settings
 
 OLD, NEW = "fa" * 32, "0b" * 32
 NORTH = Hints(heading_deg=0.0)
@@ -101,3 +113,69 @@ def test_trouble_lasts_until_a_retry_succeeds_whatever_fails(
     assert version in (refused or "")
     broken.follow()
     assert (during[1:], broken.trouble()) == ([refused], refused)
+
+
+class SlowEncoder(FakeEncoder):
+    """OLD's or NEW's: neither can search the other's index, and its strips are upside down to the
+    other. Slow enough that panoramas are in both steps, and wait for the second, at any time."""
+
+    def __init__(self, fingerprint: str) -> None:
+        super().__init__({OLD: 32, NEW: 40}[fingerprint], fingerprint)
+        self._order = {OLD: 1, NEW: -1}[fingerprint]
+
+    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
+        time.sleep(0.005)
+        return super().read_street(data, geometry)[:: self._order]
+
+    def encode_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> NDArray[np.float32]:
+        time.sleep(0.02)
+        return super().encode_strips([strip[:: self._order] for strip in strips], norths)
+
+
+@pytest.mark.anyio
+async def test_under_load_every_answer_is_of_one_pair(tmp_path: Path) -> None:
+    """Two pairs of weights and index, without a tile in common, take turns under twenty clients."""
+    tiles = {NEW: [5, 6], OLD: [1, 2, 3]}
+    versions = {}
+    for made_by, seeds in tiles.items():
+        versions[made_by] = publish(tmp_path, made_by, seeds, SlowEncoder(made_by))
+        with Catalogue.of(tmp_path) as catalogue:  # the version keeps its tiles
+            catalogue.remove_source(made_by)
+
+    def opened(made_by: str) -> Localizer:
+        return Localizer(SlowEncoder(made_by), LiveIndex(tmp_path, made_by, look_every_s=0.0))
+
+    app = create_app(opened(OLD), Settings(home=tmp_path, max_stretch=1000.0), opened)
+    answered: Counter[str] = Counter()
+    ended = asyncio.Event()
+
+    async def ask(client: httpx.AsyncClient, seed: int) -> None:
+        files = {"panorama": panorama_of(seed)}
+        while not ended.is_set():
+            got = await client.post("/localize?heading_deg=0", files=files)
+            assert got.status_code == 200, got.text
+            fix = got.json()
+            own = [f"t{one}" for one in tiles[fix["encoder"]]]
+            assert fix["index_version"] == versions[fix["encoder"]]
+            assert sorted(match["tile_id"] for match in fix["matches"]) == own
+            if f"t{seed}" in own:
+                assert fix["matches"][0]["tile_id"] == f"t{seed}"
+                assert fix["matches"][0]["distance"] < 1e-5
+            answered[fix["encoder"]] += 1
+            await asyncio.sleep(0.004 * seed)  # or all would ask at once, between two batches
+
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://skyfix") as client,
+        asyncio.TaskGroup() as clients,
+    ):
+        for seed in (1, 2, 3, 5, 6) * 4:
+            clients.create_task(ask(client, seed))
+        for made_by in (OLD, NEW) * 4:
+            await asyncio.to_thread(Versions(tmp_path).activate, versions[made_by])
+            await asyncio.to_thread(app.state.serving.follow)
+            enough = answered[made_by] + 20
+            while answered[made_by] < enough:
+                await asyncio.sleep(0.01)
+        ended.set()

@@ -1,6 +1,7 @@
 """Map tiles against the plain formulas of the Web Mercator tile scheme, and real pixels."""
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from fakes import coloured_region, colours
 from imagery_samples import patchwork, write_raster
 from pyproj import Transformer
 
-from service.basemap import BaseMap, MapTile, MapTileUnknown
+from model.images import Rgb
+from service.basemap import BaseMap, MapBusy, MapTile, MapTileUnknown
 from service.index.catalogue import Catalogue
 from service.ingest import ingest
 
@@ -90,3 +92,26 @@ def test_a_raster_in_web_mercator_is_drawn_as_it_is(tmp_path: Path, base_map: Ba
     centres = np.s_[16::32, 16::32]
     assert np.abs(drawn[centres].astype(int) - picture[centres]).max() <= 2
     assert np.abs(drawn.astype(int) - picture).mean() < 6.0
+
+
+def test_so_many_may_wait_and_those_given_up_are_not_drawn(tmp_path: Path) -> None:
+    drawn: list[MapTile] = []
+    go = threading.Event()
+
+    class Held(BaseMap):
+        def _draw(self, tile: MapTile, tile_ids: list[str]) -> Rgb | None:
+            assert go.wait(10.0)
+            drawn.append(tile)
+            return None
+
+    tiles = [MapTile(12, 0, y) for y in range(4)]
+    base_map = Held(tmp_path / "catalogue.sqlite", most=3)
+    first, second, _ = [base_map.draw(tile, []) for tile in tiles[:3]]
+    with pytest.raises(MapBusy, match="3 map tiles"):
+        base_map.draw(tiles[3], [])
+    assert second.cancel()
+    last = base_map.draw(tiles[3], [])
+    go.set()
+    assert (first.result(5.0), last.result(5.0)) == (None, None)
+    assert drawn == [tiles[0], tiles[2], tiles[3]]
+    base_map.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from model.errors import SkyfixError
 from service.index.catalogue import (
     Catalogue,
     CatalogueError,
@@ -69,6 +71,34 @@ def test_readers_see_old_tiles_until_the_new_are_whole(catalogue: Catalogue) -> 
     assert list(catalogue.tiles()) == tiles("345")
 
 
+class Overtaken(Catalogue):
+    """Another process ingests a second source as soon as the sources have been read."""
+
+    other: threading.Thread | None = None
+
+    def sources(self) -> list[SourceRecord]:
+        found = super().sources()
+        if self.other is None:
+            self.other = threading.Thread(target=self._ingest)
+            self.other.start()
+            self.other.join(0.3)  # it ends in this time, or waits for the reader
+        return found
+
+    def _ingest(self) -> None:
+        with Catalogue(self.path) as catalogue:
+            catalogue.replace_source(source("later"), tiles("89", of="later"))
+
+
+def test_sources_and_tiles_are_of_one_moment(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source(), tiles("12"))
+    with Overtaken(catalogue.path) as reader:
+        assert reader.snapshot() == ([source()], tiles("12"))
+        assert reader.other is not None
+        reader.other.join()
+        assert reader.snapshot() == (reader.sources(), tiles("12") + tiles("89", of="later"))
+    assert [one.name for one in catalogue.sources()] == ["later", "town"]
+
+
 def test_sources_stand_beside_each_other(catalogue: Catalogue) -> None:
     catalogue.replace_source(source("a"), tiles("12", of="a"))
     catalogue.replace_source(source("b"), tiles("34", of="b"))
@@ -108,6 +138,21 @@ def test_a_flipped_bit_is_found_or_changes_nothing(catalogue: Catalogue) -> None
         except CatalogueError:
             found += 1
     assert found > 100
+
+
+def test_an_ingest_into_a_damaged_file_says_so(catalogue: Catalogue) -> None:
+    catalogue.replace_source(source(), tiles("123456789"))
+    whole, refused = catalogue.path.read_bytes(), 0
+    for place in [place for place, byte in enumerate(whole) if byte][::9]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        catalogue.path.write_bytes(damaged)
+        try:
+            with Catalogue(catalogue.path) as other:
+                other.replace_source(source(), tiles("456"))
+        except SkyfixError as error:
+            refused += str(catalogue.path) in str(error)
+    assert refused > 20
 
 
 def test_a_truncated_file_is_found(catalogue: Catalogue) -> None:

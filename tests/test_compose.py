@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pair_samples import tiny
 
+from model.checkpoint import Checkpoint
 from service.api.serving import WeightsMissing
 from service.compose import reopener
 from service.settings import Settings
@@ -19,3 +21,13 @@ def test_corrupt_weights_are_named_and_not_opened(
     with pytest.raises(WeightsMissing, match="no weights with fingerprint 0b0b"):
         reopener(settings)("0b" * 32)
     assert "next.safetensors" in caplog.text
+
+
+def test_what_is_opened_knows_its_file(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, device="cpu", precision="fp32")
+    settings.weights_folder.mkdir()
+    path = settings.weights_folder / "next.safetensors"
+    config = tiny().encoder
+    made = Checkpoint(config, config.build().state_dict())
+    made.save(path)
+    assert reopener(settings)(made.fingerprint).weights == path

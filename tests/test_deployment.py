@@ -21,7 +21,15 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 THEIRS = [name for name in SERVICES if name not in OURS]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-FINAL_STAGE = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
+# name -> (the stage or image it begins as, its instructions), in order
+STAGES = {
+    name: (base, text)
+    for base, name, text in re.findall(
+        r"^FROM (\S+) AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL
+    )
+}
+RUNTIME = STAGES["runtime"][1]
+TARGETS = ("cpu", "gpu")
 DOCUMENT = (ROOT / "docs" / "deploy.md").read_text()
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
@@ -59,7 +67,7 @@ def test_the_data_volume_is_the_only_place_that_lasts(name: str) -> None:
     writable = [mount for mount in SERVICES[name]["volumes"] if not mount.endswith(":ro")]
     assert writable == ["skyfix-data:/data"]
     assert "skyfix-data" in COMPOSE["volumes"]
-    assert words("VOLUME", FINAL_STAGE) == ["/data"]
+    assert words("VOLUME", RUNTIME) == ["/data"]
 
 
 @pytest.mark.parametrize("kind", ["", "-gpu", "-milvus"])
@@ -104,24 +112,41 @@ def test_the_proxy_finds_every_kind_of_api(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_image_is_built_with_an_extra_there_is(name: str) -> None:
-    extras = SERVICES[name]["build"]["args"]["EXTRA"].split(",")
+    target = SERVICES[name]["build"]["target"]
+    extras = SERVICES[name]["build"].get("args", {"EXTRA": target})["EXTRA"].split(",")
+    assert target in TARGETS
     assert set(extras) <= EXTRAS.keys()
+    assert extras[0] == target
     assert SERVICES[name]["image"] == f"skyfix:{extras[-1]}"
 
 
+def test_the_targets_differ_in_their_packages_alone_and_cpu_is_the_default() -> None:
+    assert DOCKERFILE.count("\nFROM ") == len(STAGES)
+    assert list(STAGES)[-1] == "cpu"
+    for prefix, base in (("", "runtime"), ("packages-", "dependencies")):
+        cpu, gpu = (STAGES[prefix + target] for target in TARGETS)
+        assert cpu[0] == gpu[0] == base
+        assert cpu[1].strip() == gpu[1].strip().replace("gpu", "cpu")
+
+
 def test_the_image_runs_without_root_and_without_tools() -> None:
-    assert words("USER", FINAL_STAGE) == ["10001:10001"]
-    assert words("EXPOSE", FINAL_STAGE) == ["8000"]
-    assert words("CMD", FINAL_STAGE) == ['["serve", "--host", "0.0.0.0", "--port", "8000"]']
-    assert words("ENTRYPOINT", FINAL_STAGE) == ['["skyfix"]']
-    assert "apt-get" not in FINAL_STAGE
-    assert "pip" not in FINAL_STAGE
+    assert words("USER", RUNTIME) == ["10001:10001"]
+    assert words("EXPOSE", RUNTIME) == ["8000"]
+    assert words("CMD", RUNTIME) == ['["serve", "--host", "0.0.0.0", "--port", "8000"]']
+    assert words("ENTRYPOINT", RUNTIME) == ['["skyfix"]']
+    for stage in ("runtime", *TARGETS):
+        assert "apt-get" not in STAGES[stage][1]
+        assert "pip" not in STAGES[stage][1]
 
 
 def test_the_build_knows_no_address_and_needs_no_argument() -> None:
-    assert {arg.split("=")[0]: arg.split("=")[1] for arg in words("ARG") if "=" in arg} == {
-        "BASE_IMAGE": "docker.io/library/debian:bookworm-slim", "PIP_OPTIONS": '""', "EXTRA": "cpu",
-    }  # fmt: skip
+    given = dict(line.split("=") for line in words("ARG")[:2])
+    assert given.keys() == {"BASE_IMAGE", "PIP_OPTIONS"}
+    assert given["PIP_OPTIONS"] == '""'
+    assert words("ARG")[2:] == ["PIP_OPTIONS", "EXTRA=gpu", "EXTRA=cpu"]
+    base = re.fullmatch(r"docker\.io/library/(debian:bookworm-\d{8}-slim)", given["BASE_IMAGE"])
+    assert base is not None
+    assert f"`{base[1]}`" in DOCUMENT
     assert "://" not in DOCKERFILE
     assert "://" not in (ROOT / "constraints.txt").read_text()
 
@@ -149,7 +174,7 @@ class _Answer(BaseHTTPRequestHandler):
 def test_the_health_check_tells_well_from_ill(well: bool, code: int) -> None:
     test = SERVICES["api"]["healthcheck"]["test"]
     assert test[:3] == ["CMD", "python3", "-c"]
-    assert f'"{test[3]}"' in FINAL_STAGE
+    assert f'"{test[3]}"' in RUNTIME
     with HTTPServer(("127.0.0.1", 0), _Answer) as server:
         server.well = well
         threading.Thread(target=server.handle_request, daemon=True).start()

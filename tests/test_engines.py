@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import faiss
@@ -11,7 +12,15 @@ from index_samples import random_units, write_version
 from numpy.typing import NDArray
 
 from service.index import engines
-from service.index.engines import IVF_FILE, IvfPq, exact_nearest, moved
+from service.index.engine_choice import EngineChoice
+from service.index.engines import (
+    IVF_FILE,
+    RESCORED,
+    TUNING_DISTANCE,
+    IvfPq,
+    exact_nearest,
+    moved,
+)
 from service.index.manifest import EngineUnavailable, VersionCorrupt
 from service.index.search import TileIndex
 from service.index.versions import Versions
@@ -71,6 +80,28 @@ def test_nearly_all_of_the_true_ten_are_found(index: TileIndex) -> None:
     assert same.mean() > 0.98
     assert np.allclose(distances[same, 0], 2.0 - 2.0 * products[same, 0], atol=1e-5)
     assert (np.diff(distances, axis=1) >= -1e-6).all()
+
+
+def test_the_recall_reached_is_stated(tmp_path: Path, index: TileIndex) -> None:
+    engine = EngineChoice(COUNT, None).prepare(tmp_path, "any", np.array(index.vectors), [])
+    queries = moved(index.vectors[::40], TUNING_DISTANCE, np.random.default_rng(8))
+    _, true = exact_nearest(queries, np.array(index.vectors), 10)
+    _, found = IvfPq(tmp_path / IVF_FILE).nearest(queries, RESCORED)
+    recall = np.mean([np.isin(t, f).mean() for t, f in zip(true, found, strict=True)])
+    assert engine["kind"] == "ivfpq"
+    assert 0.99 <= engine["recall"] <= 1.0
+    assert abs(engine["recall"] - recall) < 0.005
+
+
+def test_what_cannot_be_found_approximately_is_searched_exactly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scattered = random_units(COUNT, 31, seed=0)  # a prime: a code is one byte for all of it
+    with caplog.at_level(logging.WARNING):
+        engine = EngineChoice(COUNT, None).prepare(tmp_path, "any", scattered, [])
+    assert engine == {"kind": "exact"}
+    assert list(tmp_path.iterdir()) == []
+    assert "of the true ten" in caplog.text
 
 
 def test_filtered_search_stays_exact(index: TileIndex) -> None:

@@ -37,6 +37,50 @@ def test_two_halves_are_the_whole(tmp_path: Path) -> None:
         assert different.mean() <= 1.5 / 64
 
 
+def test_one_value_has_one_colour_on_every_sheet(tmp_path: Path) -> None:
+    """Two sheets of one uint16 picture that grows brighter from west to east."""
+    ramp = np.linspace(1_000, 5_000, 600).astype(np.uint16)[None, :, None].repeat(400, 0)
+    write_raster(tmp_path / "a.tif", ramp[:, :300])
+    write_raster(tmp_path / "b.tif", ramp[:, 300:], transform=moved(150.0))
+    mosaic = open_source(tmp_path, "town")
+    for cut in mosaic.cuts(32.0, 16.0):
+        picture = mosaic.read(cut, 64)
+        if picture.valid == 1.0:
+            levels = picture.pixels[..., 0].astype(int)
+            assert (np.diff(levels, axis=1) >= 0).all()  # also across the seam
+            west = (cut.centre.longitude - 15.0) * 111_320.0 * np.cos(np.radians(50.0)) - 16.0
+            expected = np.interp(west, [0.0, 300.0], [0, 255])
+            assert abs(levels[:, 0].mean() - expected) < 8.0
+    assert open_source(tmp_path, "town", mosaic.signature()).signature() == mosaic.signature()
+
+
+EDGE_M = 20_037_508.342789244  # of Web Mercator's world
+
+
+def test_sheets_that_meet_at_the_dateline_have_no_gap(tmp_path: Path) -> None:
+    image = patchwork(400, 600)
+    for name, crs, edge, step in (("m", "EPSG:3857", EDGE_M, 0.8), ("d", "EPSG:4326", 180.0, 6e-6)):
+        north = 6_440_000.0 if name == "m" else 50.0
+        folder = tmp_path / name
+        folder.mkdir()
+        west = Affine(step, 0.0, edge - 300 * step, 0.0, -step, north)
+        east = Affine(step, 0.0, -edge, 0.0, -step, north)
+        write_raster(folder / "a.tif", image[:, :300], crs=crs, transform=west)
+        write_raster(folder / "b.tif", image[:, 300:], crs=crs, transform=east)
+        mosaic = open_source(folder, "sea")
+        whole = RasterSource(
+            write_raster(tmp_path / f"{name}.tif", image, crs=crs, transform=west), "sea"
+        )
+        near = [c for c in mosaic.cuts(32.0, 8.0) if 180.0 - abs(c.centre.longitude) < 1e-4]
+        across = [cut for cut in near if whole.read(cut, 64).valid == 1.0]
+        assert len({cut.centre.longitude > 0.0 for cut in across}) == 2
+        for cut in across:
+            ours, theirs = mosaic.read(cut, 64), whole.read(cut, 64)
+            assert ours.valid > 0.99
+            different = np.abs(ours.pixels.astype(int) - theirs.pixels).max(axis=2) > 2
+            assert different.mean() <= 2.5 / 64  # a seam, as between the halves above
+
+
 def test_finer_imagery_lies_on_top(tmp_path: Path) -> None:
     write_raster(tmp_path / "a.tif", np.full((300, 300, 3), 50, np.uint8))
     fine = np.full((300, 300, 3), 200, np.uint8)

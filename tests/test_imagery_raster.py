@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.shutil import copy
 from scipy.ndimage import map_coordinates
 
 from model.geo import LatLon, distance_m
@@ -217,6 +219,92 @@ def test_licence_and_attribution_are_read_from_the_file(tmp_path: Path) -> None:
     assert (source.licence, source.attribution) == ("CC0", "the survey")
 
 
+def write_in_pieces(folder: Path) -> Path:
+    """A VRT of a VRT of a raster, with its mask and its overviews in files of their own."""
+    path = write_raster(folder / "a.tif", patchwork(256, 256))
+    outside = rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False, TIFF_USE_OVR=True)
+    with outside, rasterio.open(path, "r+") as raster:
+        raster.write_mask(np.full((256, 256), 255, np.uint8))
+    with outside, rasterio.open(path, "r+") as raster:
+        raster.build_overviews([2])
+    copy(path, folder / "inner.vrt", driver="VRT")
+    text = (folder / "inner.vrt").read_text()
+    (folder / "outer.vrt").write_text(text.replace("a.tif", "inner.vrt"))
+    return folder / "outer.vrt"
+
+
+@pytest.mark.parametrize("file", ["outer.vrt", "inner.vrt", "a.tif", "a.tif.ovr", "a.tif.msk"])
+def test_every_file_behind_the_pixels_is_signed(file: str, tmp_path: Path) -> None:
+    outer = write_in_pieces(tmp_path)
+    raster = tmp_path / "a.tif"
+    before = [RasterSource(path).signature() for path in (outer, raster)]
+    assert [RasterSource(path).signature() for path in (outer, raster)] == before
+    os.utime(tmp_path / file, ns=(0, 0))
+    after = [RasterSource(path).signature() for path in (outer, raster)]
+    assert after[0] != before[0]
+    assert (after[1] != before[1]) == file.startswith("a.tif")
+
+
+def test_a_mask_that_appears_or_goes_is_noticed_by_an_open_raster(tmp_path: Path) -> None:
+    source = RasterSource(write_raster(tmp_path / "a.tif", patchwork(64, 64)))
+    before = source.signature()
+    (tmp_path / "a.tif.msk").write_bytes(b"")
+    assert source.signature() != before
+    (tmp_path / "a.tif.msk").unlink()
+    assert source.signature() == before
+    (tmp_path / "a.tif").unlink()
+    assert source.signature() != before
+
+
+@pytest.mark.parametrize("factor", [1, 16])
+def test_more_than_eight_bits_are_shown_as_before_unless_they_look_different(
+    factor: int, tmp_path: Path
+) -> None:
+    image = patchwork(300, 300).astype(np.uint16) * 16
+    path = write_raster(tmp_path / "a.tif", image)
+    former = RasterSource(path).signature()
+    image *= factor
+    image[:30, :30] = 65_535
+    write_raster(path, image)
+    source = RasterSource(path, former=former)
+    kept = source.signature().partition(";")[2] == former.partition(";")[2]
+    assert kept == (factor == 1)
+    assert RasterSource(path, former=source.signature()).signature() == source.signature()
+    assert 50 < source.read(centremost(source, 64.0), 64).pixels.mean() < 200
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "float32"])
+def test_the_extremes_of_a_type_are_its_black_and_white(dtype: str, tmp_path: Path) -> None:
+    low, high = (-1e30, 1e30) if dtype == "float32" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    checks = np.where(patchwork(300, 300)[..., :1] < 128, low, high).astype(dtype)
+    source = RasterSource(write_raster(tmp_path / "a.tif", checks))
+    pixels = source.read(centremost(source, 64.0), 128).pixels
+    assert (np.isin(pixels, (0, 255))).mean() > 0.8
+    assert {0, 255} <= set(pixels.flat)
+
+
+def test_ground_where_the_crs_has_no_points_is_empty(tmp_path: Path) -> None:
+    source = RasterSource(write_raster(tmp_path / "a.tif", patchwork(64, 64)))
+    for longitude in range(-180, 180, 15):
+        far = Cut("far", LatLon(0.0, float(longitude)), 64.0)
+        assert source.read(far, 16).valid == 0.0
+
+
+SITE = 'LOCAL_CS["the works",UNIT["metre",1]]'
+
+
+@pytest.mark.parametrize("placed_by", ["transform", "points"])
+def test_a_building_sites_own_coordinates_are_refused(placed_by: str, tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", patchwork(64, 64), crs=SITE)
+    if placed_by == "points":
+        corners = [(row, column) for row in (0, 64) for column in (0, 64)]
+        points = [GroundControlPoint(row, column, column, -row) for row, column in corners]
+        with rasterio.open(path, "r+") as raster:
+            raster.gcps = (points, SITE)
+    with pytest.raises(SourceError, match=r"the works, does not say where .* gdal_edit\.py"):
+        RasterSource(path)
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_rasters_without_a_place_on_earth_are_refused(tmp_path: Path) -> None:
     image = patchwork(64, 64)
@@ -279,7 +367,7 @@ def test_real_rasters_are_cut_to_the_pixel_or_refused(path: Path) -> None:
     at = columns_and_rows(path, cut, 64)
     off = source._corners(cut.ground).mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5
     assert np.abs(off).max() < 0.1
-    if source._bands.high == 255.0:
+    if source.stretch is None:
         with rasterio.open(path) as raster:
             image = raster.read(1).astype(float)
         expected = map_coordinates(image, at, order=1)

@@ -87,6 +87,22 @@ def test_prune_deletes_old_versions(
         main(["prune", "--keep", "-1", *options])
 
 
+@pytest.mark.parametrize("command", ["activate", "prune"])
+def test_a_disk_that_refuses_is_one_line(
+    command: str,
+    tmp_path: Path,
+    street: Path,
+    options: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    versions = Versions(tmp_path / "home")
+    (versions.folder / ".pointer").unlink()
+    (versions.folder / ".pointer").mkdir()  # nothing can be written there
+    capsys.readouterr()
+    assert main([command, *(versions.names() if command == "activate" else ()), *options]) == 1
+    assert "free space" in capsys.readouterr().err
+
+
 def test_evaluate_prints_one_json_document(
     street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

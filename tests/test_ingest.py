@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from imagery_samples import patchwork, write_folder, write_raster
+from imagery_samples import EAST_M, NORTH_M, patchwork, write_folder, write_raster
+from pyproj import Transformer
 
 from service.imagery.grid import GridError
 from service.imagery.source import SourceError, SourceMissing
@@ -42,6 +43,29 @@ def test_again_changes_nothing_and_an_edit_changes_the_tiles_it_touches(
     edited = ingest(catalogue, path, size_m=32.0, stride_m=32.0)
     assert 1 <= edited.updated <= 4
     assert edited.unchanged == first.tiles - edited.updated
+
+
+@pytest.mark.parametrize(("corner", "value"), [(0, 65_535), (250, 0), (730, 65_535)])
+def test_an_edit_of_a_hundredth_changes_no_other_tile_of_16_bits(
+    catalogue: Catalogue, tmp_path: Path, corner: int, value: int
+) -> None:
+    image = np.random.default_rng(0).normal(9_000, 1_500, (800, 800, 3)).astype(np.uint16)
+    path = write_raster(tmp_path / "town.tif", image)
+    ingest(catalogue, path, size_m=32.0, stride_m=32.0)
+    before = {tile.tile_id: tile for tile in catalogue.tiles()}
+    edit = slice(corner, corner + 80)
+    image[edit, edit] = value
+    write_raster(path, image)
+    ingest(catalogue, path, size_m=32.0, stride_m=32.0)
+    to_utm = Transformer.from_crs(4326, 32633, always_xy=True)
+    for tile in catalogue.tiles():
+        east, north = to_utm.transform(tile.longitude, tile.latitude)
+        at = 2.0 * (east - EAST_M), 2.0 * (NORTH_M - north)  # pixels of 0.5 m
+        off = max(abs(one - (corner + 40)) for one in at)
+        if off < 40 + 32 - 4:
+            assert tile.sha256 != before[tile.tile_id].sha256
+        if off > 40 + 32 + 4:
+            assert tile == before[tile.tile_id]
 
 
 def test_empty_tiles_are_skipped_and_counted(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -79,6 +103,52 @@ def test_the_source_is_recorded(catalogue: Catalogue, tmp_path: Path) -> None:
     assert next(catalogue.tiles()).tile_id.startswith("My-Town-8m-n")
     with pytest.raises(SourceError, match="'a/b'"):
         ingest(catalogue, path, size_m=32.0, name="a/b")
+
+
+def test_again_without_flags_keeps_what_the_flags_said(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_raster(tmp_path / "town.tif", patchwork(200, 200))
+    said = {"licence": "CC BY 4.0", "attribution": "the survey"}
+    first = ingest(catalogue, path, size_m=32.0, stride_m=16.0, **said)
+    record = catalogue.source("town")
+    assert changes(ingest(catalogue, path, size_m=32.0)) == (0, 0, 0, first.tiles)
+    assert catalogue.source("town")._replace(ingested_at="") == record._replace(ingested_at="")
+    assert caplog.text == ""
+    with rasterio.open(path, "r+") as raster:
+        raster.update_tags(LICENCE="CC0")
+    ingest(catalogue, path, size_m=32.0)
+    assert catalogue.source("town").licence == "CC BY 4.0"
+    assert "states the licence 'CC0'; 'CC BY 4.0' of the former ingest is kept" in caplog.text
+    ingest(catalogue, path, size_m=32.0, licence="")
+    ingest(catalogue, path, size_m=32.0)
+    assert catalogue.source("town").licence == "CC0"
+
+
+def test_another_size_or_stride_is_warned_of(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_raster(tmp_path / "town.tif", patchwork(300, 300))
+    ingest(catalogue, path, size_m=32.0, stride_m=12.0)
+    ingest(catalogue, path, size_m=32.0, stride_m=24.0)
+    assert "town: the stride was 12 m and is 24 m" in caplog.text
+    assert "tiles were" not in caplog.text
+    ingest(catalogue, path, size_m=64.0)
+    assert "town: tiles were 32 m wide and are 64 m" in caplog.text
+    assert catalogue.source("town").stride_m == 16.0
+
+
+def test_a_folders_images_have_no_stride(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_folder(tmp_path / "tiles")
+    for size_m in (None, 64.0):
+        ingest(catalogue, folder, size_m=size_m)
+        assert catalogue.source("tiles").stride_m is None
+        assert "stride" not in caplog.text
+    ingest(catalogue, folder, size_m=None, stride_m=0.0)
+    assert "tiles: the stride of 0 m is ignored" in caplog.text
+    assert catalogue.source("tiles").stride_m is None
 
 
 def test_progress_ends_at_the_number_of_cuts(catalogue: Catalogue, tmp_path: Path) -> None:

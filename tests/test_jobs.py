@@ -70,6 +70,24 @@ def test_ends_are_reported_and_old_jobs_forgotten() -> None:
     assert seen == ["running", "succeeded", "running", "failed"]
 
 
+PROGRESS = """
+from service.progress import progress_bar
+clock = iter(range(0, 1000, 4))
+with progress_bar("describing", lambda: next(clock)) as progress:
+    for done in range(900, 1001, 20):
+        progress(done, 1000)
+"""
+
+
+def test_progress_is_in_the_log_while_the_job_runs(jobs: Jobs) -> None:
+    """Reports 4 s apart, told every 10 s; what was there at the first has cost no time."""
+    log = list(wait(jobs.start("rebuild", python(PROGRESS))).log)
+    assert log == [
+        "describing: 960/1000, 5.0/s, 0:00:08 left",
+        "describing: 1000/1000, 5.0/s, 0:00:00 left",
+    ]
+
+
 def test_the_token_is_kept_from_a_job(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYFIX_ADMIN_TOKEN", "s3cr3t-0123456789")
     code = "import os; print(os.environ['SKYFIX_ADMIN_TOKEN'] or 'nothing')"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import threading
 import time
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from index_samples import ENCODER, random_units, write_version
 
+from service.index import engine_choice
+from service.index.engines import IVF_FILE, Gpu, Vectors
 from service.index.live import LiveIndex
-from service.index.manifest import VECTORS, VersionCorrupt
+from service.index.manifest import VECTORS, Content, Manifest, VersionCorrupt
+from service.index.search import TileIndex
 from service.index.versions import EncoderMismatch, IndexMissing, Versions
 
 FIRST, SECOND = "000001-20260101T000000Z", "000002-20260102T000000Z"
@@ -36,6 +41,46 @@ def wait_for(index: LiveIndex, version: str) -> None:
     while index.get().version != version:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+class Faulty(LiveIndex):
+    """Fails to open a version for as long as it has faults left: as what is foreseen by nobody."""
+
+    faults: tuple[Exception, ...] = ()
+
+    def _open(self, name: str) -> TileIndex:
+        if self.faults:
+            fault, *left = self.faults
+            self.faults = tuple(left)
+            raise fault
+        return super()._open(name)
+
+
+class SmallGpu(Gpu):
+    """Holds 50 vectors, in the memory of the CPU."""
+
+    def _copy(self, vectors: Vectors) -> faiss.IndexFlatIP:
+        if len(vectors) > 50:
+            raise RuntimeError("cudaMalloc error out of memory")
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(np.ascontiguousarray(vectors))
+        return index
+
+
+def blind_version(index_folder: Path, how: str) -> None:
+    """SECOND, whole by its digests: no directions for vectors, or the codes of others."""
+    if how != "codes":
+        vectors = np.full((60, 8), {"nan": np.nan, "zero": 0.0}[how], np.float32)
+        write_version(index_folder, 60, 8, name=SECOND, vectors=vectors)
+        return
+    vectors = random_units(1000, 8, seed=7)
+    folder = write_version(index_folder, 1000, 8, name=SECOND, vectors=vectors)
+    codes = faiss.IndexFlatIP(8)  # an engine file as any other, without training
+    codes.add(-vectors)
+    faiss.write_index(codes, str(folder / IVF_FILE))
+    manifest = Manifest.read(folder)
+    files = {name: Content.of(folder / name) for name in (*manifest.files, IVF_FILE)}
+    dataclasses.replace(manifest, files=files, engine={"kind": "ivfpq"}).write(folder)
 
 
 def test_a_new_version_is_picked_up_and_the_old_one_stays_usable(
@@ -90,6 +135,98 @@ def test_a_refused_version_is_tried_again(versions: Versions, tmp_path: Path) ->
     (tmp_path / "late").rename(folder / VECTORS)
     wait_for(index, SECOND)
     assert index.trouble() is None
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("nan", "are not finite"),
+        ("zero", "do not find themselves"),
+        ("codes", "do not find themselves"),
+    ],
+)
+def test_a_version_that_does_not_find_itself_is_refused(
+    how: str, why: str, versions: Versions, tmp_path: Path
+) -> None:
+    running = live(tmp_path)
+    running.get()
+    blind_version(tmp_path / "index", how)
+    versions.pointer.write_text(SECOND)
+    running.refresh()
+    for index in (running, live(tmp_path)):  # also a server that starts now
+        assert index.get().version == FIRST
+        assert SECOND in (index.trouble() or "")
+        assert why in (index.trouble() or "")
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("CUDA out of memory"), MemoryError(), OSError(5)])
+def test_whatever_fails_is_told_and_tried_again(
+    fault: Exception, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = Faulty(tmp_path, ENCODER, look_every_s=0.0, retry_every_s=0.05)
+    index.get()
+    write_version(tmp_path / "index", 60, 8, name=SECOND)
+    versions.activate(SECOND)
+    index.faults = (fault, fault)
+    index.refresh()
+    assert repr(fault) in (index.trouble() or "")
+    assert f"{SECOND} is not used, {FIRST} stays live: {fault!r}" in caplog.text
+    wait_for(index, SECOND)
+    assert index.trouble() is None
+
+
+def test_whatever_fails_at_the_start_leaves_the_last_good_version(
+    versions: Versions, tmp_path: Path
+) -> None:
+    write_version(tmp_path / "index", 60, 8, name=SECOND)
+    versions.activate(SECOND)
+    index = Faulty(tmp_path, ENCODER)
+    index.faults = (RuntimeError("nobody thought of it"),)
+    assert index.get().version == FIRST
+    assert "nobody thought of it" in (index.trouble() or "")
+
+
+def test_a_gpu_that_is_full_keeps_the_last_good_version(
+    versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "Gpu", SmallGpu)
+    index = LiveIndex(tmp_path, ENCODER, "cuda", look_every_s=0.0)
+    opened = index.get()
+    write_version(tmp_path / "index", 60, 8, name=SECOND)
+    versions.activate(SECOND)
+    index.refresh()
+    assert "the GPU cannot search 60 vectors: cudaMalloc error" in (index.trouble() or "")
+    assert index.get() is opened
+    fresh = LiveIndex(tmp_path, ENCODER, "cuda")  # a server that starts now
+    assert fresh.get().version == FIRST
+    assert "SKYFIX_DEVICE=cpu" in (fresh.trouble() or "")
+    versions.activate(FIRST)
+    index.refresh()
+    assert index.get() is opened
+    assert index.trouble() is None
+
+
+@pytest.mark.parametrize("how", ["folder", "loop"])
+def test_a_pointer_that_cannot_be_read_keeps_the_last_good_version(
+    how: str, versions: Versions, tmp_path: Path
+) -> None:
+    running = LiveIndex(tmp_path, ENCODER, look_every_s=0.0, retry_every_s=0.05)
+    opened = running.get()
+    versions.pointer.unlink()
+    if how == "folder":
+        versions.pointer.mkdir()
+    else:
+        versions.pointer.symlink_to(versions.pointer)
+    assert running.get() is opened
+    running.refresh()
+    assert f"{versions.pointer} cannot be read" in (running.trouble() or "")
+    assert live(tmp_path).get().version == FIRST  # a server that starts now
+    versions.pointer.rename(tmp_path / "away")
+    versions.activate(FIRST)
+    deadline = time.monotonic() + 10.0
+    while running.trouble():
+        assert running.get() is opened  # and not opened again: a GPU may not hold it twice
+        assert time.monotonic() < deadline
 
 
 def test_an_index_of_another_encoder_is_refused_by_name(versions: Versions, tmp_path: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +14,24 @@ import pytest
 from fakes import FakeEncoder, coloured_region
 from index_samples import random_units, write_version
 
+from model.checkpoint import Checkpoint, EncoderConfig
+from model.network import NetworkConfig
+from model.preprocessing import Preprocessing
+from service.__main__ import main
+from service.api.jobs import rebuild_command
 from service.build import build
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
-from service.index.manifest import EngineUnavailable
-from service.index.milvus import ALIAS, Milvus, collection_name, load, point_alias
+from service.index.manifest import EngineUnavailable, Manifest
+from service.index.milvus import Milvus, address_of, alias_name, collection_name, load, point_alias
 from service.index.search import TileIndex
 from service.index.versions import Versions
 from service.ingest import ingest
+from service.settings import Settings
 
 pymilvus: Any = pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
+grpc: Any = pytest.importorskip("grpc")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.xdist_group("milvus"),
@@ -32,14 +43,42 @@ def uri(tmp_path: Path) -> str:
     return str(tmp_path / "milvus.db")
 
 
-def holder(uri: str) -> str:
-    return str(pymilvus.MilvusClient(uri).describe_alias(ALIAS)["collection_name"])
+@pytest.fixture
+def address(uri: str, tmp_path: Path) -> str:
+    return address_of(uri, tmp_path)
 
 
-def test_the_same_answers_as_faiss(tmp_path: Path, uri: str) -> None:
+def catalogued(home: Path, count: int = 5) -> Path:
+    with Catalogue.of(home) as catalogue:
+        ingest(catalogue, coloured_region(home / "town", range(count)), size_m=64.0)
+    return home
+
+
+def live(home: Path) -> Manifest:
+    versions = Versions(home)
+    return versions.manifest(versions.require_current())
+
+
+def collections(uri: str) -> set[str]:
+    return set(pymilvus.MilvusClient(uri).list_collections())
+
+
+def own(manifest: Manifest) -> str:
+    return collection_name(manifest.engine["uri"], manifest.version)
+
+
+def holder(home: Path) -> str:
+    """The collection that the alias of a home points to."""
+    address = live(home).engine["uri"]
+    client = pymilvus.MilvusClient(address.rpartition("#")[0])
+    return str(client.describe_alias(alias_name(address))["collection_name"])
+
+
+def test_the_same_answers_as_faiss(tmp_path: Path, address: str) -> None:
     plain = TileIndex.open(write_version(tmp_path, 900, 16))
-    load(uri, plain.version, plain.vectors, keep=[])
-    other = TileIndex(plain.manifest, plain.tiles, plain.vectors, Milvus(uri, plain.version, 900))
+    load(address, plain.version, plain.vectors, keep=[])
+    engine = Milvus(address, plain.version, 900)
+    other = TileIndex(plain.manifest, plain.tiles, plain.vectors, engine)
     queries = random_units(6, 16, seed=4)
     for allowed in (None, np.arange(900) % 7 == 0):
         expected, found = plain.search(queries, 20, allowed), other.search(queries, 20, allowed)
@@ -48,45 +87,154 @@ def test_the_same_answers_as_faiss(tmp_path: Path, uri: str) -> None:
 
 
 def test_a_build_loads_a_collection_and_moves_the_alias(tmp_path: Path, uri: str) -> None:
-    region = coloured_region(tmp_path / "town", range(30))
-    with Catalogue.of(tmp_path) as catalogue:
-        ingest(catalogue, region, size_m=64.0)
+    catalogued(tmp_path, 30)
     encoder = FakeEncoder()
     first = build(tmp_path, encoder, milvus_uri=uri)
-    assert holder(uri) == collection_name(first.name)
+    assert holder(tmp_path) == own(live(tmp_path))
     second = build(tmp_path, encoder, milvus_uri=uri)
     assert second.reused == 30
-    assert holder(uri) == collection_name(second.name)
+    assert holder(tmp_path) == own(live(tmp_path))
     index = LiveIndex(tmp_path, encoder.fingerprint).get()
     assert index.version == second.name
     assert (index.search(index.vectors[:5], 1)[1][:, 0] == np.arange(5)).all()
     versions = Versions(tmp_path)
     versions.activate(first.name)
-    assert holder(uri) == collection_name(first.name)
+    assert holder(tmp_path) == own(live(tmp_path)) == own(versions.manifest(first.name))
     versions.activate(second.name)
     versions.prune(keep=1)
-    assert pymilvus.MilvusClient(uri).list_collections() == [collection_name(second.name)]
+    assert collections(uri) == {own(live(tmp_path))}
+
+
+def test_two_homes_on_one_server_leave_each_other_alone(tmp_path: Path, uri: str) -> None:
+    """Their versions may have the same names."""
+    homes = [catalogued(tmp_path / name) for name in "ab"]
+    for home in homes * 2:
+        build(home, FakeEncoder(), milvus_uri=uri)
+    kept = {own(Versions(homes[0]).manifest(name)) for name in Versions(homes[0]).names()}
+    Versions(homes[1]).prune(keep=1)
+    assert collections(uri) == kept | {own(live(homes[1]))}
+    for home in homes:
+        assert holder(home) == own(live(home))
+        assert Versions(home).verify(live(home).version).tiles == 5
+
+
+def test_a_home_keeps_its_part_of_the_server(tmp_path: Path, uri: str) -> None:
+    made = address_of(uri, tmp_path)
+    assert made == address_of(uri, tmp_path)
+    assert made.startswith(f"{uri}#")
+    (tmp_path / "other").mkdir()
+    assert made != address_of(uri, tmp_path / "other")
 
 
 def test_a_failed_build_leaves_the_old_collection_only(tmp_path: Path, uri: str) -> None:
-    with Catalogue.of(tmp_path) as catalogue:
-        ingest(catalogue, coloured_region(tmp_path / "town", range(5)), size_m=64.0)
-    live = build(tmp_path, FakeEncoder(), milvus_uri=uri)
-
-    def fail(index: TileIndex) -> Any:
-        raise KeyboardInterrupt
-
+    catalogued(tmp_path)
+    build(tmp_path, FakeEncoder(), milvus_uri=uri)
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path, FakeEncoder(), milvus_uri=uri, calibrate=fail)
-    assert pymilvus.MilvusClient(uri).list_collections() == [collection_name(live.name)]
-    assert holder(uri) == collection_name(live.name)
+        build(tmp_path, FakeEncoder(), milvus_uri=uri, calibrate=interrupted)
+    assert collections(uri) == {own(live(tmp_path))}
+    assert holder(tmp_path) == own(live(tmp_path))
 
 
-def test_what_is_missing_is_named(uri: str) -> None:
+def interrupted(index: TileIndex) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_build_finds_an_alias_that_was_left_behind(tmp_path: Path, uri: str) -> None:
+    """As by a kill between CURRENT and the alias; even when the build itself fails."""
+    catalogued(tmp_path)
+    first = build(tmp_path, FakeEncoder(), milvus_uri=uri)
+    build(tmp_path, FakeEncoder())
+    point_alias(live(tmp_path).engine["uri"], first.name)
+    assert holder(tmp_path) != own(live(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, FakeEncoder(), calibrate=interrupted)
+    assert holder(tmp_path) == own(live(tmp_path))
+
+
+@pytest.mark.parametrize("mend", ["prune", "verify"])
+def test_prune_and_verify_find_an_alias_that_was_left_behind(
+    tmp_path: Path, uri: str, mend: str
+) -> None:
+    catalogued(tmp_path)
+    first = build(tmp_path, FakeEncoder(), milvus_uri=uri)
+    second = build(tmp_path, FakeEncoder())
+    point_alias(live(tmp_path).engine["uri"], first.name)
+    versions = Versions(tmp_path)
+    _ = versions.prune(1) if mend == "prune" else versions.verify(second.name)
+    assert holder(tmp_path) == own(live(tmp_path))
+
+
+def test_a_build_stays_with_milvus_until_told_otherwise(
+    tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogued(tmp_path)
+    first = build(tmp_path, FakeEncoder(), milvus_uri=uri)
+    with caplog.at_level(logging.INFO):
+        build(tmp_path, FakeEncoder())
+    assert f"Milvus at {uri} searches, as for index version {first.name}" in caplog.text
+    assert live(tmp_path).engine["kind"] == "milvus"
+    Versions(tmp_path).pointer.write_text("000009-20260101T000000Z")
+    build(tmp_path, FakeEncoder())
+    assert live(tmp_path).engine["kind"] == "milvus"
+    for asked in ("", None):
+        build(tmp_path, FakeEncoder(), milvus_uri=asked)
+        assert live(tmp_path).engine == {"kind": "exact"}
+
+
+def test_a_rebuild_by_the_server_stays_with_milvus(tmp_path: Path, uri: str) -> None:
+    network = NetworkConfig(neck=4, group_channels=4, dimension=16)
+    config = EncoderConfig(network, Preprocessing(input_size=64))
+    weights = tmp_path / "tiny.safetensors"
+    Checkpoint(config, config.build().state_dict()).save(weights)
+    settings = Settings(home=catalogued(tmp_path / "home"), weights=weights, device="cpu")
+    command = rebuild_command(settings)[3:]
+    assert main([*command, "--milvus", uri]) == 0
+    first = live(settings.home)
+    assert main(command) == 0
+    assert live(settings.home).version > first.version
+    assert live(settings.home).engine == first.engine
+
+
+def test_what_is_missing_is_named(address: str) -> None:
     with pytest.raises(EngineUnavailable, match=r"milvus\.db"):
-        Milvus(uri, "000001-20260101T000000Z", 3)
-    load(uri, "000001-20260101T000000Z", random_units(2, 8, seed=0), keep=[])
+        Milvus(address, "000001-20260101T000000Z", 3)
+    load(address, "000001-20260101T000000Z", random_units(2, 8, seed=0), keep=[])
     with pytest.raises(EngineUnavailable, match=r"holds 2 rows, not 3: run `skyfix build`"):
-        Milvus(uri, "000001-20260101T000000Z", 3)
+        Milvus(address, "000001-20260101T000000Z", 3)
     with pytest.raises(EngineUnavailable):
-        point_alias(uri, "000009-20260101T000000Z")
+        point_alias(address, "000009-20260101T000000Z")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """A gRPC server that knows no call: its address, and the tokens that it was shown."""
+    shown: list[str] = []
+
+    class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, call: Any) -> None:
+            coded = dict(call.invocation_metadata).get("authorization", "")
+            shown.append(base64.b64decode(coded).decode())
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = grpc.server(ThreadPoolExecutor(1), handlers=(Door(),))
+    port = made.add_insecure_port("127.0.0.1:0")
+    made.start()
+    yield f"http://127.0.0.1:{port}", shown
+    made.stop(None).wait()
+
+
+def test_the_token_of_the_environment_is_shown_to_the_server_only(
+    tmp_path: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, shown = server
+    monkeypatch.setenv("SKYFIX_MILVUS_TOKEN", "root:s3cr3t")
+    with pytest.raises(EngineUnavailable, match=uri) as caught:
+        build(catalogued(tmp_path), FakeEncoder(), milvus_uri=uri)
+    assert set(shown) == {"root:s3cr3t"}
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_no_password_gets_into_a_manifest(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="SKYFIX_MILVUS_TOKEN") as caught:
+        build(catalogued(tmp_path), FakeEncoder(), milvus_uri="http://root:s3cr3t@127.0.0.1:1")
+    assert "s3cr3t" not in str(caught.value)

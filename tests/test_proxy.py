@@ -36,6 +36,8 @@ def test_the_limits_are_the_service_s() -> None:
     assert value("client_header_timeout") == settings.header_deadline_s
     assert value("proxy_read_timeout") > settings.request_deadline_s
     assert value("proxy_send_timeout") >= settings.body_deadline_s
+    uploads = int(re.search(r"limit_conn uploads (\d+);", CONFIG)[1])
+    assert uploads * settings.max_body_bytes < settings.max_in_flight_bytes
 
 
 def test_every_public_route_passes_and_no_other(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from index_samples import random_units, write_version
 from numpy.typing import NDArray
 
 from model.geo import Bounds, LatLon, distance_m
-from service.index import search
+from service.index import engines
 from service.index.search import SearchError, TileIndex
 
 COUNT, DIMENSION = 500, 24
@@ -44,7 +44,7 @@ def test_search_is_exact(index: TileIndex, queries: int) -> None:
 def test_filtered_search_is_exact(
     index: TileIndex, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "GATHER_ROWS", 64)  # so that several blocks are merged
+    monkeypatch.setattr(engines, "BLOCK", 64)  # so that several blocks are merged
     allowed = np.random.default_rng(3).random(COUNT) < share
     vectors = random_units(5, DIMENSION, seed=9)
     distances, rows = index.search(vectors, 10, allowed)

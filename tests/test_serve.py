@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -17,6 +19,7 @@ from serving import publish
 from service.index.catalogue import Catalogue
 from service.index.lock import build_lock
 from service.ingest import ingest
+from service.serve import allow_files
 
 NEW = "0b" * 32
 
@@ -48,6 +51,20 @@ def answers(server: Server, version: str, seed: int = 1) -> bool:
 
 def live_version(server: Server) -> str:
     return server.client.get("/index").raise_for_status().json()["version"]
+
+
+def rebuild(server: Server) -> dict[str, object]:
+    return server.client.post("/index/rebuild").raise_for_status().json()
+
+
+def ended(server: Server, job: dict[str, object]) -> dict[str, object]:
+    """The job, once it runs no longer."""
+
+    def shown() -> dict[str, object]:
+        return server.client.get(f"/jobs/{job['id']}").raise_for_status().json()
+
+    wait_until(lambda: shown()["status"] != "running")
+    return shown()
 
 
 def test_sigterm_finishes_what_is_in_flight(home: Path) -> None:
@@ -98,7 +115,7 @@ def test_a_rebuild_killed_says_so_and_frees_the_lock(home: Path) -> None:
         old = live_version(server)
         ingest(catalogue, coloured_region(home / "more", range(5, 7)), name="more", size_m=64.0)
         (home / "hold").touch()  # the job is held at its first new tile
-        job = server.client.post("/index/rebuild").raise_for_status().json()
+        job = rebuild(server)
         wait_until(lambda: lock.read_text() != "")
         os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
         wait_until(lambda: not server.counts("skyfix_jobs_running 1.0"))
@@ -107,6 +124,35 @@ def test_a_rebuild_killed_says_so_and_frees_the_lock(home: Path) -> None:
         assert (job["status"], job["exit_code"]) == ("failed", -signal.SIGKILL)
         assert server.counts('skyfix_jobs_total{kind="rebuild",status="failed"} 1.0')
         assert answers(server, old)
+        assert f"job {job['id']} failed with exit code -9" in trouble(server)
         assert "failed (exit code -9)" in server.log.read_text()
         with build_lock(home / "index"):
             pass
+
+
+def test_a_rebuild_is_cancelled_and_the_next_goes_live(home: Path) -> None:
+    lock = home / "index" / ".lock"
+    with running(home) as server, Catalogue.of(home) as catalogue:
+        old = live_version(server)
+        ingest(catalogue, coloured_region(home / "more", range(5, 7)), name="more", size_m=64.0)
+        (home / "hold").touch()
+        first = rebuild(server)
+        wait_until(lambda: lock.read_text() != "")
+        assert server.client.delete(f"/jobs/{first['id']}").status_code == 202
+        assert ended(server, first)["status"] == "cancelled"
+        (home / "hold").unlink()
+        assert answers(server, old)
+        assert trouble(server) == ""  # that was asked for
+        assert ended(server, rebuild(server))["status"] == "succeeded"
+        wait_until(lambda: live_version(server) != old)
+        assert answers(server, live_version(server), seed=5)
+
+
+def test_connections_that_ask_nothing_lock_nobody_out(home: Path) -> None:
+    allow_files(2048)  # in this process too
+    with running(home) as server, ExitStack() as stack:
+        host, port = server.client.base_url.host, server.client.base_url.port
+        for _ in range(1100):
+            stack.enter_context(socket.create_connection((host, port), timeout=30.0))
+        for path in ("/livez", "/index"):
+            assert httpx.get(server.client.base_url.join(path)).status_code == 200

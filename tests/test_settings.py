@@ -20,7 +20,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "MAX_FILES": "2", "MAX_IN_FLIGHT": "3", "MAX_IN_FLIGHT_BYTES": "9000",
         "MAX_STRETCH": "3.5", "MAX_BATCH": "4", "DECODE_THREADS": "1", "HEADER_DEADLINE_S": "0.5",
         "BODY_DEADLINE_S": "1.5", "REQUEST_DEADLINE_S": "2.5", "LOG_FORMAT": "json",
-        "ADMIN_TOKEN": "0123456789abcdef",
+        "ADMIN_TOKEN": "0123456789abcdef", "MILVUS_TOKEN": "root:Milvus",
     }  # fmt: skip
     settings = Settings.from_env({f"SKYFIX_{name}": text for name, text in texts.items()})
     assert {field.name.upper() for field in fields(Settings)} == set(texts)
@@ -46,13 +46,32 @@ def test_a_bad_value_is_refused_by_name(name: str, text: str, allowed: str) -> N
     assert allowed in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("one", "all_together"),
+    [
+        ({"SKYFIX_MAX_FILES": 9}, {"SKYFIX_MAX_IN_FLIGHT": 8}),
+        ({"SKYFIX_MAX_BODY_BYTES": 5001}, {"SKYFIX_MAX_IN_FLIGHT_BYTES": 5000}),
+    ],
+)
+def test_a_request_that_would_be_refused_for_ever_is_not_allowed(
+    one: dict[str, int], all_together: dict[str, int]
+) -> None:
+    (name,), (most,) = one, all_together.values()
+    environ = {name: str(value) for name, value in {**one, **all_together}.items()}
+    with pytest.raises(SettingsError, match=f"{name}={one[name]}") as caught:
+        Settings.from_env(environ)
+    assert f"{next(iter(all_together))}={most}" in str(caught.value)
+    Settings.from_env({**environ, name: str(most)})
+
+
 def test_an_unknown_variable_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     Settings.from_env({"SKYFIX_PROT": "81"})
     assert "SKYFIX_PROT" in caplog.text
 
 
-def test_the_token_is_never_shown() -> None:
-    settings = Settings.from_env({"SKYFIX_ADMIN_TOKEN": "s3cr3t-0123456789"})
+@pytest.mark.parametrize("name", ["SKYFIX_ADMIN_TOKEN", "SKYFIX_MILVUS_TOKEN"])
+def test_a_token_is_never_shown(name: str) -> None:
+    settings = Settings.from_env({name: "s3cr3t-0123456789"})
     assert "s3cr3t" not in repr(settings) + str(settings.shown())
     assert len(settings.shown()) == len(fields(Settings))
 
@@ -61,4 +80,10 @@ def test_the_token_is_never_shown() -> None:
 def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(SettingsError, match="SKYFIX_ADMIN_TOKEN") as caught:
         Settings.from_env({"SKYFIX_ADMIN_TOKEN": token})
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_token_of_milvus_is_one_line() -> None:
+    with pytest.raises(SettingsError, match="SKYFIX_MILVUS_TOKEN") as caught:
+        Settings.from_env({"SKYFIX_MILVUS_TOKEN": "root:s3cr3t\n"})
     assert "s3cr3t" not in str(caught.value)

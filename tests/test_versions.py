@@ -12,7 +12,13 @@ from index_samples import write_version
 
 from service.index.manifest import TILES, VECTORS, Content, Manifest, VersionCorrupt
 from service.index.search import TileIndex
-from service.index.versions import IndexMissing, Versions, VersionUnknown
+from service.index.versions import (
+    IndexMissing,
+    IndexUnreadable,
+    IndexUnwritable,
+    Versions,
+    VersionUnknown,
+)
 
 FIRST, SECOND = "000001-20260101T000000Z", "000002-20260102T000000Z"
 
@@ -77,6 +83,32 @@ def test_vectors_that_do_not_find_themselves_are_found(versions: Versions) -> No
     Manifest(**kept, files=files).write(folder)
     with pytest.raises(VersionCorrupt, match="not finite"):
         versions.verify(FIRST)
+
+
+def test_a_pointer_that_cannot_be_read_is_named(versions: Versions) -> None:
+    versions.pointer.unlink()
+    versions.pointer.mkdir()
+    for read in (versions.current, versions.require_current, lambda: versions.prune(keep=0)):
+        with pytest.raises(IndexUnreadable, match=r"CURRENT cannot be read: .*skyfix activate"):
+            read()
+    assert versions.names() == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("refuses", ["CURRENT", ".pointer", ".lock"])
+def test_a_disk_that_refuses_is_named_and_changes_nothing(versions: Versions, refuses: str) -> None:
+    path = versions.folder / refuses
+    path.unlink(missing_ok=True)
+    path.mkdir()  # nothing can be written there, not even by root
+    if refuses != ".lock":
+        with pytest.raises(
+            IndexUnwritable, match=rf"CURRENT: {FIRST} .* live: .*{refuses}.*free space"
+        ):
+            versions.activate(FIRST)
+    if refuses != "CURRENT":
+        assert versions.current() == SECOND
+        with pytest.raises(IndexUnwritable, match=rf"{versions.folder}: .*{refuses}.*free space"):
+            versions.prune(keep=0)
+    assert versions.names() == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("name", ["000009-20260101T000000Z", "../index", "", ".lock"])

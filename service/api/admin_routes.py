@@ -63,16 +63,18 @@ def rebuild(
         Query(
             pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\.safetensors$",
             description="a file in the home folder's `weights`: its index and it go live together; "
-            "by default the server's own weights",
+            "by default the weights that answer now",
         ),
     ] = None,
 ) -> JobSchema:
     """Runs `skyfix build` as a separate process. Requests are answered from the old version until
     the new one is whole; 409 while another job runs."""
     jobs: Jobs = request.app.state.jobs
+    serving: Serving = request.app.state.serving
     settings: Settings = request.app.state.settings
-    if weights is not None:
-        settings = dataclasses.replace(settings, weights=settings.weights_folder / weights)
+    live = serving.localizer.weights or settings.weights
+    chosen = live if weights is None else settings.weights_folder / weights
+    settings = dataclasses.replace(settings, weights=chosen)
     return _shown(jobs.start("rebuild", rebuild_command(settings)))
 
 

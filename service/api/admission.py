@@ -1,4 +1,4 @@
-"""Who may come in: bounds on the panoramas and the upload bytes held at once, and on the wait.
+"""Who may come in: bounds on uploads arriving, panoramas in work, bytes held, and on the wait.
 
 Used from the event loop only, so its counters need no lock. Knows nothing of HTTP.
 """
@@ -65,27 +65,35 @@ class Pace:
 class Admission:
     """Counts what has been let in and not yet answered.
 
-    Uploads that are still arriving count against `max_panoramas` and `max_bytes` only: slow clients
+    Uploads that are still arriving count against `max_arriving` and `max_bytes` only: slow clients
     do not take the places of work.
 
     Attributes:
-        panoramas, bytes: in flight now. working: of these panoramas, uploaded and being located.
+        arriving: uploads being received now. working: panoramas uploaded and being located.
+        bytes: of all these uploads.
     """
 
     def __init__(
         self,
         max_panoramas: int,
         max_bytes: int,
+        max_arriving: int,
         max_stretch: float = 2.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_panoramas, self._max_bytes = max_panoramas, max_bytes
+        self._max_arriving = max_arriving
         self._pace = Pace(max_panoramas, max_stretch)
         self._clock = clock
         self._starts = 0
-        self.panoramas = 0
-        self.bytes = 0
+        self.arriving = 0
         self.working = 0
+        self.bytes = 0
+
+    @property
+    def panoramas(self) -> int:
+        """Let in and not yet answered; an upload that is still arriving counts as one."""
+        return self.arriving + self.working
 
     @property
     def limit(self) -> int:
@@ -94,38 +102,39 @@ class Admission:
 
     @contextmanager
     def admitted(self) -> Iterator[Place]:
-        """Holds a place for one panorama, from the first byte of its upload to its answer.
+        """Holds a place for one upload, from its first byte to its answer.
 
         Raises:
-            OverloadedError: all places are taken, or too much is in work already.
+            OverloadedError: too many are arriving, or too much is in work already.
         """
-        self._check_work()  # before the upload is read: refusing must cost little
+        self._check_work(1)  # before the upload is read: refusing must cost little
+        if self.arriving >= self._max_arriving:
+            raise OverloadedError(f"{self.arriving} uploads are arriving: try again later")
         place = Place(self)
-        place.take(panoramas=1)
         try:
             yield place
         finally:
             place.leave()
 
-    def _check_work(self) -> None:
+    def _check_work(self, panoramas: int) -> None:
         if self.working >= self.limit:
             raise OverloadedError(
                 f"{self.working} panoramas are being located, and with more than {self.limit} "
                 "each would wait too long: try again later"
             )
 
-    def _take(self, panoramas: int, size: int) -> None:
-        if self.panoramas + panoramas > self._max_panoramas:
+        if self.working + panoramas > self._max_panoramas:
             raise OverloadedError(
-                f"{self.panoramas} panoramas are in flight and {panoramas} more would exceed the "
+                f"{self.working} panoramas are being located and {panoramas} more would exceed the "
                 f"limit of {self._max_panoramas}: try again later"
             )
+
+    def _take(self, size: int) -> None:
         if self.bytes + size > self._max_bytes:
             raise OverloadedError(
                 f"uploads in flight hold {self.bytes} bytes and {size} more would exceed the limit "
                 f"of {self._max_bytes}: try again later"
             )
-        self.panoramas += panoramas
         self.bytes += size
 
 
@@ -134,26 +143,27 @@ class Place:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self._panoramas = 0
+        self._arriving = 1
         self._bytes = 0
         self._working = 0
+        admission.arriving += 1
 
-    def take(self, *, panoramas: int = 0, size: int = 0) -> None:
-        """Raises OverloadedError, holding what was held before."""
-        self._admission._take(panoramas, size)
-        self._panoramas += panoramas
+    def take(self, size: int) -> None:
+        """So many bytes more. Raises OverloadedError, holding what was held before."""
+        self._admission._take(size)
         self._bytes += size
 
-    def start(self) -> None:
-        """The upload is here and its work begins: all its panoramas at once, however many.
+    def start(self, panoramas: int = 1) -> None:
+        """The upload is here and its work begins: all its panoramas at once.
 
         Raises:
             OverloadedError: too much is in work already.
         """
         admission = self._admission
-        admission._check_work()
-        self._working = self._panoramas
-        admission.working += self._working
+        admission._check_work(panoramas)
+        admission.arriving -= self._arriving
+        self._arriving, self._working = 0, panoramas
+        admission.working += panoramas
         admission._starts += 1
         self._started_at, self._start = admission._clock(), admission._starts
         self._others = admission.working - self._working
@@ -174,7 +184,7 @@ class Place:
 
     def leave(self) -> None:
         """Gives everything back."""
-        self._admission.panoramas -= self._panoramas
+        self._admission.arriving -= self._arriving
         self._admission.bytes -= self._bytes
         self._admission.working -= self._working
-        self._panoramas = self._bytes = self._working = 0
+        self._arriving = self._bytes = self._working = 0

@@ -22,6 +22,7 @@ from service.api import (
     map_routes,
     tile_routes,
 )
+from service.api.crowd import Crowd
 from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.observe import Observe
@@ -73,7 +74,8 @@ def create_app(
     app.state.jobs = Jobs(lambda job: metrics.observe_job(job.kind, job.status))
     _watch(metrics, app.state.pipeline, app.state.serving)
     errors.install(app)
-    app.add_middleware(Observe, metrics=metrics)
+    app.add_middleware(Crowd, most=settings.max_requests)
+    app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
     for module in (localize_routes, index_routes, tile_routes, map_routes, health_routes):
         app.include_router(module.router)
     if settings.admin_token:

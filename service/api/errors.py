@@ -25,12 +25,17 @@ from service.api.metrics import Metrics
 from service.api.pipeline import CanaryError
 from service.api.serving import WeightsMissing
 from service.api.upload import BodyTimeoutError, BodyTooLargeError, MediaTypeError, UploadError
-from service.basemap import MapTileUnknown
+from service.basemap import MapBusy, MapTileUnknown
 from service.hints import HintError
 from service.imagery.source import SourceError, SourceMissing
 from service.index.catalogue import CatalogueError, TileUnknown
 from service.index.manifest import EngineUnavailable, VersionCorrupt
-from service.index.versions import EncoderMismatch, IndexMissing, VersionUnknown
+from service.index.versions import (
+    EncoderMismatch,
+    IndexMissing,
+    IndexUnwritable,
+    VersionUnknown,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +71,9 @@ PROBLEMS: dict[type[Exception], Problem] = {
     EncoderMismatch: Problem(503, "index-encoder", "The index was built by another encoder"),
     EngineUnavailable: Problem(503, "index-engine", "The index's search engine does not answer"),
     VersionCorrupt: Problem(503, "index-corrupt", "The index is damaged"),
+    IndexUnwritable: Problem(503, "index-unwritable", "The index cannot be changed"),
     VersionUnknown: Problem(503, "index-unknown", "The live index version is not there"),
+    MapBusy: Problem(503, "overloaded", "The service is busy"),
     MapTileUnknown: Problem(404, "map-tile-unknown", "There is no such map tile"),
     JobUnknown: Problem(404, "job-unknown", "There is no such job"),
     JobRunning: Problem(409, "job-running", "A job is running"),
@@ -153,5 +160,5 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    logger.info("the client left while %s was being read", request.url.path)
+    logger.info("the client left before %s was answered", request.url.path)
     return Response(status_code=499)  # nobody reads it

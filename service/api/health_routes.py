@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.pipeline import Pipeline
 from service.api.problems import problems
@@ -32,15 +33,18 @@ async def livez() -> dict[Literal["status"], Literal["alive"]]:
 )
 async def readyz(request: Request) -> ReadySchema:
     """Sends a made-up panorama through decoding, model and live index. It stays ready when the
-    newest version cannot be used and an older one answers; `trouble` then says why."""
+    newest version cannot be used and an older one answers, or when the last job failed;
+    `trouble` then says so."""
     pipeline: Pipeline = request.app.state.pipeline
     serving: Serving = request.app.state.serving
+    jobs: Jobs = request.app.state.jobs
     fix = await pipeline.canary()
+    troubles = (await asyncio.to_thread(serving.trouble), await asyncio.to_thread(jobs.trouble))
     return ReadySchema(
         status="ready",
         index_version=fix.index_version,
         encoder=fix.encoder,
-        trouble=await asyncio.to_thread(serving.trouble),
+        trouble="; ".join(filter(None, troubles)) or None,
     )
 
 

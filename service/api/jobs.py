@@ -127,6 +127,18 @@ class Jobs:
             killer.start()
         return job
 
+    def trouble(self) -> str | None:
+        """Which job failed, if the last one did; one that runs or was cancelled tells nothing."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in reversed(jobs):
+            if job.status == "succeeded":
+                break
+            if job.status == "failed":  # no word of its log: who asks may be no administrator
+                code = job.exit_code
+                return f"{job.kind} job {job.id} failed with exit code {code}, {job.finished_at}"
+        return None
+
     def stop(self) -> None:
         """End what runs: a build resumes where it was stopped."""
         for job in list(self._jobs.values()):

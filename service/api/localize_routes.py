@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 
 from model.errors import SkyfixError
 from service.api.batching import DeadlineExceededError
+from service.api.client import unless_gone
 from service.api.errors import document, problem_of
 from service.api.geojson import MEDIA_TYPE, geojson
-from service.api.pipeline import Pipeline, unless_gone
+from service.api.pipeline import Pipeline
 from service.api.problems import problems
 from service.api.query import LocateQuery
 from service.api.schemas import BatchSchema, FixSchema, OutcomeSchema, ProblemSchema
@@ -56,12 +57,10 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
         place.start()
         work = pipeline.locate(data, hints, query.top_k, query.explain)
         try:
-            fix = await unless_gone(_gone(request), work)
+            fix = await unless_gone(request, work)
         except DeadlineExceededError:
             place.missed()
             raise
-        if fix is None:
-            return Response(status_code=499)  # the client left; nobody reads this
         unknown_north = fix.geometry["north"].value is None
         place.answered((len(data).bit_length(), unknown_north, query.explain))
     _log(request, fix)
@@ -89,12 +88,9 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
     settings: Settings = request.app.state.settings
     with pipeline.admission.admitted() as place:
         uploads = await read_panoramas(request, _limits(request, settings.max_files), place)
-        place.take(panoramas=len(uploads) - 1)
-        place.start()
+        place.start(len(uploads))
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
-        outcomes = await unless_gone(_gone(request), work)
-    if outcomes is None:
-        return Response(status_code=499)
+        outcomes = await unless_gone(request, work)
     return JSONResponse(BatchSchema(results=outcomes).model_dump(mode="json"))
 
 
@@ -121,9 +117,3 @@ def _server_timing(fix: Fix) -> str:
 
 def _log(request: Request, fix: Fix) -> None:
     request.state.log = {"index_version": fix.index_version, "stages_ms": fix.timings_ms}
-
-
-async def _gone(request: Request) -> None:
-    """Returns when the client has left (the body has been read before)."""
-    while (await request.receive())["type"] != "http.disconnect":
-        await asyncio.sleep(0)

@@ -13,10 +13,14 @@ from starlette.responses import Response
 
 from model.errors import SkyfixError
 from model.geo import Bounds, metres_per_degree
+from model.images import Rgb
+from service.api.batching import DeadlineExceededError
+from service.api.client import unless_gone
 from service.api.problems import problems
 from service.api.serving import live_of
 from service.basemap import MAX_PICTURES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile
 from service.localizer import LiveTiles
+from service.settings import Settings
 
 router = APIRouter(tags=["tiles"])
 
@@ -31,7 +35,7 @@ _CACHED = {"Cache-Control": "public, max-age=300"}
     responses={
         200: {"content": {"image/jpeg": {}}},
         204: {"description": f"no imagery here, or zoom below {MIN_ZOOM}"},
-        **problems(404, 410, 422, 500),
+        **problems(404, 410, 422, 500, 503),
     },
 )
 async def map_tile(
@@ -43,12 +47,24 @@ async def map_tile(
     if z < MIN_ZOOM:
         return Response(status_code=204, headers=_CACHED)
     near = await asyncio.to_thread(_tiles_near, live_of(request), tile)
-    picture = await asyncio.wrap_future(base_map.draw(tile, near))
+    picture = await _drawn(request, asyncio.wrap_future(base_map.draw(tile, near)))
     if picture is None:
         return Response(status_code=204, headers=_CACHED)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return Response(buffer.getvalue(), media_type="image/jpeg", headers=_CACHED)
+
+
+async def _drawn(request: Request, picture: asyncio.Future[Rgb | None]) -> Rgb | None:
+    """Waits for it while the client does, and no longer than for a panorama."""
+    settings: Settings = request.app.state.settings
+    try:
+        async with asyncio.timeout(settings.request_deadline_s):
+            return await unless_gone(request, picture)
+    except TimeoutError:
+        raise DeadlineExceededError(
+            f"no map tile within {settings.request_deadline_s:g} s: try again later"
+        ) from None
 
 
 def _tiles_near(live: LiveTiles, tile: MapTile) -> list[str]:

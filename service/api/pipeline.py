@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
-from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 from model.errors import SkyfixError
 from service.api.admission import Admission
@@ -17,9 +16,8 @@ from service.api.metrics import Metrics
 from service.api.serving import Prepared, Serving, answer
 from service.fix import Fix
 from service.hints import Hints
+from service.localizer import Query
 from service.settings import Settings
-
-T = TypeVar("T")
 
 
 class CanaryError(SkyfixError):
@@ -37,7 +35,10 @@ class Pipeline:
         self._metrics = metrics
         self._deadline_s = settings.request_deadline_s
         self.admission = Admission(
-            settings.max_in_flight, settings.max_in_flight_bytes, settings.max_stretch
+            settings.max_in_flight,
+            settings.max_in_flight_bytes,
+            settings.max_arriving,
+            settings.max_stretch,
         )
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         # The canary comes on top of the admitted panoramas, hence one more place.
@@ -102,24 +103,19 @@ class Pipeline:
 
     async def _prepare(self, data: bytes, hints: Hints, top_k: int, explain: bool) -> Prepared:
         localizer = self._serving.localizer
+        upload = [data]
+
+        def prepare() -> Query:
+            return localizer.prepare(upload.pop(), hints, top_k, explain)
+
+        run = contextvars.copy_context().run  # the log's lines bear the request's id
         loop = asyncio.get_running_loop()
-        query = await loop.run_in_executor(
-            self._decoders, localizer.prepare, data, hints, top_k, explain
-        )
-        return localizer, query
+        try:
+            return localizer, await loop.run_in_executor(self._decoders, run, prepare)
+        finally:
+            upload.clear()  # cancelled work stays queued until a decoder is free: not its bytes
 
     async def stop(self) -> None:
         """Answer what waits, then end the threads."""
         await asyncio.to_thread(self._owner.stop)
         self._decoders.shutdown(wait=False, cancel_futures=True)
-
-
-async def unless_gone(gone: Awaitable[None], work: Awaitable[T]) -> T | None:
-    """The result of `work`; None, with `work` cancelled, when `gone` finishes first."""
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone)
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        working.cancel()
-        leaving.cancel()

@@ -15,15 +15,47 @@ from service.fix import Explanation, Fix, Match
 
 Degrees = Annotated[float, Field(description="degrees")]
 Box = Annotated[list[float], Field(min_length=4, max_length=4)]
+_VERSION = "000007-20260731T101500Z"
+_ENCODER = "8c6976e5b5410415bde908bd4dee15dfb167a9c873fc4bb8a81f6f2ab448a918"
 _MATCH: JsonDict = {
     "rank": 1,
-    "tile_id": "town-16-178034-512",
+    "tile_id": "town-16m-n178034-e512",
     "latitude": 25.7615,
     "longitude": -80.19325,
     "bounds": [-80.1936, 25.7612, -80.1929, 25.7618],
     "distance": 0.412,
     "heading_deg": 90.0,
 }
+_FIX: JsonDict = {
+    "position": {"latitude": 25.7615, "longitude": -80.19325},
+    "radius_m": 11.5,
+    "confidence": 0.93,
+    "in_index": True,
+    "matches": [_MATCH],
+    "index_version": _VERSION,
+    "encoder": _ENCODER,
+    "geometry": {
+        "heading_deg": {"value": 90.0, "source": "given"},
+        "north": {"value": 0.25, "source": "given"},
+        "horizon": {"value": 0.5, "source": "assumed"},
+        "vertical_fov_deg": {"value": 180.0, "source": "assumed"},
+        "horizontal_fov_deg": {"value": 360.0, "source": "assumed"},
+    },
+    "timings_ms": {"geometry": 0.4, "decode": 12.1, "queue": 0.1, "encode": 9.0, "search": 0.6},
+    "explanation": None,
+}
+_PROBLEM: JsonDict = {
+    "type": "urn:skyfix:problem:image",
+    "title": "The upload is not a usable image",
+    "status": 422,
+    "detail": "the image is empty (0 bytes): send a JPEG, PNG or WebP file",
+    "instance": "/localize/batch",
+}
+
+
+def _like(*examples: JsonDict) -> ConfigDict:
+    """A schema's own configuration, which adds to its parent's."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
 class _Answer(BaseModel):
@@ -42,7 +74,7 @@ class StatedSchema(_Answer):
 class MatchSchema(_Answer):
     """One tile of the index, and how well it fits."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [_MATCH]})
+    model_config = _like(_MATCH)
 
     rank: int = Field(ge=1, description="1 is the best")
     tile_id: str = Field(description="stable across rebuilds; GET /tiles/{tile_id}.jpg shows it")
@@ -108,6 +140,8 @@ def _data_uri(image: Image.Image, file_format: str) -> str:
 class FixSchema(_Answer):
     """Where the panorama was taken, as far as one index version can tell."""
 
+    model_config = _like(_FIX)
+
     position: PositionSchema | None = Field(
         description="fused from the nearest tiles and their neighbours, whatever top_k is; null "
         "when the place hints allow no tile"
@@ -128,7 +162,7 @@ class FixSchema(_Answer):
         "was not calibrated"
     )
     matches: list[MatchSchema] = Field(description="best first, at most top_k")
-    index_version: str = Field(examples=["20250102T030405Z-1a2b3c4d"])
+    index_version: str = Field(examples=[_VERSION])
     encoder: str = Field(description="fingerprint of the weights and their preprocessing")
     geometry: dict[str, StatedSchema] = Field(
         description="heading_deg, north, horizon, vertical_fov_deg and horizontal_fov_deg that "
@@ -162,12 +196,24 @@ class FixSchema(_Answer):
 class ReadySchema(_Answer):
     """The canary's answer."""
 
+    model_config = _like(  # FastAPI leaves nulls out of what it publishes, so trouble is shown
+        {
+            "status": "ready",
+            "index_version": _VERSION,
+            "encoder": _ENCODER,
+            "trouble": "index version 000008-20260801T093000Z is not used: no weights with "
+            "fingerprint 0b1d5e90c2a7 are in /data/weights: put there the checkpoint that built "
+            "the index",
+        }
+    )
+
     status: str = Field(examples=["ready"])
     index_version: str
     encoder: str
     trouble: str | None = Field(
         description="why the newest index version, or the weights that made it, cannot be used "
-        "while an older version answers; null when all is well"
+        "while an older version answers, and which job failed, if the last one did; null when all "
+        "is well"
     )
 
 
@@ -176,7 +222,7 @@ class IndexSchema(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    version: str
+    version: str = Field(examples=[_VERSION])
     live: bool
     bounds: Box = Field(
         description="west, south, east, north of the tiles' centres in WGS84 degrees; west > east "
@@ -186,6 +232,8 @@ class IndexSchema(BaseModel):
 
 class VersionsSchema(_Answer):
     """All index versions, oldest first."""
+
+    model_config = _like({"current": _VERSION, "versions": ["000006-20260730T093000Z", _VERSION]})
 
     current: str | None = Field(description="the version CURRENT points to; null when none")
     versions: list[str]
@@ -206,6 +254,8 @@ class ProblemSchema(BaseModel):
 class OutcomeSchema(_Answer):
     """What became of one panorama of a batch: exactly one of the two is not null."""
 
+    model_config = _like({"fix": None, "problem": _PROBLEM})
+
     fix: FixSchema | None = None
     problem: ProblemSchema | None = None
 
@@ -213,11 +263,29 @@ class OutcomeSchema(_Answer):
 class BatchSchema(_Answer):
     """One outcome for each panorama, in the order of the form."""
 
+    model_config = _like(
+        {"results": [{"fix": _FIX, "problem": None}, {"fix": None, "problem": _PROBLEM}]}
+    )
+
     results: list[OutcomeSchema]
 
 
 class JobSchema(_Answer):
     """A batch job of this server. Jobs are forgotten when the server stops."""
+
+    model_config = _like(
+        {
+            "id": "5f2b8c0e9d3a4b6f8e1c7a9d0b2c4e6f",
+            "kind": "rebuild",
+            "status": "succeeded",
+            "started_at": "2026-07-31T10:14:12+00:00",
+            "finished_at": "2026-07-31T10:15:00+00:00",
+            "exit_code": 0,
+            "log": [
+                f"{_VERSION}: 1444 tiles (12 encoded, 1432 reused) in 41.7 s; it is live",
+            ],
+        }
+    )
 
     id: str
     kind: Literal["rebuild"]
@@ -230,6 +298,8 @@ class JobSchema(_Answer):
 
 class ActivatedSchema(_Answer):
     """The version that requests are answered from now on."""
+
+    model_config = _like({"version": _VERSION, "tiles": 1444, "bytes": 3074276})
 
     version: str
     tiles: int

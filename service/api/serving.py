@@ -16,6 +16,7 @@ from model.errors import SkyfixError
 from service.api.canary import canary_panorama
 from service.fix import Fix
 from service.index.refusal import RETRY_EVERY_S, Refusal
+from service.index.versions import IndexUnreadable
 from service.localizer import LiveTiles, Localizer, Query
 
 logger = logging.getLogger(__name__)
@@ -75,8 +76,10 @@ class Serving:
     def follow(self) -> None:
         """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
         the log then says why, the old pair stays, and a later look tries again."""
-        versions = self.localizer.live.versions
-        name = versions.current()
+        try:
+            name = self.localizer.live.versions.current()
+        except IndexUnreadable:
+            return  # the live index tells it
         if self._reopen is None or (name == self._seen and not self._refusal.is_due()):
             return
         self._seen = name

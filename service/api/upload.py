@@ -83,7 +83,7 @@ async def _bounded(
         received += len(chunk)
         if received > limits.max_bytes:
             raise _too_large(received, limits)
-        place.take(size=len(chunk))
+        place.take(len(chunk))
         yield chunk
 
 

@@ -12,9 +12,10 @@ from rasterio.windows import Window
 
 from model.images import Rgb
 from service.imagery.source import SourceError
+from service.imagery.stretch import Stretch
 
-SAMPLE_SIDE = 4  # windows along each side that are looked at to find the range of values
-SAMPLE_PIXELS = 256
+SAMPLE_SIDE = 16  # windows along each side that are looked at to find the range of values:
+SAMPLE_PIXELS = 16  # many small ones, of which an edit touches no larger share than of the raster
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,13 @@ class Bands:
     """How a raster's values become RGB: found once, when it is opened."""
 
     indexes: tuple[int, ...]  # one (grey or palette) or three, 1-based
-    low: float  # the value shown as 0 ...
-    high: float  # ... and as 255
+    deep: bool  # values are no bytes: they need a Stretch
     palette: NDArray[np.uint8] | None  # (256, 3)
     masked: bool  # some pixels may be without imagery
 
     @classmethod
     def of(cls, raster: rasterio.DatasetReader) -> Bands:
-        """Reads colour interpretation and, for other types than uint8, the range of values.
+        """Reads types, colour interpretation and palette; no pixels.
 
         Raises:
             SourceError: no band, or complex values.
@@ -39,13 +39,31 @@ class Bands:
         indexes = _rgb_indexes(raster.colorinterp)
         masked = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
         palette = _palette(raster) if raster.colorinterp[0] == ColorInterp.palette else None
-        if palette is not None or all(raster.dtypes[i - 1] == "uint8" for i in indexes):
-            return cls(indexes, 0.0, 255.0, palette, masked)
-        low, high = _value_range(raster, indexes)
-        return cls(indexes, low, high, None, masked)
+        deep = palette is None and any(raster.dtypes[i - 1] != "uint8" for i in indexes)
+        return cls(indexes, deep, palette, masked)
+
+    def samples(self, raster: rasterio.DatasetReader) -> NDArray[np.generic]:
+        """Valid values from a lattice of small windows: bounded work for any raster."""
+        samples = []
+        for part in range(SAMPLE_SIDE * SAMPLE_SIDE):
+            row, column = divmod(part, SAMPLE_SIDE)
+            window = Window(
+                raster.width * column // SAMPLE_SIDE,
+                raster.height * row // SAMPLE_SIDE,
+                min(SAMPLE_PIXELS, -(-raster.width // SAMPLE_SIDE)),
+                min(SAMPLE_PIXELS, -(-raster.height // SAMPLE_SIDE)),
+            )
+            values = raster.read(list(self.indexes), window=window)
+            valid = raster.dataset_mask(window=window) > 0
+            samples.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel())
+        return np.concatenate(samples)
 
     def read(
-        self, raster: rasterio.DatasetReader, window: Window, shape: tuple[int, int]
+        self,
+        raster: rasterio.DatasetReader,
+        window: Window,
+        shape: tuple[int, int],
+        stretch: Stretch | None,
     ) -> tuple[Rgb, NDArray[np.uint8] | None]:
         """RGB (h, w, 3) of a window averaged down to `shape`, and its validity (0 or 255) if any.
 
@@ -60,13 +78,14 @@ class Bands:
             mask = raster.dataset_mask(
                 window=window, out_shape=shape, resampling=Resampling.nearest
             )
-        return self._to_rgb(values), mask
+        return self._to_rgb(values, stretch), mask
 
-    def _to_rgb(self, values: NDArray[np.generic]) -> Rgb:
+    def _to_rgb(self, values: NDArray[np.generic], stretch: Stretch | None) -> Rgb:
         if self.palette is not None:
             return np.asarray(self.palette[values[0]])
-        if values.dtype != np.uint8:
-            scaled = (values.astype(np.float32) - self.low) * (255.0 / (self.high - self.low))
+        if stretch is not None:
+            low, high = stretch
+            scaled = (values.astype(np.float32) - low) * (255.0 / (high - low))
             values = np.nan_to_num(scaled).clip(0.0, 255.0).round().astype(np.uint8)
         return np.ascontiguousarray(
             np.broadcast_to(np.moveaxis(values, 0, -1), (*values.shape[1:], 3))
@@ -87,24 +106,3 @@ def _palette(raster: rasterio.DatasetReader) -> NDArray[np.uint8]:
         if value < 256:
             table[value] = colour[:3]
     return table
-
-
-def _value_range(raster: rasterio.DatasetReader, indexes: tuple[int, ...]) -> tuple[float, float]:
-    """2nd and 98th percentile over a lattice of small windows: bounded work for any raster."""
-    samples = []
-    for part in range(SAMPLE_SIDE * SAMPLE_SIDE):
-        row, column = divmod(part, SAMPLE_SIDE)
-        window = Window(
-            raster.width * column // SAMPLE_SIDE,
-            raster.height * row // SAMPLE_SIDE,
-            min(SAMPLE_PIXELS, -(-raster.width // SAMPLE_SIDE)),
-            min(SAMPLE_PIXELS, -(-raster.height // SAMPLE_SIDE)),
-        )
-        values = raster.read(list(indexes), window=window).astype(np.float64)
-        valid = raster.dataset_mask(window=window) > 0
-        samples.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel())
-    found = np.concatenate(samples)
-    if found.size == 0:
-        raise SourceError(f"{raster.name}: no valid value was found in {len(samples)} samples")
-    low, high = (float(v) for v in np.percentile(found, [2.0, 98.0]))
-    return low, max(high, low + 1e-6)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from service.imagery.patch import View
 from service.imagery.raster import RasterSource
+from service.imagery.signature import Signature
 from service.imagery.source import Cut, Ground, source_name
+from service.imagery.stretch import Stretch
 from service.imagery.strips import GriddedSource
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
@@ -23,8 +25,11 @@ class MosaicSource(GriddedSource):
 
     kind = "mosaic"
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, former: str = "") -> None:
         """Opens and checks every sheet.
+
+        Args:
+            former: its signature when it was ingested last; see RasterSource.stretch.
 
         Raises:
             SourceError: one of them cannot be used; see RasterSource.
@@ -36,6 +41,7 @@ class MosaicSource(GriddedSource):
             for file in sheets_in(path):
                 self._sheets.append(RasterSource(file, self.name))
             self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
+            self._stretch = self._stretch_all(Signature.parse(former))
         except BaseException:
             self.close()
             raise
@@ -47,9 +53,26 @@ class MosaicSource(GriddedSource):
         for sheet in self._sheets:
             sheet.close()
 
+    def _stretch_all(self, former: Signature) -> Stretch | None:
+        """One range for all sheets, lest neighbours show the same value in different colours.
+
+        So what holds other units, as reflectances beside counts, belongs into another folder.
+        """
+        deep = [sheet for sheet in self._sheets if sheet.deep]
+        if not deep:
+            return None
+        samples = map(RasterSource.samples, deep)
+        stretch = former.stretch_now(self.path, self._stamp(), samples)
+        for sheet in deep:
+            sheet.stretch = stretch
+        return stretch
+
     def signature(self) -> str:
-        """A digest of the sheets' names and signatures."""
-        parts = sorted(f"{sheet.path.name} {sheet.signature()}" for sheet in self._sheets)
+        """A digest of the sheets' names and stamps, and the range that values are shown in."""
+        return str(Signature(self._stamp(), self._stretch))
+
+    def _stamp(self) -> str:
+        parts = sorted(f"{sheet.path.name} {sheet.stamp()}" for sheet in self._sheets)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def count(self, size_m: float | None, stride_m: float | None) -> int:

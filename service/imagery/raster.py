@@ -11,29 +11,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
+from rasterio._err import CPLE_NotSupportedError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform
 
-from model.geo import LatLon, offset, wrap_longitude
+from model.geo import LatLon, offset
 from service.imagery.bands import Bands
 from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
 from service.imagery.patch import Patch, Points, View
+from service.imagery.projection import WGS84, Pair, crs_name, project, turn
+from service.imagery.signature import Signature, stamp
 from service.imagery.source import Cut, Ground, SourceError, source_name
+from service.imagery.stretch import Stretch
 from service.imagery.strips import GriddedSource
 
-WGS84 = CRS.from_epsg(4326)
 MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
 CACHE_BYTES = 128 << 20  # decoded blocks kept by GDAL, for all rasters together
-# Times its size: so wide seems ground of which the CRS puts one side at its other end, as Mercator
-# does at the dateline. Such a tile counts as empty.
+# Times its size: so wide or high seems ground of which the CRS has one side at its other end, as a
+# map of the whole Earth has at the dateline. Such a tile counts as empty.
 TORN = 100.0
 EXTENT_SAMPLES = 33  # points along each side from which the extent in degrees is found
 
@@ -43,20 +45,32 @@ class RasterSource(GriddedSource):
 
     kind = "raster"
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
-        """Opens and checks; no pixels are read but a few samples of non-uint8 rasters.
+    def __init__(self, path: Path, name: str | None = None, former: str = "") -> None:
+        """Opens and checks; no pixels are read.
+
+        Args:
+            former: its signature when it was ingested last; see `stretch`.
 
         Raises:
             SourceError: not a raster, without georeference, or outside the Earth.
         """
         self.path = path
         self.name = source_name(path, name)
+        self._former = Signature.parse(former)
         self._raster = _open(path)
         try:
             self._bands = Bands.of(self._raster)
             self._to_pixel = ~self._raster.transform
+            self._turn = turn(self._raster.crs)
             self.extent = self._find_extent()
             self._finest_m = min(self._pixel_size_m(self._centre()))
+        except CPLE_NotSupportedError as error:
+            self.close()
+            raise SourceError(
+                f"{path.name}: its CRS, {crs_name(self._raster.crs)}, does not say where on Earth "
+                "it lies (a building site's does not, nor another planet's): assign one that does, "
+                "for example with gdal_edit.py -a_srs"
+            ) from error
         except BaseException:
             self.close()
             raise
@@ -69,9 +83,41 @@ class RasterSource(GriddedSource):
         self._raster.close()
 
     def signature(self) -> str:
-        """Size and modification time of the file."""
-        stat = self.path.stat()
-        return f"{stat.st_size}-{stat.st_mtime_ns}"
+        """The stamp, and the range that values are shown in, where they are no bytes."""
+        return str(Signature(self.stamp(), self.stretch))
+
+    def stamp(self) -> str:
+        """Size and modification time of every file behind the pixels."""
+        return stamp([str(self.path), *self._raster.files])
+
+    @property
+    def deep(self) -> bool:
+        """Whether its values are no bytes, so that they need a stretch."""
+        return self._bands.deep
+
+    @cached_property
+    def stretch(self) -> Stretch | None:
+        """The values shown as 0 and 255; a mosaic sets one for all its sheets.
+
+        Raises:
+            SourceError: no valid value was found.
+        """
+        if not self.deep:
+            return None
+        samples = map(RasterSource.samples, [self])
+        return self._former.stretch_now(self.path, self.stamp(), samples)
+
+    def samples(self) -> NDArray[np.generic]:
+        """Some of its valid values.
+
+        Raises:
+            SourceError: they cannot be read.
+        """
+        try:
+            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+                return self._bands.samples(self._raster)
+        except RasterioError as error:
+            raise SourceError(f"{self.path}: the file is damaged: {error}") from error
 
     def resolution_m(self) -> float:
         """Ground metres per pixel at the raster's centre, along the coarser side."""
@@ -114,7 +160,10 @@ class RasterSource(GriddedSource):
     def look(self, ground: Ground, shape: tuple[int, int]) -> View:
         """See GriddedSource: averaged down by whole pixels (overviews), then sampled bilinearly."""
         patch = Patch.through(self._corners(ground))
-        if np.hypot(*patch.east) > TORN * ground.width_m / self._finest_m:
+        longest = max(
+            np.hypot(*patch.east) / ground.width_m, np.hypot(*patch.south) / ground.height_m
+        )
+        if not longest * self._finest_m <= TORN:  # NaN: the CRS has no such ground
             return View.empty(shape)
         try:
             # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
@@ -133,7 +182,7 @@ class RasterSource(GriddedSource):
         if window is None:
             return View.empty(shape)
         reduced = (-(-window.height // factors[1]), -(-window.width // factors[0]))
-        rgb, mask = self._bands.read(self._raster, window, reduced)
+        rgb, mask = self._bands.read(self._raster, window, reduced, self.stretch)
         scale = np.array([reduced[1] / window.width, reduced[0] / window.height])
         local = patch.moved(window.col_off, window.row_off).scaled(scale)
         weight = np.ones(shape, np.float32)
@@ -154,11 +203,11 @@ class RasterSource(GriddedSource):
 
     def _pixels(self, longitudes: list[float], latitudes: list[float]) -> Points:
         """WGS84 degrees to (column, row), (N, 2); not finite where the CRS has no such point."""
-        xs, ys = transform(WGS84, self._raster.crs, longitudes, latitudes)
-        if self._raster.crs.is_geographic:  # a raster may run on beyond 180 degrees
+        east, north = project(WGS84, self._raster.crs, longitudes, latitudes)
+        if self._turn:  # a raster may run on beyond 180 degrees, or begin there
             middle = (self._raster.bounds.left + self._raster.bounds.right) / 2.0
-            xs = [middle + wrap_longitude(x - middle) for x in xs]
-        columns, lines = _apply(self._to_pixel, np.asarray(xs), np.asarray(ys))
+            east = east - self._turn * np.round((east - middle) / self._turn)
+        columns, lines = _apply(self._to_pixel, east, north)
         return np.stack([columns, lines], axis=1)
 
     def _contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
@@ -186,9 +235,7 @@ class RasterSource(GriddedSource):
         steps = np.linspace(0.0, 1.0, EXTENT_SAMPLES)
         columns, lines = np.meshgrid(steps * self._raster.width, steps * self._raster.height)
         xs, ys = _apply(self._raster.transform, columns.ravel(), lines.ravel())
-        longitudes, latitudes = (
-            np.asarray(v) for v in transform(self._raster.crs, WGS84, xs.tolist(), ys.tolist())
-        )
+        longitudes, latitudes = project(self._raster.crs, WGS84, xs.tolist(), ys.tolist())
         if not (
             np.isfinite(longitudes).all()
             and np.abs(latitudes).max() <= 90.0
@@ -220,9 +267,7 @@ class RasterSource(GriddedSource):
         return box
 
 
-def _apply(
-    affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _apply(affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]) -> Pair:
     return affine.a * x + affine.b * y + affine.c, affine.d * x + affine.e * y + affine.f
 
 

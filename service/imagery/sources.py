@@ -11,11 +11,12 @@ from service.imagery.raster import RasterSource
 from service.imagery.source import Source, SourceMissing
 
 
-def open_source(path: Path, name: str | None = None) -> Source:
+def open_source(path: Path, name: str | None = None, former: str = "") -> Source:
     """The source at `path`, checked as far as that is possible without reading its pixels.
 
     Args:
         name: its name in the catalogue and in its tiles' ids; by default the file's stem.
+        former: its signature when it was ingested last: its values are shown in the same range.
 
     Raises:
         SourceMissing: nothing is there.
@@ -24,12 +25,12 @@ def open_source(path: Path, name: str | None = None) -> Source:
     resolved = path.expanduser().resolve()
     if resolved.is_dir():
         if sheets_in(resolved) and not any(resolved.glob("*.csv")):
-            return MosaicSource(resolved, name)
+            return MosaicSource(resolved, name, former)
         if level_folders(resolved) and not any(resolved.glob("*.csv")):
             return PyramidSource(resolved, name)
         return FolderSource(resolved, name)
     if resolved.is_file():
-        return RasterSource(resolved, name)
+        return RasterSource(resolved, name, former)
     raise SourceMissing(
         f"{path} is neither a raster file nor a folder of rasters, map tiles or images"
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.errors import SkyfixError
 from model.images import Rgb
-from service.imagery.source import Cut, Source, SourceMissing
+from service.imagery.source import Cut, Source, SourceError, SourceMissing
 from service.imagery.sources import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
@@ -48,7 +48,7 @@ def reopen(record: SourceRecord) -> Source:
         SourceMissing: it is no longer where it was ingested from.
     """
     try:
-        return open_source(Path(record.path), record.name)
+        return open_source(Path(record.path), record.name, record.signature)
     except SourceMissing as error:
         raise SourceMissing(
             f"the imagery of source {record.name!r} is gone from {record.path}: put it back, or "
@@ -88,12 +88,28 @@ class TilePictures:
         """(rows, their pictures), `size` at a time.
 
         Raises:
-            ImageryChanged, SourceError: a picture is not what was ingested, or is gone.
+            ImageryChanged, SourceError: a picture is not what was ingested, or is gone; after the
+                last batch, one of those before may have been.
         """
         pictures = chain.from_iterable(self._read_ahead(rows, 2 * size))
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            yield part, list(islice(pictures, len(part)))
+        try:
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                yield part, list(islice(pictures, len(part)))
+        except SourceError:
+            self.check()  # a file that is being written looks damaged
+            raise
+        self.check()
+
+    def check(self) -> None:
+        """To be asked in the thread that takes the batches, before what they gave is kept.
+
+        Raises:
+            ImageryChanged: files are not those that were ingested, so pictures read since the last
+                check may show either.
+        """
+        for name, source in self._sources().items():
+            _check(source, self._records[name])
 
     def _read_ahead(self, rows: NDArray[np.intp], tiles: int) -> Iterator[list[Rgb]]:
         """The pictures of every run, with up to `tiles` tiles more being read."""
@@ -116,21 +132,37 @@ class TilePictures:
 
     def _source(self, name: str) -> Source:
         """This thread's own."""
-        if not hasattr(self._mine, "sources"):
-            self._mine.sources = {}
-        opened: dict[str, Source] = self._mine.sources
+        opened = self._sources()
         if name not in opened:
             opened[name] = _unchanged(self._records[name])
             self._open.append(opened[name])
         return opened[name]
 
+    def _sources(self) -> dict[str, Source]:
+        """Those that this thread has opened."""
+        if not hasattr(self._mine, "sources"):
+            self._mine.sources = {}
+        opened: dict[str, Source] = self._mine.sources
+        return opened
+
 
 def _unchanged(record: SourceRecord) -> Source:
     source = reopen(record)
-    if source.signature() != record.signature:
+    try:
+        _check(source, record)
+    except BaseException:
         source.close()
-        raise ImageryChanged(
-            f"the imagery of source {record.name!r} at {record.path} has changed since it was "
-            f"ingested on {record.ingested_at}: ingest it again"
-        )
+        raise
     return source
+
+
+def _check(source: Source, record: SourceRecord) -> None:
+    try:
+        if source.signature() == record.signature:
+            return
+    except OSError:  # one of its files is gone
+        pass
+    raise ImageryChanged(
+        f"the imagery of source {record.name!r} at {record.path} has changed since it was "
+        f"ingested on {record.ingested_at}: ingest it again"
+    )

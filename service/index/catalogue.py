@@ -145,6 +145,7 @@ class Catalogue:
                 )
             if found < FORMAT:
                 self._upgrade()
+            self._number("SELECT count(*) FROM sqlite_master")  # told now where that is damaged
         except sqlite3.Error as error:
             raise CatalogueError(f"{self.path} is not a usable catalogue: {error}") from error
 
@@ -181,9 +182,10 @@ class Catalogue:
             CatalogueError: the file is locked, damaged, or its disk is full.
         """
         db = self._db
-        db.execute("DROP TABLE IF EXISTS temp.incoming")
-        db.execute("CREATE TEMP TABLE incoming AS SELECT * FROM tiles LIMIT 0")
-        db.execute("CREATE UNIQUE INDEX temp.incoming_id ON incoming (tile_id)")
+        with self._transaction("BEGIN"):  # apart from what follows: it locks the file, that is slow
+            db.execute("DROP TABLE IF EXISTS temp.incoming")
+            db.execute("CREATE TEMP TABLE incoming AS SELECT * FROM tiles LIMIT 0")
+            db.execute("CREATE UNIQUE INDEX temp.incoming_id ON incoming (tile_id)")
         with self._transaction("BEGIN"):
             db.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)", tiles)
         with self._transaction("BEGIN IMMEDIATE"):
@@ -192,7 +194,7 @@ class Catalogue:
             db.execute("DELETE FROM tiles WHERE source = ?", (source.name,))
             db.execute("INSERT INTO tiles SELECT * FROM incoming")
             self._seal(source.name)
-        db.execute("DROP TABLE temp.incoming")
+            db.execute("DROP TABLE temp.incoming")
         return changes
 
     def _compare(self, name: str) -> Changes:
@@ -268,6 +270,11 @@ class Catalogue:
         """All tiles in the order of their ids, as of one moment."""
         return (Tile(*row) for row in self._rows(f"{TILES} ORDER BY tile_id"))
 
+    def snapshot(self) -> tuple[list[SourceRecord], list[Tile]]:
+        """All sources and all tiles as of one moment: of each tile, its source is there."""
+        with self._transaction("BEGIN"):
+            return self.sources(), list(self.tiles())
+
     def count(self) -> int:
         """How many tiles there are."""
         return self._number("SELECT count(*) FROM tiles")
@@ -299,7 +306,7 @@ class Catalogue:
     def _rows(self, query: str, *values: str) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self._db.execute(query, values)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # SQLite may quote damaged text
             raise self._unusable(error) from error
 
     @contextmanager
@@ -315,7 +322,7 @@ class Catalogue:
                 raise self._unusable(error) from error
             raise
 
-    def _unusable(self, error: sqlite3.Error) -> CatalogueError:
+    def _unusable(self, error: Exception) -> CatalogueError:
         return CatalogueError(f"{self.path}: the catalogue cannot be read or written: {error}")
 
     def _damaged(self, what: str) -> CatalogueError:

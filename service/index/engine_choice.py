@@ -6,11 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from service.index import milvus
 from service.index.engines import (
     FEWEST,
     IVF_FILE,
+    LEAST_RECALL,
     RESCORED,
     Engine,
     Exact,
@@ -28,27 +30,49 @@ class EngineChoice:
     """Which search engine a build makes its version for, and what that engine needs."""
 
     approximate_from: int
-    milvus_uri: str | None
+    milvus_address: str | None  # see service.index.milvus
 
     def prepare(
         self, folder: Path, name: str, vectors: Vectors, published: Sequence[str]
-    ) -> dict[str, str]:
+    ) -> dict[str, Any]:
         """Writes the engine's own file, or loads the server; returns the manifest's `engine`."""
-        if self.milvus_uri is not None:
-            milvus.load(self.milvus_uri, name, vectors, published)
-            return {"kind": "milvus", "uri": self.milvus_uri}
+        if self.milvus_address is not None:
+            milvus.load(self.milvus_address, name, vectors, published)
+            return {"kind": "milvus", "uri": self.milvus_address}
         if len(vectors) < max(self.approximate_from, FEWEST):
             return {"kind": "exact"}
-        IvfPq.write(vectors, folder / IVF_FILE, RESCORED)
-        return {"kind": "ivfpq"}
+        recall = IvfPq.write(vectors, folder / IVF_FILE, RESCORED)
+        if recall < LEAST_RECALL:
+            (folder / IVF_FILE).unlink()
+            log.warning(
+                "IVF-PQ holds %.4f of the true ten with all its lists looked into, %g are needed: "
+                "every search will compare all %d tiles",
+                *(recall, LEAST_RECALL, len(vectors)),
+            )
+            return {"kind": "exact"}
+        return {"kind": "ivfpq", "recall": round(recall, 4)}
 
     def undo(self, published: Sequence[str]) -> None:
         """Removes what was loaded for a version that is not published."""
-        if self.milvus_uri is not None:
+        if self.milvus_address is not None:
             try:
-                milvus.drop(self.milvus_uri, published)
+                milvus.drop(self.milvus_address, published)
             except EngineUnavailable as error:
                 log.warning("its collection is removed by the next build: %s", error)
+
+
+def announce(manifest: Manifest) -> None:
+    """Points the alias of Milvus at a live version, where Milvus searches it.
+
+    An error is logged alone: Skyfix's own answers follow CURRENT.
+    """
+    if manifest.engine["kind"] == "milvus":
+        try:
+            milvus.point_alias(manifest.engine["uri"], manifest.version)
+        except EngineUnavailable as error:
+            log.error(
+                "%s is live, but the alias of Milvus is not at it: %s", manifest.version, error
+            )
 
 
 def open_engine(manifest: Manifest, folder: Path, vectors: Vectors, device: str) -> Engine:

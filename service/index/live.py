@@ -12,11 +12,12 @@ from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
 from service.index.refusal import RETRY_EVERY_S, Refusal
 from service.index.search import TileIndex
-from service.index.versions import EncoderMismatch, Versions, VersionUnknown
+from service.index.versions import EncoderMismatch, IndexMissing, IndexUnreadable, Versions
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2
+UNREADABLE = ""  # instead of a name
 
 
 class LiveIndex:
@@ -36,7 +37,7 @@ class LiveIndex:
         self._look_every_s = look_every_s
         self._lock = threading.Lock()
         self._index: TileIndex | None = None
-        self._pointed: str | None = None  # CURRENT when last looked at, good or bad
+        self._pointed: str | None = None  # see _look: when last looked at, good or bad
         self._refusal = Refusal(retry_every_s)  # of what it names
         self._look_at = 0.0
         self._damaged: set[str] = set()
@@ -48,10 +49,12 @@ class LiveIndex:
         at CURRENT; where that changed, the call has the new version opened in the background and
         is given the old one still, as are others until it is open. A version that cannot be used is
         logged as an error, and the last good one stays; it is tried again every `retry_every_s`.
-        Sizes are checked at opening, every byte in the background after it.
+        At opening sizes are checked, and whether some vectors find themselves; every byte in the
+        background after it.
 
         Raises:
-            IndexMissing, VersionUnknown, VersionCorrupt, EncoderMismatch: nothing usable yet.
+            IndexMissing, VersionUnknown, VersionCorrupt, EncoderMismatch, EngineUnavailable:
+                nothing usable yet.
         """
         index = self._index
         if index is None:
@@ -60,7 +63,7 @@ class LiveIndex:
         if time.monotonic() >= self._look_at and self._lock.acquire(blocking=False):
             try:
                 self._look_at = time.monotonic() + self._look_every_s
-                changed = self.versions.current() != self._pointed or self._refusal.is_due()
+                changed = self._look() != self._pointed or self._refusal.is_due()
             finally:
                 self._lock.release()
             if changed:
@@ -71,17 +74,16 @@ class LiveIndex:
         """Follows CURRENT now, if it changed or a retry is due. Keeps the last good version on any
         error."""
         with self._lock:
-            name = self.versions.current()
+            name = self._look()
             if name == self._pointed and not self._refusal.is_due():
                 return
             self._pointed = name
             self._refusal.put_off()
             try:
                 self._go_live(self._open(name or self.versions.require_current()))
-            except SkyfixError as error:
+            except Exception as error:  # whatever it is: lost, it would never be tried again
                 kept = self._index.version if self._index else "nothing"
-                asked = f"index version {name}" if name else "an absent CURRENT"
-                self._refuse(f"{asked} is not used, {kept} stays live: {error}")
+                self._refuse(f"{self._asked()} is not used, {kept} stays live", error)
 
     def trouble(self) -> str | None:
         """Why the version that CURRENT names is not the one on disk that answers, or None."""
@@ -99,21 +101,22 @@ class LiveIndex:
                 if self._index is not index:  # replaced, and perhaps pruned, in the meantime
                     return
                 if isinstance(error.__cause__, FileNotFoundError):  # still mapped, and whole
-                    self._refuse(f"index version {index.version} stays live: {error}")
+                    self._refuse(f"index version {index.version} stays live", error)
                     return
-                self._refuse(f"index version {index.version} is dropped: {error}")
+                self._refuse(f"index version {index.version} is dropped", error)
                 self._damaged.add(index.version)
                 self._index = None
-                self._pointed = self.versions.current()
+                self._pointed = self._look()
                 self._fall_back()
 
     def _first(self) -> TileIndex:
-        name = self.versions.require_current()
-        self._pointed = name
+        self._pointed = name = self._look()
         try:
-            return self._go_live(self._open(name))
-        except (VersionCorrupt, VersionUnknown) as error:
-            self._refuse(f"index version {name} is not used: {error}")
+            return self._go_live(self._open(name or self.versions.require_current()))
+        except (IndexMissing, EncoderMismatch):  # build first; open the weights that made it
+            raise
+        except Exception as error:
+            self._refuse(f"{self._asked()} is not used", error)
             fallback = self._fall_back()
             if fallback is None:
                 raise
@@ -125,8 +128,8 @@ class LiveIndex:
             try:
                 if name != self._pointed:
                     return self._go_live(self._open(name))
-            except SkyfixError as also:
-                log.error("index version %s is not used either: %s", name, also)
+            except Exception as also:
+                log.error("index version %s is not used either: %s", name, _said(also))
         return None
 
     def _go_live(self, index: TileIndex) -> TileIndex:
@@ -137,21 +140,44 @@ class LiveIndex:
         threading.Thread(target=self.check, args=(index,), name="index-check", daemon=True).start()
         return index
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, what: str, error: Exception) -> None:
+        why = f"{what}: {_said(error)}"
         self._refusal.refuse(why)
-        log.error("%s", why)
+        log.error("%s", why, exc_info=None if isinstance(error, SkyfixError) else error)
+
+    def _look(self) -> str | None:
+        """What CURRENT names; None: there is none; UNREADABLE: opening that says why."""
+        try:
+            return self.versions.current()
+        except IndexUnreadable:
+            return UNREADABLE
+
+    def _asked(self) -> str:
+        return f"index version {self._pointed}" if self._pointed else "what CURRENT names"
 
     def _on_disk(self, index: TileIndex) -> bool:
-        return (self.versions.folder / index.version / MANIFEST).is_file()
+        try:
+            return (self.versions.folder / index.version / MANIFEST).is_file()
+        except OSError:
+            return False
 
     def _open(self, name: str) -> TileIndex:
         if name in self._damaged:
             raise VersionCorrupt(f"index version {name} was found damaged: run `skyfix build`")
-        path = self.versions.path(name)
-        made_by = self.versions.manifest(name).encoder
-        if made_by != self._encoder:
+        path, manifest = self.versions.path(name), self.versions.manifest(name)
+        if manifest.encoder != self._encoder:
             raise EncoderMismatch(
-                f"index {name} was built by encoder {made_by[:12]}, this is "
+                f"index {name} was built by encoder {manifest.encoder[:12]}, this is "
                 f"{self._encoder[:12]}: run `skyfix build`"
             )
-        return TileIndex.open(path, self._device)
+        if self._index is not None and self._index.manifest == manifest:
+            manifest.check(path, digests=False)
+            return self._index  # not opened again: a GPU may not hold it twice
+        index = TileIndex.open(path, self._device)
+        index.find_itself()
+        return index
+
+
+def _said(error: Exception) -> str:
+    """Skyfix's errors are sentences; of others the class may be all they tell."""
+    return str(error) if isinstance(error, SkyfixError) else repr(error)

@@ -4,25 +4,36 @@ The version's folder stays the truth: its vectors score again what Milvus finds,
 where the tiles are. Milvus holds (row, vector) only. The alias is for other readers of the
 cluster; Skyfix itself asks for the collection by the version's name, so that an answer never
 mixes two versions.
+
+An address is the server's URI, `#`, and the id of a home: homes that share a server have versions
+of the same names, and no home may touch what belongs to another.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
+from service.index.durable import write_atomically
 from service.index.engines import Rows, Vectors, blocks
 from service.index.manifest import EngineUnavailable
 
 log = logging.getLogger(__name__)
 
-ALIAS = "skyfix"
-PREFIX = "skyfix_v_"
+HOME_FILE = "MILVUS_HOME"  # in the index folder: the home's id
+HOME_ID = re.compile(r"[0-9a-f]{12}")
+# A field of Settings. Read here alone: handed down, a secret would pass through every function
+# that opens or checks a version.
+TOKEN = "SKYFIX_MILVUS_TOKEN"
 ROWS_A_CALL = 1_000  # 2 MiB at D = 512; Milvus takes up to 64 MiB
 MAX_K = 16_384  # Milvus refuses more
 TIMEOUT_S = 10.0
@@ -33,21 +44,22 @@ class Milvus:
 
     exact = False
 
-    def __init__(self, uri: str, version: str, count: int) -> None:
+    def __init__(self, address: str, version: str, count: int) -> None:
         """Connects.
 
         Raises:
             EngineUnavailable: no answer, no such collection, or another number of rows in it.
         """
-        self._uri, self._collection, self._count = uri, collection_name(version), count
-        with _named(uri):
-            self._client = _connect(uri)
+        self._uri, self._collection = uri_of(address), collection_name(address, version)
+        self._count = count
+        with _named(self._uri):
+            self._client = _connect(self._uri)
             self._client.load_collection(self._collection)
             found = _rows_in(self._client, self._collection)
         if found != count:
             raise EngineUnavailable(
-                f"Milvus at {uri}: collection {self._collection} holds {found} rows, not {count}: "
-                "run `skyfix build`"
+                f"Milvus at {self._uri}: collection {self._collection} holds {found} rows, not "
+                f"{count}: run `skyfix build`"
             )
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
@@ -69,18 +81,37 @@ class Milvus:
         return products, rows
 
 
-def load(uri: str, version: str, vectors: Vectors, keep: Sequence[str]) -> None:
-    """Makes the version's collection, and drops those of versions that are not in `keep`.
+def address_of(uri: str, index_folder: Path) -> str:
+    """The home's part of a server; the home's id is made by the first call.
+
+    Raises:
+        EngineUnavailable: the URI holds a password, which manifests show to everyone.
+        OSError: the id cannot be written.
+    """
+    if urlsplit(uri).username is not None:
+        raise EngineUnavailable(
+            f"the address of Milvus names a user: leave that out, and set {TOKEN}=user:password"
+        )
+    path = index_folder / HOME_FILE
+    home = path.read_text(encoding="utf-8", errors="replace").strip() if path.exists() else ""
+    if not HOME_ID.fullmatch(home):
+        home = secrets.token_hex(6)
+        write_atomically(path, f"{home}\n".encode())
+    return f"{uri}#{home}"
+
+
+def load(address: str, version: str, vectors: Vectors, keep: Sequence[str]) -> None:
+    """Makes the version's collection, and drops the home's other ones but those in `keep`.
 
     Raises:
         EngineUnavailable: Milvus does not answer, or refuses.
     """
-    name = collection_name(version)
+    uri, name = uri_of(address), collection_name(address, version)
     with _named(uri):
         from pymilvus import DataType
 
         client = _connect(uri)
-        drop(uri, keep)
+        drop(address, keep)
         schema = client.create_schema(auto_id=False)
         schema.add_field("row", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=vectors.shape[1])
@@ -97,44 +128,66 @@ def load(uri: str, version: str, vectors: Vectors, keep: Sequence[str]) -> None:
         client.flush(name)
 
 
-def point_alias(uri: str, version: str) -> None:
-    """Moves ALIAS to the version's collection: atomic for whoever asks by alias.
+def point_alias(address: str, version: str) -> None:
+    """Moves the home's alias to the version's collection: atomic for whoever asks by alias.
 
     Raises:
         EngineUnavailable: Milvus does not answer, or refuses.
     """
-    with _named(uri):
-        client, name = _connect(uri), collection_name(version)
-        holders = {one: client.list_aliases(one)["aliases"] for one in _collections(client)}
-        move = (
-            client.alter_alias if any(ALIAS in a for a in holders.values()) else client.create_alias
-        )
-        move(name, ALIAS)
-
-
-def drop(uri: str, keep: Sequence[str]) -> None:
-    """Removes the collections of all versions but `keep`.
-
-    Raises:
-        EngineUnavailable: Milvus does not answer, or refuses.
-    """
-    kept = {collection_name(version) for version in keep}
+    uri, alias, name = uri_of(address), alias_name(address), collection_name(address, version)
     with _named(uri):
         client = _connect(uri)
-        for name in set(_collections(client)) - kept:
+        holders = [
+            one
+            for one in _collections(client, address)
+            if alias in client.list_aliases(one)["aliases"]
+        ]
+        if holders != [name]:
+            (client.alter_alias if holders else client.create_alias)(name, alias)
+
+
+def drop(address: str, keep: Sequence[str]) -> None:
+    """Removes the collections of all of the home's versions but `keep`.
+
+    Raises:
+        EngineUnavailable: Milvus does not answer, or refuses.
+    """
+    kept = {collection_name(address, version) for version in keep}
+    uri = uri_of(address)
+    with _named(uri):
+        client = _connect(uri)
+        for name in set(_collections(client, address)) - kept:
             for alias in client.list_aliases(name)["aliases"]:
                 client.drop_alias(alias)
             client.drop_collection(name)
             log.info("dropped the Milvus collection %s", name)
 
 
-def collection_name(version: str) -> str:
+def uri_of(address: str) -> str:
+    """The server's URI, without the home's id."""
+    uri, mark, home = address.rpartition("#")
+    return uri if mark and HOME_ID.fullmatch(home) else address
+
+
+def alias_name(address: str) -> str:
+    """The name by which others find the home's live version."""
+    home = address.rpartition("#")[2]
+    if not HOME_ID.fullmatch(home):
+        raise EngineUnavailable(f"{address} names no home on Milvus: run `skyfix build`")
+    return f"skyfix_{home}"
+
+
+def collection_name(address: str, version: str) -> str:
     """Milvus allows letters, digits and underscores only."""
-    return PREFIX + re.sub(r"[^A-Za-z0-9]", "_", version)
+    return _prefix(address) + re.sub(r"[^A-Za-z0-9]", "_", version)
 
 
-def _collections(client: Any) -> list[str]:
-    return [name for name in client.list_collections() if name.startswith(PREFIX)]
+def _prefix(address: str) -> str:
+    return f"{alias_name(address)}_v_"
+
+
+def _collections(client: Any, address: str) -> list[str]:
+    return [name for name in client.list_collections() if name.startswith(_prefix(address))]
 
 
 def _rows_in(client: Any, collection: str) -> int:
@@ -146,7 +199,7 @@ def _connect(uri: str) -> Any:
     from pymilvus import MilvusClient
 
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs what it also raises
-    return MilvusClient(uri, timeout=TIMEOUT_S)
+    return MilvusClient(uri, token=os.environ.get(TOKEN, ""), timeout=TIMEOUT_S)
 
 
 @contextmanager

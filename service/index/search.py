@@ -16,12 +16,13 @@ from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
 from service.calibration import of_tiles
 from service.index.engine_choice import open_engine
-from service.index.engines import RESCORED, Engine, Rows, Vectors, exact_nearest
+from service.index.engines import RESCORED, Engine, Exact, Rows, Vectors, exact_nearest
 from service.index.manifest import TILES, VECTORS, Manifest, VersionCorrupt
 from service.index.tiles import Mask, TileTable
 from service.position import Calibration, CalibrationError
 
-GATHER_ROWS = 65_536  # allowed rows copied together at a time: 128 MiB at D = 512
+CANARIES = 16  # vectors that must find themselves
+CANARY_DISTANCE = 1e-4  # squared; float32 leaves about 1e-6
 
 
 class SearchError(SkyfixError):
@@ -77,14 +78,50 @@ class TileIndex:
             SearchError: wrong shape or dimension, values that are not finite, k < 1.
         """
         queries = self._checked(vectors, k, allowed)
-        if allowed is not None:
-            products, rows = self._among(queries, np.flatnonzero(allowed), k)
+        if allowed is not None and not allowed.all():
+            # faiss's own selectors are ignored by its GPU indexes outside the cuVS build.
+            products, rows = exact_nearest(queries, self.vectors, k, allowed)
         elif self._engine.exact:
             products, rows = self._engine.nearest(queries, k)
         else:
             products, rows = self._rescored(queries, k)
         squares = np.einsum("qd,qd->q", queries, queries)[:, None] + 1.0 - 2.0 * products
         return np.maximum(squares, 0.0, dtype=np.float32), rows
+
+    def find_itself(self) -> int:
+        """Lets some vectors search for themselves, in the engine; returns how many.
+
+        Cheap enough for every opening: reads no vectors but these, save where one is missed.
+
+        Raises:
+            VersionCorrupt: one is not found, or is no query at all.
+            EngineUnavailable: the engine does not answer.
+        """
+        rows = np.unique(np.linspace(0, len(self.vectors) - 1, CANARIES).astype(int))
+        try:
+            queries = self._checked(self.vectors[rows], 1, None)
+        except SearchError as error:
+            raise VersionCorrupt(f"index version {self.version}: as {error}") from error
+        pairs = zip(rows.tolist(), queries, strict=True)
+        lost = [row for row, query in pairs if not self._finds(row, query[None])]
+        if lost:
+            raise VersionCorrupt(
+                f"index version {self.version}: vectors {lost} do not find themselves: "
+                "run `skyfix build`"
+            )
+        return len(rows)
+
+    def _finds(self, row: int, query: Vectors) -> bool:
+        """Whether a row's vector finds the row, or one of the same content."""
+        seen = isinstance(self._engine, Exact) or (
+            not self._engine.exact and row in self._engine.nearest(query, RESCORED)[1]
+        )
+        alone = None
+        if seen:  # scoring the others too would read every vector of them
+            alone = np.zeros(len(self.vectors), bool)
+            alone[row] = True
+        distances, _ = self.search(query, 1, alone)
+        return bool(distances[0, 0] <= CANARY_DISTANCE)  # also false for NaN
 
     def places(self, rows: Sequence[int]) -> NDArray[np.float64]:
         """(K, 2) latitude and longitude of the rows' tiles, degrees."""
@@ -129,21 +166,6 @@ class TileIndex:
         products[rows < 0] = -np.inf
         best = np.argsort(-products, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(products, best, 1), np.take_along_axis(rows, best, 1)
-
-    def _among(self, queries: Vectors, allowed: NDArray[np.intp], k: int) -> tuple[Vectors, Rows]:
-        """Exact search of a subset, gathered block by block: the same on every engine.
-
-        faiss's own selectors are ignored by its GPU indexes outside the cuVS build.
-        """
-        found = [exact_nearest(queries, self.vectors[:0], k)]
-        for start in range(0, len(allowed), GATHER_ROWS):
-            rows = allowed[start : start + GATHER_ROWS]
-            products, places = exact_nearest(queries, self.vectors[rows], k)
-            found.append((products, rows[places].astype(np.int64)))
-        products = np.concatenate([p for p, _ in found], axis=1)
-        every = np.concatenate([r for _, r in found], axis=1)
-        best = np.argsort(-products, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(products, best, 1), np.take_along_axis(every, best, 1)
 
 
 def read_version(folder: Path) -> tuple[Manifest, TileTable, Vectors]:

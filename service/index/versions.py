@@ -10,28 +10,35 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
 from model.errors import SkyfixError
 from service.index import milvus
 from service.index.durable import sync, write_atomically
+from service.index.engine_choice import announce
 from service.index.lock import build_lock, pointer_lock
 from service.index.manifest import EngineUnavailable, Manifest, VersionCorrupt
-from service.index.search import SearchError, TileIndex
+from service.index.search import TileIndex
 
 log = logging.getLogger(__name__)
 
 NAME = re.compile(r"\d{6,}-\d{8}T\d{6}Z")
-CANARIES = 16  # vectors that must find themselves
-CANARY_DISTANCE = 1e-4  # squared; float32 leaves about 1e-6
 
 
 class IndexMissing(SkyfixError):
     """There is no live index version."""
+
+
+class IndexUnreadable(VersionCorrupt):
+    """The file system does not say which versions there are, or which is live."""
+
+
+class IndexUnwritable(SkyfixError):
+    """The file system refuses to change the index."""
 
 
 class VersionUnknown(SkyfixError):
@@ -60,20 +67,28 @@ class Versions:
         self.pointer = self.folder / "CURRENT"
 
     def names(self) -> list[str]:
-        """All versions, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(p.name for p in self.folder.iterdir() if NAME.fullmatch(p.name))
+        """All versions, oldest first. Raises IndexUnreadable."""
+        try:
+            if not self.folder.is_dir():
+                return []
+            return sorted(p.name for p in self.folder.iterdir() if NAME.fullmatch(p.name))
+        except OSError as error:
+            raise IndexUnreadable(f"{self.folder} cannot be read: {error}") from error
 
     def current(self) -> str | None:
-        """The live version's name, or None before the first build."""
+        """The live version's name, or None before the first build. Raises IndexUnreadable."""
         try:
             return self.pointer.read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise IndexUnreadable(
+                f"{self.pointer} cannot be read: {error}: where it is no file, remove it and run "
+                "`skyfix activate`"
+            ) from error
 
     def require_current(self) -> str:
-        """Raises IndexMissing before the first build."""
+        """Raises IndexMissing before the first build, IndexUnreadable."""
         name = self.current()
         if name is None:
             raise IndexMissing(f"{self.folder} holds no index yet: run `skyfix build`")
@@ -97,22 +112,25 @@ class Versions:
         return f"{max(numbers, default=0) + 1:06d}-{now:%Y%m%dT%H%M%SZ}"
 
     def verify(self, name: str) -> VersionReport:
-        """Reads every byte, and lets some vectors find themselves.
+        """Reads every byte, and lets some vectors find themselves. Mends the live one's alias.
 
         Raises:
             VersionUnknown, VersionCorrupt.
         """
-        return verify_folder(self.path(name))
+        report = verify_folder(self.path(name))
+        if name == self.current():
+            self._announce(name)
+        return report
 
     def activate(self, name: str) -> VersionReport:
         """Verifies a version, then makes it the live one: atomic and durable.
 
         Raises:
-            VersionUnknown, VersionCorrupt: the live version stays.
+            VersionUnknown, VersionCorrupt, IndexUnwritable: the live version stays.
         """
         self.path(name)
-        with pointer_lock(self.folder):
-            report = self.verify(name)
+        with _writable(self.pointer, f"{name} is not made live"), pointer_lock(self.folder):
+            report = verify_folder(self.path(name))
             write_atomically(self.pointer, f"{name}\n".encode())
         self._announce(name)
         return report
@@ -132,11 +150,13 @@ class Versions:
 
         Raises:
             BuildLocked: a build is running.
+            IndexUnreadable: it is not known which version is live; nothing was removed.
+            IndexUnwritable: some may be left; pruning again removes them.
             ValueError: `keep` is negative.
         """
         if keep < 0:
             raise ValueError(f"keep is {keep}: it must not be negative")
-        with build_lock(self.folder):
+        with _writable(self.folder, "old versions are not removed"), build_lock(self.folder):
             self.sweep()
             with pointer_lock(self.folder):
                 for rest in self.folder.glob(".CURRENT.*.tmp"):  # of who was killed writing it
@@ -148,6 +168,8 @@ class Versions:
                 for name in old:
                     os.rename(self.folder / name, self.folder / f".old-{name}")
             self.sweep()
+            for name in live:  # before the collection goes that the alias was left at by a kill
+                self._announce(name)
             for uri in servers:
                 self._forget(uri)
         return old
@@ -160,13 +182,8 @@ class Versions:
             return None
 
     def _announce(self, name: str) -> None:
-        """Moves the alias of the Milvus server. Skyfix's own answers follow CURRENT alone."""
-        uri = self._milvus(name)
-        if uri is not None:
-            try:
-                milvus.point_alias(uri, name)
-            except EngineUnavailable as error:
-                log.error("%s is live, but the alias of Milvus is not moved: %s", name, error)
+        with suppress(VersionCorrupt):
+            announce(self.manifest(name))
 
     def _forget(self, uri: str) -> None:
         try:
@@ -185,16 +202,17 @@ def verify_folder(folder: Path) -> VersionReport:
     """See Versions.verify; also for a folder that is not published yet."""
     manifest = Manifest.read(folder)
     manifest.check(folder, digests=True)
-    index = TileIndex.open(folder)
-    rows = np.unique(np.linspace(0, manifest.count - 1, CANARIES).astype(int))
-    try:
-        distances, _ = index.search(index.vectors[rows], 1)
-    except SearchError as error:
-        raise VersionCorrupt(f"index version {manifest.version}: as {error}") from error
-    lost = rows[distances[:, 0] > CANARY_DISTANCE]
-    if lost.size:
-        raise VersionCorrupt(
-            f"index version {manifest.version}: vectors {lost.tolist()} do not find themselves"
-        )
+    canaries = TileIndex.open(folder).find_itself()
     size = sum(content.bytes for content in manifest.files.values())
-    return VersionReport(manifest.version, manifest.count, size, len(rows))
+    return VersionReport(manifest.version, manifest.count, size, canaries)
+
+
+@contextmanager
+def _writable(path: Path, what: str) -> Iterator[None]:
+    """The file system's errors as IndexUnwritable."""
+    try:
+        yield
+    except OSError as error:  # that of a full disk names no path
+        raise IndexUnwritable(
+            f"{path}: {what}: {error}: free space on its disk, or make it writable, and try again"
+        ) from error
