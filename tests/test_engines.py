@@ -21,7 +21,7 @@ from service.index.engines import (
     exact_nearest,
     moved,
 )
-from service.index.manifest import EngineUnavailable, VersionCorrupt
+from service.index.manifest import VersionCorrupt
 from service.index.search import TileIndex
 from service.index.versions import Versions
 
@@ -138,7 +138,7 @@ def test_the_index_file_is_checked_like_every_other(folder: Path, tmp_path: Path
     finally:
         path.write_bytes(whole)
     (tmp_path / IVF_FILE).write_bytes(b"nothing")
-    with pytest.raises(EngineUnavailable, match="no faiss index"):
+    with pytest.raises(VersionCorrupt, match="no faiss index"):
         IvfPq(tmp_path / IVF_FILE)
 
 
