@@ -39,7 +39,7 @@ from service.position import Calibration
 log = logging.getLogger(__name__)
 
 BATCH = 64
-APPROXIMATE_FROM = 1_000_000  # tiles: 70 ms a query exactly, on one core (benchmarks/index.py)
+APPROXIMATE_FROM = 1_000_000  # tiles: 59 ms a query exactly, on two cores (benchmarks/index.py)
 SHARD_TILES = 1024  # encoded again after a kill: at most this many
 MAX_SIZE_MISMATCH = 0.05  # tile size against the footprint that the encoder was trained on
 UNIT_TOLERANCE = 1e-3
