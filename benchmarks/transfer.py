@@ -24,6 +24,7 @@ from scipy.stats import binomtest
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
 from training import datasets
+from training.augmentation import mirrored, turned
 from training.datasets import cvact
 from training.evaluate import ranks
 from training.pairs import AerialView, Pair, read_chip, read_strip
@@ -74,22 +75,23 @@ def pair(
 def rank_of(encoder: Encoder, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     """Of each panorama's own tile among all tiles, 1 is first: (8, N), copy 0 as given."""
     settings, footprint_m = encoder.config.preprocessing, encoder.aerial_footprint_m
-    strips, norths = zip(*(read_strip(one, settings) for one in pairs), strict=True)
+    streets = [read_strip(one, settings) for one in pairs]
     chips = [
         read_chip(one.aerial, footprint_m, settings.input_size, settings.fill) for one in pairs
     ]
     found = []
-    for mirrored in (False, True):
+    for mirror in (False, True):
         for quarter in range(4):
-            # As in training/augmentation.py: a tile turned counter-clockwise has its east on top.
-            tiles = [np.rot90(chip, quarter) for chip in chips]
-            turned = np.array(norths) + quarter / 4.0
-            seen: list[NDArray[np.uint8]] = list(strips)
-            if mirrored:
-                tiles, turned = [tile[:, ::-1] for tile in tiles], -turned
-                seen = [np.roll(strip[:, ::-1], 1, axis=1) for strip in seen]
-            streets = encoder.encode_strips(seen, list(turned % 1.0))
-            found.append(ranks(streets, encoder.encode_aerials(tiles)) + 1)
+            strips, norths, tiles = [], [], []
+            for (strip, north), chip in zip(streets, chips, strict=True):
+                tile, north = turned(chip, north, quarter)
+                if mirror:
+                    strip, north, tile = mirrored(strip, north, tile)
+                strips.append(strip)
+                norths.append(north % 1.0)
+                tiles.append(tile)
+            described = encoder.encode_strips(strips, norths)
+            found.append(ranks(described, encoder.encode_aerials(tiles)) + 1)
     return np.stack(found)
 
 

@@ -30,6 +30,16 @@ def tiles(numbers: str, content: str = "a", of: str = "town") -> list[Tile]:
     return [Tile(f"t{n}", of, 50.0, 15.0, 64.0, content.encode() * 32) for n in numbers]
 
 
+def damages(path: Path, step: int) -> Iterator[None]:
+    """A bit flipped in one byte after another: every `step`th of those that are not zero."""
+    whole = path.read_bytes()
+    for place in [place for place, byte in enumerate(whole) if byte][::step]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        yield
+
+
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
     with Catalogue.of(tmp_path / "home") as catalogue:
@@ -126,11 +136,8 @@ def test_a_tile_knows_its_bounds() -> None:
 def test_a_flipped_bit_is_found_or_changes_nothing(catalogue: Catalogue) -> None:
     catalogue.replace_source(source(), tiles("123456789"))
     before = (catalogue.sources(), list(catalogue.tiles()))
-    whole, found = catalogue.path.read_bytes(), 0
-    for place in [place for place, byte in enumerate(whole) if byte][::3]:
-        damaged = bytearray(whole)
-        damaged[place] ^= 4
-        catalogue.path.write_bytes(damaged)
+    found = 0
+    for _ in damages(catalogue.path, 3):
         try:
             with Catalogue(catalogue.path) as other:
                 other.verify()
@@ -142,11 +149,8 @@ def test_a_flipped_bit_is_found_or_changes_nothing(catalogue: Catalogue) -> None
 
 def test_an_ingest_into_a_damaged_file_says_so(catalogue: Catalogue) -> None:
     catalogue.replace_source(source(), tiles("123456789"))
-    whole, refused = catalogue.path.read_bytes(), 0
-    for place in [place for place, byte in enumerate(whole) if byte][::9]:
-        damaged = bytearray(whole)
-        damaged[place] ^= 4
-        catalogue.path.write_bytes(damaged)
+    refused = 0
+    for _ in damages(catalogue.path, 9):
         try:
             with Catalogue(catalogue.path) as other:
                 other.replace_source(source(), tiles("456"))

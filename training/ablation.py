@@ -36,12 +36,6 @@ from training.step import step
 log = logging.getLogger(__name__)
 
 FULL = "msae-demo"
-# The recipes' own differences, applied last: an override for all rows must not undo one.
-WITHOUT = {
-    "w/o IPT": ("encoder.preprocessing.projection=none",),
-    "w/o MSAE": ("encoder.network.attention=false",),
-    "w/o GMS": ("queue_length=0",),
-}
 MODERN = "skyfix-modern"
 _TIMED_STEPS = 5
 
@@ -75,7 +69,11 @@ class Study:
 def table_2(overrides: Sequence[str] = (), *, modern: bool = False) -> dict[str, Recipe]:
     """The paper's rows, and skyfix-modern beside them; `overrides` apply to every row."""
     rows = {FULL: recipes.find(FULL, overrides)}
-    rows |= {name: recipes.find(FULL, (*overrides, *less)) for name, less in WITHOUT.items()}
+    # What a row leaves out comes last: an override for all rows must not undo it.
+    rows |= {
+        f"w/o {part.upper()}": recipes.find(FULL, (*overrides, less))
+        for part, less in recipes.WITHOUT.items()
+    }
     return rows | ({MODERN: recipes.find(MODERN, overrides)} if modern else {})
 
 

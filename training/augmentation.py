@@ -52,14 +52,12 @@ def augment(arrays: Arrays, index: int, recipe: Recipe, epoch: int, seed: int) -
     )
     quarter, flip = int(draw.integers(4)), bool(draw.integers(2))
     if recipe.rotation == "joint":
-        # Turned counter-clockwise by a quarter, a tile has its east on top.
-        tile, north = np.rot90(tile, quarter), north + quarter / 4.0
+        tile, north = turned(tile, north, quarter)
     if recipe.rotation == "street":
         north += draw.uniform()
     north += draw.uniform(-1.0, 1.0) * strength * recipe.heading_noise_deg / 360.0
     if recipe.mirror and flip:
-        # The transform counts columns by index: column 0 is its own mirror image.
-        strip, north, tile = np.roll(strip[:, ::-1], 1, axis=1), -north, tile[:, ::-1]
+        strip, north, tile = mirrored(strip, north, tile)
     if draw.uniform() < strength * recipe.missing_band:
         strip = _blanked(strip, draw, recipe.encoder.preprocessing.fill)
     if draw.uniform() < strength * recipe.limited_view:
@@ -69,6 +67,20 @@ def augment(arrays: Arrays, index: int, recipe: Recipe, epoch: int, seed: int) -
         strip = _recoloured(strip, draw, strength * recipe.colour_jitter)
         tile = _recoloured(tile, draw, strength * recipe.colour_jitter)
     return Sample(strip, north % 1.0, tile, tile_position)
+
+
+def turned(tile: NDArray[np.uint8], north: float, quarter: int) -> tuple[NDArray[np.uint8], float]:
+    """(tile, north) of a pair whose ground is turned by so many quarters; north may pass 1."""
+    # Turned counter-clockwise by a quarter, a tile has its east on top.
+    return np.rot90(tile, quarter), north + quarter / 4.0
+
+
+def mirrored(
+    strip: NDArray[np.uint8], north: float, tile: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8]]:
+    """(strip, north, tile) of a pair with east for west; north changes its sign."""
+    # The transform counts columns by index: column 0 is its own mirror image.
+    return np.roll(strip[:, ::-1], 1, axis=1), -north, tile[:, ::-1]
 
 
 def _shifted(chip: NDArray[np.uint8], margin: int, east: int, south: int) -> NDArray[np.uint8]:

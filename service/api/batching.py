@@ -6,12 +6,13 @@ with load and a lone request never waits for company. Knows nothing of HTTP, ima
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -27,6 +28,16 @@ A = TypeVar("A")
 
 class DeadlineExceededError(SkyfixError):
     """The answer was not ready in time; the work was dropped."""
+
+
+@contextlib.asynccontextmanager
+async def awaited(what: str, seconds: float) -> AsyncIterator[None]:
+    """Around the wait for `what`; raises DeadlineExceededError when that takes longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise DeadlineExceededError(f"no {what} within {seconds:g} s: try again later") from None
 
 
 class OwnerDiedError(SkyfixError):

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from model.errors import SkyfixError
 from model.geo import Bounds, metres_per_degree
 from model.images import Rgb
-from service.api.batching import DeadlineExceededError
+from service.api.batching import awaited
 from service.api.client import unless_gone
 from service.api.problems import problems
 from service.api.serving import live_of
@@ -58,13 +58,8 @@ async def map_tile(
 async def _drawn(request: Request, picture: asyncio.Future[Rgb | None]) -> Rgb | None:
     """Waits for it while the client does, and no longer than for a panorama."""
     settings: Settings = request.app.state.settings
-    try:
-        async with asyncio.timeout(settings.request_deadline_s):
-            return await unless_gone(request, picture)
-    except TimeoutError:
-        raise DeadlineExceededError(
-            f"no map tile within {settings.request_deadline_s:g} s: try again later"
-        ) from None
+    async with awaited("map tile", settings.request_deadline_s):
+        return await unless_gone(request, picture)
 
 
 def _tiles_near(live: LiveTiles, tile: MapTile) -> list[str]:

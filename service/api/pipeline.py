@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from model.errors import SkyfixError
 from service.api.admission import Admission
-from service.api.batching import Batcher, DeadlineExceededError
+from service.api.batching import Batcher, awaited
 from service.api.canary import canary_panorama
 from service.api.metrics import Metrics
 from service.api.serving import Prepared, Serving, answer
@@ -69,14 +69,9 @@ class Pipeline:
             DeadlineExceededError: not answered in time. OwnerDiedError: nobody will answer.
         """
         deadline = time.monotonic() + self._deadline_s
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                prepared = await self._prepare(data, hints, top_k, explain)
-                fix = await asyncio.wrap_future(self._owner.submit(prepared, deadline))
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"no answer within {self._deadline_s:g} s: try again later"
-            ) from None
+        async with awaited("answer", self._deadline_s):
+            prepared = await self._prepare(data, hints, top_k, explain)
+            fix = await asyncio.wrap_future(self._owner.submit(prepared, deadline))
         self._metrics.observe_stages(fix.timings_ms)
         return fix
 

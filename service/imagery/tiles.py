@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -157,11 +158,9 @@ def _unchanged(record: SourceRecord) -> Source:
 
 
 def _check(source: Source, record: SourceRecord) -> None:
-    try:
+    with contextlib.suppress(OSError):  # one of its files is gone
         if source.signature() == record.signature:
             return
-    except OSError:  # one of its files is gone
-        pass
     raise ImageryChanged(
         f"the imagery of source {record.name!r} at {record.path} has changed since it was "
         f"ingested on {record.ingested_at}: ingest it again"

@@ -56,7 +56,7 @@ class Style:
     walls: tuple[Triple, ...]
     leaves: tuple[Triple, ...]
     trees: float  # density factor
-    scrub: float  # bushes per place on open land, beside the trees
+    scrub: float  # more trees and bushes per place of a meadow; a fifth of it in fields
     conifers: float  # share of trees
     street_trees: float  # share of streets lined with trees
     tree_size: float

@@ -24,7 +24,7 @@ class _Climate:
     soil: Palette
     leaves: Palette
     trees: tuple[float, float]  # factor on the plain town's density
-    scrub: tuple[float, float]  # bushes per place where nothing is built
+    scrub: tuple[float, float]  # more trees and bushes per place of a meadow
     conifers: tuple[float, float]  # share of trees
 
 

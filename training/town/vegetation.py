@@ -64,13 +64,12 @@ def _wild_places(ground: Ground, taken: Flags, style: Style, rng: np.random.Gene
     places = places + rng.uniform(-1.4, 1.4, places.shape)
     density = np.zeros(256)
     density[list(_DENSITY)] = list(_DENSITY.values())
+    density *= style.trees
+    density[[MEADOW, FIELD]] += style.scrub, 0.2 * style.scrub
     noise = texture()[CLOUDY]
     i = (places * 1.7).astype(int) % noise.shape[0]
     clump = np.exp(0.9 * noise[i[:, 1], i[:, 0]])
-    scrub = np.zeros(256)
-    scrub[[MEADOW, FIELD]] = style.scrub, 0.2 * style.scrub
-    use = ground.use_at(places)
-    wanted = (density[use] * style.trees + scrub[use]) * clump
+    wanted = density[ground.use_at(places)] * clump
     c, r = _cells(places, taken)
     kind = ground.at_metres(ground.material)[r, c]
     allowed = (kind != WATER) & (kind != PAVED) & ~taken[r, c]
