@@ -119,9 +119,8 @@ def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place
     origin = LatLon(*(float(degrees) for degrees in places[np.argmin(distances)]))
     metres = _east_north(places, origin)
     weight = np.exp(-(distances - distances.min()) / calibration.temperature)
-    apart = np.hypot(*np.moveaxis(metres[:, None] - metres[None], -1, 0))
-    mass = (apart <= calibration.reach_m) @ weight
-    first, _ = _mean(metres, weight, apart[np.argmax(mass)] <= calibration.reach_m)
+    near = _near(metres, calibration.reach_m)
+    first, _ = _mean(metres, weight, near[np.argmax(near @ weight)])
     cluster = np.hypot(*(metres - first).T) <= calibration.reach_m
     middle, share = _mean(metres, weight, cluster)
     from_middle = np.hypot(*(metres - middle).T)
@@ -138,6 +137,13 @@ def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place
         nearest,
         agreement,
     )
+
+
+def _near(metres: Numbers, reach_m: float) -> NDArray[np.bool_]:
+    """(K, K): which candidates lie within reach of each other."""
+    east, north = metres.T
+    squared: Numbers = (east[:, None] - east) ** 2 + (north[:, None] - north) ** 2
+    return squared <= reach_m**2
 
 
 def _mean(metres: Numbers, weight: Numbers, among: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
