@@ -103,6 +103,16 @@ def test_only_the_proxy_is_published_and_only_for_this_host() -> None:
     }
 
 
+def test_client_keys_are_out_of_version_control_and_shown_to_the_proxy_alone() -> None:
+    assert "/deploy/keys.conf" in (ROOT / ".gitignore").read_text().splitlines()
+    mounting = [name for name, of in SERVICES.items() if "./deploy:/etc/skyfix:ro" in of["volumes"]]
+    assert mounting == ["proxy"]
+    for mount in SERVICES["prometheus"]["volumes"][:2]:
+        source, target, how = mount.split(":")
+        assert (ROOT / source).is_file()
+        assert (target, how) == (f"/etc/skyfix/{Path(source).name}", "ro")
+
+
 @pytest.mark.parametrize("name", [name for name in OURS if name.startswith("api")])
 def test_the_proxy_finds_every_kind_of_api(name: str) -> None:
     proxy = (ROOT / "deploy" / "nginx.conf").read_text()

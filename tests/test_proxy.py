@@ -5,18 +5,21 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from fakes import FakeEncoder
+from server_process import wait_until
 from serving import application, listening
 
 from service.settings import MIB, Settings
 
-CONFIG = (Path(__file__).parent.parent / "deploy" / "nginx.conf").read_text()
+DEPLOY = Path(__file__).parent.parent / "deploy"
+CONFIG = (DEPLOY / "nginx.conf").read_text()
+EXAMPLE = (DEPLOY / "keys.example.conf").read_text()
 PUBLIC = re.findall(r"location ~ (\S+) \{", CONFIG)
 TOKEN = "s3cr3t-0123456789"
 
@@ -52,26 +55,52 @@ def test_every_public_route_passes_and_no_other(tmp_path: Path) -> None:
     assert all(map(is_public, ("/", "/docs", "/openapi.json", "/web/map.js", "/web/swagger/a")))
 
 
-@pytest.fixture(scope="module")
-def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Addresses of the public and the operators' side of nginx before an echo."""
+def command_in(folder: Path, upstream: str = "127.0.0.1:9") -> list[str]:
+    """nginx with its shipped configuration, all of whose files are in the folder."""
     if shutil.which("nginx") is None:
         pytest.skip("no nginx here")
-    folder = tmp_path_factory.mktemp("nginx")
-    with listening(echo, lifespan="off") as (host, port):
-        text = CONFIG.replace("api:8000", f"{host}:{port}").replace("/tmp/", f"{folder}/")
-        text = text.replace("rate=5r/s", "rate=1r/m")  # however slow this machine is
-        text = text.replace("/dev/stdout", f"{folder}/log").replace("/dev/stderr", f"{folder}/err")
-        addresses = [f"unix:{folder}/{name}" for name in ("public", "operators")]
-        for number, address in zip((8080, 8081), addresses, strict=True):
-            text = text.replace(f"listen {number};", f"listen {address};")
-        (folder / "nginx.conf").write_text(text)
-        command = ["nginx", "-c", f"{folder}/nginx.conf", "-e", f"{folder}/err"]
-        with subprocess.Popen([*command, "-g", "daemon off;"]) as nginx:
-            while not (folder / "operators").exists() and nginx.poll() is None:
-                time.sleep(0.02)
-            yield tuple(address.removeprefix("unix:") for address in addresses)
+    text = CONFIG.replace("api:8000", upstream).replace("/tmp/", f"{folder}/")
+    text = text.replace("rate=5r/s", "rate=1r/m")  # however slow this machine is
+    text = text.replace("/dev/stdout", f"{folder}/log").replace("/dev/stderr", f"{folder}/err")
+    for number, name in ((8080, "public"), (8081, "operators")):
+        text = text.replace(f"listen {number};", f"listen unix:{folder}/{name};")
+    (folder / "nginx.conf").write_text(text)
+    return ["nginx", "-c", f"{folder}/nginx.conf", "-e", f"{folder}/err", "-g", "daemon off;"]
+
+
+@contextmanager
+def nginx_before_echo(folder: Path) -> Iterator[tuple[str, str]]:
+    """Addresses of the public and the operators' side."""
+    with (
+        listening(echo, lifespan="off") as (host, port),
+        subprocess.Popen(command_in(folder, f"{host}:{port}")) as nginx,
+    ):
+        try:
+            wait_until(lambda: (folder / "operators").exists() or nginx.poll() is not None)
+            assert nginx.poll() is None, (folder / "err").read_text()
+            yield str(folder / "public"), str(folder / "operators")
+        finally:
             nginx.terminate()
+
+
+@pytest.fixture(scope="module")
+def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """As it is shipped, without keys."""
+    with nginx_before_echo(tmp_path_factory.mktemp("nginx")) as addresses:
+        yield addresses
+
+
+KEYS = {"town-hall": "0f" * 16, "harbour": "A1" * 16, "port": "b2" * 50}
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of an nginx whose keys.conf is the example with three clients in it."""
+    folder = tmp_path_factory.mktemp("keyed")
+    lines = "".join(f'    "{key}" {name};\n' for name, key in KEYS.items())
+    (folder / "keys.conf").write_text(EXAMPLE.replace("}", f"{lines}}}"))
+    with nginx_before_echo(folder):
+        yield folder
 
 
 async def echo(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
@@ -148,3 +177,107 @@ def test_too_large_and_too_many_are_problems(ports: tuple[str, str]) -> None:
     assert 9 <= len(refused) < 30
     assert refused[0].json()["type"] == "urn:skyfix:problem:rate-limit"
     assert refused[0].headers["retry-after"] == "2"
+
+
+@pytest.mark.parametrize("request_line", ["TRACE / HTTP/1.1", "GET / HTTP/3.0", "GET / HTTP/1.1"])
+def test_what_nginx_cannot_read_is_a_problem(ports: tuple[str, str], request_line: str) -> None:
+    head, body = sent_raw(ports[0], f"{request_line}\r\nConnection: close\r\n\r\n")
+    assert "content-type: application/problem+json" in head.lower()
+    assert f" {json.loads(body)['status']} " in head.partition("\n")[0]
+
+
+def test_no_query_is_logged_whatever_happens(tmp_path: Path) -> None:
+    large = f"POST /localize?near=12.5,3 HTTP/1.0\r\nContent-Length: {33 * MIB}\r\n\r\n"
+    with nginx_before_echo(tmp_path) as (public, _), client(public) as sender:
+        statuses = {sender.post("/localize?near=12.5,3").status_code for _ in range(30)}
+        assert statuses == {200, 429}
+        assert " 413 " in sent_raw(public, large)[0]
+    log = (tmp_path / "log").read_text()
+    assert all(f"POST /localize {status} " in log for status in (200, 413, 429))
+    assert "12.5" not in log + (tmp_path / "err").read_text()
+
+
+PAGES = ("/", "/docs", "/index", "/tiles/a.jpg", "/map/1/2/3", "/web/map.js", "/localize")
+
+
+def holder(folder: Path, key: str | None) -> httpx.Client:
+    """A client that sends this key."""
+    made = client(str(folder / "public"))
+    made.headers.update({"X-API-Key": key} if key is not None else {})
+    return made
+
+
+def test_without_a_keys_file_everyone_passes(ports: tuple[str, str]) -> None:
+    with client(ports[0]) as public:
+        for path in PAGES[:-1]:
+            passed = public.get(path, headers={"X-API-Key": "any"})
+            assert (passed.status_code, passed.json()["path"]) == (200, path)
+            assert "x-api-key" not in passed.json()
+
+
+@pytest.mark.parametrize("key", [None, "", "-", "default", "town-hall", "0f" * 15, "~.*"])
+def test_who_holds_no_key_is_refused_all_but_health(keyed: Path, key: str | None) -> None:
+    with holder(keyed, key) as stranger:
+        for path in PAGES:
+            refused = stranger.post(path, content=b"x" * 100_000)
+            assert (refused.status_code, refused.json()["status"]) == (401, 401)
+            assert refused.json()["type"] == "urn:skyfix:problem:key"
+            assert refused.headers["content-type"] == "application/problem+json"
+            assert refused.headers["www-authenticate"] == 'ApiKey header="X-API-Key"'
+        assert stranger.get("/readyz").json()["path"] == "/readyz"
+        assert stranger.get("/livez").json()["path"] == "/livez"
+
+
+@pytest.mark.parametrize("path", ["/livez/../index", "/index#/livez", "/problem", "/index?/livez"])
+def test_no_spelling_of_a_path_stands_for_a_key(keyed: Path, path: str) -> None:
+    head, _ = sent_raw(str(keyed / "public"), f"GET {path} HTTP/1.0\r\n\r\n")
+    assert re.match(r"HTTP/1\.1 40[14] ", head)
+
+
+def test_what_cannot_be_read_is_no_matter_of_keys(keyed: Path) -> None:
+    head, body = sent_raw(str(keyed / "public"), "GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert head.startswith("HTTP/1.1 400 ")
+    assert json.loads(body)["type"] == "urn:skyfix:problem:bad-request"
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_opens_and_goes_no_further(keyed: Path, name: str) -> None:
+    with holder(keyed, KEYS[name]) as known:
+        passed = known.get(f"/index?for={name}", headers={"X-Request-ID": f"asked-by-{name}"})
+    assert passed.json()["path"] == "/index"
+    assert KEYS[name] not in passed.text
+    logged = f"asked-by-{name} client={name}\n"
+    wait_until(lambda: logged in (keyed / "log").read_text(), 20.0)
+    assert KEYS[name] not in (keyed / "log").read_text() + (keyed / "err").read_text()
+
+
+def test_operators_need_no_key_and_send_none_on(keyed: Path) -> None:
+    with client(str(keyed / "operators")) as operators:
+        passed = operators.get("/metrics", headers={"X-API-Key": KEYS["port"]})
+    assert (passed.status_code, "x-api-key" in passed.json()) == (200, False)
+
+
+def test_each_client_has_a_share_of_its_own(keyed: Path) -> None:
+    with holder(keyed, KEYS["harbour"]) as greedy, holder(keyed, KEYS["town-hall"]) as other:
+        many = [greedy.post("/localize").status_code for _ in range(30)]
+        assert (set(many), many.count(429) >= 9) == ({200, 429}, True)
+        assert other.post("/localize").status_code == 200
+    with holder(keyed, None) as stranger:  # by its address, which is that of both
+        assert stranger.get("/readyz").status_code == 200
+
+
+def test_the_example_alone_lets_nobody_in(tmp_path: Path) -> None:
+    (tmp_path / "keys.conf").write_text(EXAMPLE)
+    with nginx_before_echo(tmp_path) as (public, _), client(public) as sender:
+        for key in (*re.findall('"([0-9a-f]+)"', EXAMPLE), ""):
+            assert sender.get("/index", headers={"X-API-Key": key}).status_code == 401
+
+
+def test_keys_that_cannot_be_read_stop_the_proxy(tmp_path: Path) -> None:
+    check = [*command_in(tmp_path), "-t"]
+    assert subprocess.run(check, capture_output=True).returncode == 0
+    (tmp_path / "keys.conf").symlink_to("nowhere")
+    assert subprocess.run(check, capture_output=True).returncode != 0
+    (tmp_path / "keys.conf").unlink()
+    (tmp_path / "keys.conf").write_text('"0f3c" town-hall;')
+    assert subprocess.run(check, capture_output=True).returncode != 0
