@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from model.checkpoint import Checkpoint
 from model.images import Rgb
+from model.lanes import Lanes
 from model.panorama import PanoramaGeometry
 from model.precision import MIN_COSINE, fast_formats
 from model.preprocessing import to_tensor
@@ -50,6 +51,7 @@ class Encoder:
         self.device = torch.device(device)
         self.dtype = torch.float32
         self._network = checkpoint.network().requires_grad_(False).to(self.device)
+        self._lanes = Lanes.of(self.device)
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> Encoder:
@@ -174,8 +176,10 @@ class Encoder:
 
     def _in_batches(self, count: int, branch: Callable[[slice], Tensor]) -> Descriptors:
         described = np.empty((count, self.dimension), np.float32)
-        with torch.inference_mode():
-            for start in range(0, count, BATCH):
-                batch = slice(start, min(start + BATCH, count))
+
+        def describe(batch: slice) -> None:
+            with torch.inference_mode():
                 described[batch] = branch(batch).cpu().numpy()
+
+        self._lanes.run(describe, count, BATCH)
         return described

@@ -6,6 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from model.errors import SkyfixError
@@ -67,7 +68,7 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
     timing = {"Server-Timing": _server_timing(fix)}
     if MEDIA_TYPE in request.headers.get("accept", ""):
         return JSONResponse(geojson(fix), headers=timing, media_type=MEDIA_TYPE)
-    return JSONResponse(FixSchema.of(fix).model_dump(mode="json"), headers=timing)
+    return _json(FixSchema.of(fix), timing)
 
 
 @router.post(
@@ -91,7 +92,7 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
         place.start(len(uploads))
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
         outcomes = await unless_gone(request, work)
-    return JSONResponse(BatchSchema(results=outcomes).model_dump(mode="json"))
+    return _json(BatchSchema(results=outcomes))
 
 
 async def _outcome(
@@ -104,6 +105,10 @@ async def _outcome(
         problem = document(request, problem_of(error), str(error))
         return OutcomeSchema(problem=ProblemSchema.model_validate(problem))
     return OutcomeSchema(fix=FixSchema.of(fix))
+
+
+def _json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+    return Response(body.model_dump_json(), headers=headers, media_type="application/json")
 
 
 def _limits(request: Request, max_files: int = 1) -> BodyLimits:

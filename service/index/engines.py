@@ -16,6 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.blas import one_thread_if
 from service.index.durable import write_atomically
 from service.index.manifest import EngineUnavailable, VersionCorrupt
 from service.index.tiles import Mask
@@ -84,6 +85,7 @@ def exact_nearest(
     rows = np.full((len(queries), k), -1, np.int64)
     if not best.size:
         return best, rows
+    one_thread_if(len(vectors) < BLOCK)
     for start, block in blocks(vectors):
         here = None if allowed is None else allowed[start : start + len(block)]
         products, places = _products_among(queries, block, here)
