@@ -2,12 +2,16 @@
 
     python -m benchmarks.index --descriptors skyfix-data/index/<version>/vectors.npy    everything
     python -m benchmarks.index search open --count 1000000 --dimension 512              some parts
+    python -m benchmarks.index crossover --descriptors … --sizes 10000 100000 1000000   when asked
 
 search  every engine on the same vectors, each in a process of its own so that its memory is too
 open    from a home folder to the first answer, as the server opens it
 recall  IVF-PQ with rescoring against exact; on --descriptors (M, D), jittered, where given
 size    bytes a tile on the disk, and what the catalogue costs
 build   tiles a second of a whole build, against the encoder alone on pictures in memory
+crossover  exact against IVF-PQ at several sizes, and from which on IVF-PQ answers one query sooner:
+        service.index.engine_choice.APPROXIMATE_FROM lies there or, since exact search misses
+        nothing, further up. Not among everything: it trains an index of every size
 
 Vectors are clustered as a town's are. Queries are tiles moved by a street-to-aerial distance.
 Peers that are not installed are left out.
@@ -48,7 +52,9 @@ from service.index.versions import verify_folder
 from service.ingest import ingest
 from service.settings import Settings
 
-PARTS = ("search", "open", "recall", "size", "build")
+EVERYTHING = ("search", "open", "recall", "size", "build")
+PARTS = (*EVERYTHING, "crossover")
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)  # of `crossover`
 STREET_DISTANCE = 0.5  # squared, between a query and the tile it shows
 K = 10
 REPEATS, ENOUGH_S = 5, 10.0  # of a search: so often, or until that long
@@ -60,9 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="search open recall size build")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=" ".join(PARTS))
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of `crossover`")
     parser.add_argument("--descriptors", type=Path, help=".npy of a town's aerial descriptors")
     parser.add_argument("--weights", type=Path, default=Settings.from_env({}).weights)
     parser.add_argument("--raster", type=Path, help="imagery for `build` (a made town)")
@@ -83,7 +90,7 @@ def main() -> None:
 
 def measure(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The parts asked for, all without any."""
-    wanted = arguments.parts or PARTS
+    wanted = arguments.parts or EVERYTHING
     count, dimension = arguments.count, arguments.dimension
     report: dict[str, Any] = {"machine": machine(), "count": count, "dimension": dimension}
     if {"search", "open", "size"} & set(wanted):
@@ -98,6 +105,8 @@ def measure(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         report["size"] = size(home / "exact", folder, count)
     if "recall" in wanted:
         report["recall"] = recall(home / "ivfpq", arguments)
+    if "crossover" in wanted:
+        report["crossover"] = crossover(home, arguments)
     if "build" in wanted:
         raster = arguments.raster or made_town(home / "town")
         report["build"] = apart(build_throughput, home / "build", arguments.weights, raster)
@@ -215,10 +224,7 @@ def size(home: Path, folder: Path, count: int) -> dict[str, float]:
 
 def recall(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Share of the true K nearest that IVF-PQ finds, its size, and its time."""
-    blocks, dimension = made_up(arguments.count, arguments.dimension), arguments.dimension
-    if arguments.descriptors:
-        descriptors = np.load(arguments.descriptors).astype(np.float32)
-        blocks, dimension = jittered(descriptors, arguments.count), descriptors.shape[1]
+    blocks, dimension = vectors_asked_for(arguments, arguments.count)
     report: dict[str, Any] = {"vectors": str(arguments.descriptors or "made up")}
     with timed(report, "write_train_and_verify"):
         folder = write_version(home, blocks, arguments.count, dimension, "ivfpq")
@@ -228,6 +234,32 @@ def recall(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     found = apart(recall_of, folder)
     return {**report, "dimension": dimension, f"{IVF_FILE}_bytes": bytes_a_tile, **found,
             **apart(search_time, skyfix, folder)}  # fmt: skip
+
+
+def vectors_asked_for(arguments: argparse.Namespace, count: int) -> tuple[Iterator[Vectors], int]:
+    """Blocks of so many, and their dimension."""
+    if arguments.descriptors is None:
+        return made_up(count, arguments.dimension), arguments.dimension
+    descriptors = np.load(arguments.descriptors).astype(np.float32)
+    return jittered(descriptors, count), descriptors.shape[1]
+
+
+def crossover(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of both engines at every size, and the size from which on IVF-PQ is faster."""
+    found: dict[int, dict[str, Any]] = {}
+    for count in sorted(arguments.sizes):
+        found[count] = {}
+        for kind in ("exact", "ivfpq"):
+            blocks, dimension = vectors_asked_for(arguments, count)
+            with tempfile.TemporaryDirectory(dir=home) as folder:
+                made = write_version(Path(folder), blocks, count, dimension, kind)
+                found[count][kind] = apart(search_time, skyfix, made) | apart(recall_of, made)
+    slower = [
+        count for count, by in found.items()
+        if by["ivfpq"]["batch_1_ms"] >= by["exact"]["batch_1_ms"]
+    ]  # fmt: skip
+    above = [count for count in found if count > max(slower, default=0)]
+    return {"sizes": found, "approximate_from": min(above, default=None)}
 
 
 def recall_of(folder: Path) -> dict[str, float]:

@@ -39,7 +39,6 @@ from service.position import Calibration
 log = logging.getLogger(__name__)
 
 BATCH = 64
-APPROXIMATE_FROM = 1_000_000  # tiles: 59 ms a query exactly, on two cores (benchmarks/index.py)
 SHARD_TILES = 1024  # encoded again after a kill: at most this many
 MAX_SIZE_MISMATCH = 0.05  # tile size against the footprint that the encoder was trained on
 UNIT_TOLERANCE = 1e-3
@@ -93,7 +92,7 @@ def build(
     batch: int = BATCH,
     progress: Progress = lambda done, expected: None,
     calibrate: Calibrate = lambda index: index.calibration,
-    approximate_from: int = APPROXIMATE_FROM,
+    approximate_from: int | None = None,
     milvus_uri: str | None = None,
 ) -> Version:
     """Encodes the catalogue's tiles and makes them the live index version.
@@ -105,7 +104,7 @@ def build(
         calibrate: given the finished index before it is published; by default its tiles' own
             density is all that is known, and its answers state no confidence.
         approximate_from: number of tiles (10,000 or more) from which a search looks at the
-            likeliest part only.
+            likeliest part only; by default as for the live version; 0: APPROXIMATE_FROM again.
         milvus_uri: of a Milvus server that shall search instead, from any number on; by default
             the one that searches the live version, if one does; empty: none.
 
@@ -118,27 +117,38 @@ def build(
     try:
         with build_lock(versions.folder), Catalogue.of(home) as catalogue:
             catalogue.verify()
-            engine = EngineChoice(approximate_from, _milvus_address(versions, milvus_uri))
+            engine = _engine_choice(versions, approximate_from, milvus_uri)
             return _Build(versions, catalogue, encoder, batch, progress, calibrate, engine).run()
     except OSError as error:
         raise BuildFailed(f"{versions.folder}: the build stopped: {error}") from error
 
 
-def _milvus_address(versions: Versions, uri: str | None) -> str | None:
-    """Where the new version shall be searched. Mends the alias of the live one on the way.
+def _engine_choice(
+    versions: Versions, approximate_from: int | None, milvus_uri: str | None
+) -> EngineChoice:
+    """What was asked for; else as the live version. Mends the alias of that one on the way.
 
     A build that was killed between CURRENT and the alias left it behind.
     """
     live = _live_manifest(versions)
     if live is not None:
         announce(live)
-        if uri is None and live.engine["kind"] == "milvus":
-            uri = milvus.uri_of(live.engine["uri"])
+        before = live.engine.get("approximate_from")
+        if approximate_from is None and before is not None:
+            approximate_from = before
+            log.info(
+                "search is approximate from %d tiles on, as for index version %s: "
+                "`build --approximate-from 0` ends this",
+                *(before, live.version),
+            )
+        if milvus_uri is None and live.engine["kind"] == "milvus":
+            milvus_uri = milvus.uri_of(live.engine["uri"])
             log.info(
                 "Milvus at %s searches, as for index version %s: `build --milvus ''` ends this",
-                *(uri, live.version),
+                *(milvus_uri, live.version),
             )
-    return milvus.address_of(uri, versions.folder) if uri else None
+    address = milvus.address_of(milvus_uri, versions.folder) if milvus_uri else None
+    return EngineChoice(approximate_from or None, address)
 
 
 def _live_manifest(versions: Versions) -> Manifest | None:

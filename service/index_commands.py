@@ -38,14 +38,15 @@ def add_build(parser: argparse.ArgumentParser) -> None:
         "--approximate-from",
         type=_count,
         metavar="TILES",
-        help="search the likeliest part only from this many tiles on (1,000,000)",
+        help="search the likeliest part only from this many tiles on (as before, or 1,000,000; "
+        "0: 1,000,000 again)",
     )
     parser.add_argument("--milvus", metavar="URI", help="have this Milvus server search")
     parser.set_defaults(run=_build)
 
 
 def _build(arguments: argparse.Namespace, settings: Settings) -> None:
-    from service.build import APPROXIMATE_FROM, build
+    from service.build import build
     from service.compose import open_encoder
 
     encoder = open_encoder(settings)
@@ -56,7 +57,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> None:
             encoder,
             progress=progress,
             calibrate=calibrate,
-            approximate_from=arguments.approximate_from or APPROXIMATE_FROM,
+            approximate_from=arguments.approximate_from,
             milvus_uri=arguments.milvus,
         )
     print(

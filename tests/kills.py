@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +88,11 @@ def kill_once(home: Path, phase: str, delay_s: float) -> str:
         return [phase, *worker.stdout.read().decode().split()][-1]
 
 
-def check(home: Path) -> None:
-    """The live version is whole and answers; the catalogue holds one whole state of the town."""
+def check(home: Path, uninterrupted: Sequence[np.ndarray] = ()) -> None:
+    """The live version is whole and answers; the catalogue holds one whole state of the town.
+
+    Where given, its vectors are to the bit those of one of the `uninterrupted` builds.
+    """
     with Catalogue.of(home) as catalogue:
         catalogue.verify()
         sources, tiles = catalogue.sources(), list(catalogue.tiles())
@@ -102,11 +105,25 @@ def check(home: Path) -> None:
         assert index.version == name
         assert index.search(index.vectors[:1], 1)[1][0, 0] == 0
         assert report.tiles == len(index.tiles)
+        if uninterrupted:
+            assert any(np.array_equal(index.vectors, whole) for whole in uninterrupted), name
 
 
 def vectors(home: Path) -> np.ndarray:
     versions = Versions(home)
     return np.array(TileIndex.open(versions.path(versions.require_current())).vectors)
+
+
+def built_at_once(home: Path) -> list[np.ndarray]:
+    """The vectors of each of the TOWNS where nothing is killed, and nothing is there to reuse."""
+    found = []
+    for town in TOWNS:
+        with tempfile.TemporaryDirectory(dir=home) as folder:
+            fresh = Path(folder)
+            write_towns(fresh)
+            update(fresh, town)
+            found.append(vectors(fresh))
+    return found
 
 
 def kill_repeatedly(home: Path, kills: int, seed: int) -> Counter[str]:
@@ -119,24 +136,22 @@ def kill_repeatedly(home: Path, kills: int, seed: int) -> Counter[str]:
         write_towns(home)
         record.write_text("{}")
     met = Counter(json.loads(record.read_text()))
+    uninterrupted = built_at_once(home)
     for number in track(range(met.total(), kills), "killing", console=Console(stderr=True)):
         chance = random.Random(seed * 1_000_003 + number)
         delay_s = LONGEST_S * chance.random() ** 3  # publish and prune take milliseconds
         met[kill_once(home, chance.choice(PHASES), delay_s)] += 1
-        check(home)
+        check(home, uninterrupted)
         write_atomically(record, json.dumps(met).encode())
-    check_end(home)
+    check_end(home, uninterrupted)
     return met
 
 
-def check_end(home: Path) -> None:
+def check_end(home: Path, uninterrupted: Sequence[np.ndarray]) -> None:
     """Whoever is killed no more arrives where an uninterrupted build does, and leaves no rest."""
-    update(home, TOWNS[0])
-    with tempfile.TemporaryDirectory(dir=home) as folder:
-        fresh = Path(folder)
-        write_towns(fresh)
-        update(fresh, TOWNS[0])
-        assert np.array_equal(vectors(home), vectors(fresh))
+    for town, whole in zip(TOWNS, uninterrupted, strict=True):
+        update(home, town)
+        check(home, [whole])
     Versions(home).prune(keep=1)
     left = {path.name for path in (home / "index").iterdir()}
     assert left == {Versions(home).current(), "CURRENT", ".lock", ".pointer"}, sorted(left)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,23 @@ def test_only_what_changed_is_encoded_again(tmp_path: Path) -> None:
         changed = ingest(catalogue, tmp_path / "town.tif", size_m=64.0).updated
     assert 0 < changed < whole / 10
     assert build(tmp_path, encoder).encoded == encoder.calls == changed
+
+
+def test_from_how_many_tiles_search_is_approximate_is_inherited(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_town(tmp_path, tmp_path / "town.tif")
+
+    def engine(asked: int | None) -> dict[str, Any]:
+        name = build(tmp_path, FakeEncoder(), approximate_from=asked).name
+        return Versions(tmp_path).manifest(name).engine
+
+    asked = {"kind": "exact", "approximate_from": 12_345}
+    assert [engine(None), engine(12_345)] == [{"kind": "exact"}, asked]
+    with caplog.at_level(logging.INFO):
+        assert engine(None) == asked
+    assert "approximate from 12345 tiles on, as for index version 000002-" in caplog.text
+    assert [engine(0), engine(None)] == [{"kind": "exact"}] * 2  # 0: the default again
 
 
 def test_another_encoder_encodes_everything(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_the_recall_reached_is_stated(tmp_path: Path, index: TileIndex) -> None:
     _, true = exact_nearest(queries, np.array(index.vectors), 10)
     _, found = IvfPq(tmp_path / IVF_FILE).nearest(queries, RESCORED)
     recall = np.mean([np.isin(t, f).mean() for t, f in zip(true, found, strict=True)])
-    assert engine["kind"] == "ivfpq"
+    assert (engine["kind"], engine["approximate_from"]) == ("ivfpq", COUNT)
     assert 0.99 <= engine["recall"] <= 1.0
     assert abs(engine["recall"] - recall) < 0.005
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_found_approximately_is_searched_exactly(
     scattered = random_units(COUNT, 31, seed=0)  # a prime: a code is one byte for all of it
     with caplog.at_level(logging.WARNING):
         engine = EngineChoice(COUNT, None).prepare(tmp_path, "any", scattered, [])
-    assert engine == {"kind": "exact"}
+    assert engine == {"kind": "exact", "approximate_from": COUNT}
     assert list(tmp_path.iterdir()) == []
     assert "of the true ten" in caplog.text
 

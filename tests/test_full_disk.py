@@ -12,9 +12,10 @@ from fakes import FakeEncoder
 from imagery_samples import patchwork, write_raster
 from kills import check
 
+from service.__main__ import main
 from service.build import BuildFailed, build
 from service.index.catalogue import Catalogue, CatalogueError
-from service.index.versions import Versions
+from service.index.versions import IndexUnwritable, Versions
 from service.ingest import ingest
 
 SIZE_KIB = 1024
@@ -53,6 +54,28 @@ def test_nothing_is_published_and_the_old_version_stays(small_disk: Path, tmp_pa
         check(small_disk)
         filler.unlink()
     assert build(small_disk, FakeEncoder()).name != live
+
+
+def test_prune_frees_a_disk_without_a_free_byte(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_raster(tmp_path / "town.tif", patchwork(400, 400))
+    with Catalogue.of(small_disk) as catalogue:
+        ingest(catalogue, path, size_m=64.0)
+    old, live = (build(small_disk, FakeEncoder()).name for _ in range(2))
+    fill(small_disk, 0)
+    versions = Versions(small_disk)
+    assert versions.verify(old).version == old
+    with pytest.raises(IndexUnwritable, match=rf"{old} is not made live: .*free space"):
+        versions.activate(old)
+    check(small_disk)
+    with pytest.raises(BuildFailed, match="the build stopped"):
+        build(small_disk, FakeEncoder())
+    assert main(["prune", "--keep", "1", "--home", str(small_disk)]) == 0
+    assert capsys.readouterr().out == f"{old} deleted\n"
+    assert versions.names() == [live]
+    assert versions.activate(live).version == live
+    check(small_disk)
 
 
 def test_the_catalogue_stays_as_it_was(small_disk: Path, tmp_path: Path) -> None:

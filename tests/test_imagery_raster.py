@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from imagery_oracle import ground, rows_and_columns
 from imagery_samples import EAST_M, NORTH_M, patchwork, write_raster
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 from rasterio.shutil import copy
 from scipy.ndimage import map_coordinates
 
 from model.geo import LatLon, distance_m
-from service.imagery.grid import GridError
+from service.imagery.grid import GridError, columns_around, latitude_at
 from service.imagery.raster import RasterSource
 from service.imagery.source import Cut, SourceError
-
-REAL = Path(__file__).parents[2] / "shared" / "real" / "georaster"
-
-
-def ground(cut: Cut, pixels: int) -> NDArray[np.float64]:
-    """Independent (azimuthal equidistant): (P, P, 2) longitudes, latitudes of pixel centres."""
-    local = CRS.from_proj4(
-        f"+proj=aeqd +lat_0={cut.centre.latitude} +lon_0={cut.centre.longitude} +datum=WGS84"
-    )
-    steps = ((np.arange(pixels) + 0.5) / pixels - 0.5) * cut.size_m
-    east, north = np.meshgrid(steps, -steps)
-    to_degrees = Transformer.from_crs(local, "EPSG:4326", always_xy=True)
-    return np.stack(to_degrees.transform(east, north), axis=-1)
-
-
-def columns_and_rows(path: Path, cut: Cut, pixels: int) -> NDArray[np.float64]:
-    """Independent: (2, P, P) rows and columns of the raster's pixels, centres at .0."""
-    with rasterio.open(path) as raster:
-        to_raster = Transformer.from_crs("EPSG:4326", raster.crs.to_wkt(), always_xy=True)
-        x, y = to_raster.transform(*np.moveaxis(ground(cut, pixels), -1, 0))
-        t = ~raster.transform
-        columns, rows = t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
-    return np.stack([rows - 0.5, columns - 0.5])
 
 
 def centremost(source: RasterSource, size_m: float) -> Cut:
@@ -71,7 +47,7 @@ def test_pictures_are_true_north_up_in_any_crs(name: str, tmp_path: Path) -> Non
     source = RasterSource(path)
     width_m = max(source._pixel_size_m(source._centre())) * 128
     cut = centremost(source, width_m)
-    at = columns_and_rows(path, cut, 128)
+    at = rows_and_columns(path, cut, 128)
     # Degrees are no squares far north: both sides are read as finely as the coarser one.
     corners = source._corners(cut.ground)
     assert np.abs(corners.mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5).max() < 0.01
@@ -88,7 +64,7 @@ def test_the_affine_map_is_within_a_centimetre_for_64_m_tiles(tmp_path: Path) ->
         source = RasterSource(path)
         cut = centremost(source, 64.0)
         pixel_m = min(source._pixel_size_m(cut.centre))
-        exact = columns_and_rows(path, cut, 9)[::-1] + 0.5
+        exact = rows_and_columns(path, cut, 9)[::-1] + 0.5
         steps = (np.arange(9) + 0.5) / 9.0
         nw, ne, _, sw = source._corners(cut.ground)
         affine = nw[:, None, None] + (
@@ -115,7 +91,7 @@ def test_a_rotated_raster_is_cut_north_up(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "r.tif", image, transform=turned)
     source = RasterSource(path)
     cut = centremost(source, 64.0)
-    at = columns_and_rows(path, cut, 128)
+    at = rows_and_columns(path, cut, 128)
     expected = map_coordinates(image[..., 0].astype(float), at, order=1)
     assert np.abs(source.read(cut, 128).pixels[..., 0] - expected).mean() < 1.0
 
@@ -188,27 +164,6 @@ def test_colours_are_found_by_their_names(tmp_path: Path) -> None:
     straight = RasterSource(write_raster(tmp_path / "rgb.tif", image))
     cut = centremost(straight, 64.0)
     assert (RasterSource(path).read(cut, 64).pixels == straight.read(cut, 64).pixels).all()
-
-
-def test_ground_control_points_place_a_raster(tmp_path: Path) -> None:
-    image = patchwork(300, 300)
-    points = [
-        GroundControlPoint(row, column, EAST_M + column * 0.5, NORTH_M - row * 0.5)
-        for row in (0, 150, 300)
-        for column in (0, 150, 300)
-    ]
-    path = tmp_path / "gcps.tif"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(
-            path, "w", driver="GTiff", height=300, width=300, count=3, dtype="uint8",
-            gcps=points, crs="EPSG:32633",
-        ) as raster:  # fmt: skip
-            raster.write(np.moveaxis(image, -1, 0))
-    placed = RasterSource(write_raster(tmp_path / "plain.tif", image))
-    cut = centremost(placed, 64.0)
-    expected = placed.read(cut, 64).pixels.astype(int)
-    assert np.abs(RasterSource(path).read(cut, 64).pixels - expected).mean() < 8.0
 
 
 def test_licence_and_attribution_are_read_from_the_file(tmp_path: Path) -> None:
@@ -333,6 +288,61 @@ def test_sizes_that_show_nothing_are_refused(tmp_path: Path) -> None:
             next(source.cuts(size_m, stride_m))
 
 
+def write_world(path: Path, crs: str, west: float) -> Path:
+    """A belt around the equator, a hundredth of a degree a pixel, from `west` round to it."""
+    degrees = 1.0 if crs == "EPSG:4326" else 20_037_508.342789244 / 180.0
+    longitudes = west + (np.arange(36_000) + 0.5) / 100.0
+    with rasterio.open(
+        path, "w", driver="GTiff", height=60, width=36_000, count=3, dtype="uint8", crs=crs,
+        transform=Affine(0.01 * degrees, 0.0, west * degrees, 0.0, -0.01 * degrees, 0.3 * degrees),
+    ) as raster:  # fmt: skip
+        raster.write(np.repeat(colour_of(longitudes)[:, None], 60, axis=1).round().astype(np.uint8))
+    return path
+
+
+def colour_of(longitudes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A wave of two degrees, one of three, and one around the Earth: no two places look alike."""
+    waves = [np.sin(2.0 * np.pi * longitudes / length) for length in (2.0, 3.0, 360.0)]
+    return 128.0 + 100.0 * np.stack(waves)
+
+
+@pytest.mark.parametrize("west", [-180.0, 0.0, -190.0])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857"])
+def test_a_raster_of_the_whole_world_has_no_seam(crs: str, west: float, tmp_path: Path) -> None:
+    source = RasterSource(write_world(tmp_path / "world.tif", crs, west))
+    cuts = [cut for cut in source.cuts(20_000.0, 10_000.0) if abs(cut.centre.latitude) < 0.1]
+    lattice = [columns_around(latitude_at(10_000.0 * row), 10_000.0) for row in (-1, 0, 1)]
+    assert len(cuts) == len({cut.tile_id for cut in cuts}) == sum(lattice)
+    at_the_seam = [
+        cut for cut in cuts if abs((cut.centre.longitude - west + 180.0) % 360.0 - 180.0) < 0.3
+    ]
+    assert len(at_the_seam) > 12
+    for run in source.runs(at_the_seam, 16):
+        for cut, picture in zip(run, source.read_run(run, 16), strict=True):
+            assert picture.valid == 1.0
+            expected = np.moveaxis(colour_of(ground(cut, 16)[..., 0]), 0, -1)
+            # Half a pixel at the seam is not mixed with its neighbour: there are 3 steps to one.
+            assert np.abs(picture.pixels - expected).max() < 4.0
+            beside = np.moveaxis(colour_of(ground(cut, 16)[..., 0] + 0.01), 0, -1)
+            assert np.abs(picture.pixels - beside).max() > np.abs(picture.pixels - expected).max()
+
+
+def test_a_raster_of_nearly_the_whole_world_is_empty_in_its_gap(tmp_path: Path) -> None:
+    path = write_world(tmp_path / "world.tif", "EPSG:4326", -180.0)
+    with rasterio.open(path) as raster:
+        bands = raster.read()[..., :-40]
+    part = RasterSource(
+        write_raster(
+            tmp_path / "part.tif", np.moveaxis(bands, 0, -1), crs="EPSG:4326",
+            transform=Affine(0.01, 0.0, -180.0, 0.0, -0.01, 0.3), nodata=0,
+        )
+    )  # fmt: skip
+    for longitude, share in ((-180.0, 0.5), (179.6, 0.5), (179.8, 0.0), (-179.5, 1.0)):
+        cut = Cut("any", LatLon(0.0, longitude), 20_000.0)
+        assert part.reaches(cut.ground) == (share > 0.0)
+        assert part.read(cut, 16).valid == pytest.approx(share, abs=0.1)
+
+
 def test_an_absurd_raster_costs_nothing_to_open(tmp_path: Path) -> None:
     path = tmp_path / "world.tif"
     with rasterio.open(
@@ -346,39 +356,3 @@ def test_an_absurd_raster_costs_nothing_to_open(tmp_path: Path) -> None:
     cuts = source.cuts(40_000.0, 10_000.0)
     assert source.read(next(cuts), 32).valid == 0.0
     assert source.count(40_000.0, 10_000.0) > 1_000_000
-
-
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the real rasters are not here")
-
-
-@real
-@pytest.mark.parametrize("path", sorted(REAL.glob("*.tif")), ids=lambda p: p.stem[-12:])
-def test_real_rasters_are_cut_to_the_pixel_or_refused(path: Path) -> None:
-    if path.name == "rotated.tif":
-        with pytest.raises(SourceError, match="CRS"):
-            RasterSource(path)
-        return
-    source = RasterSource(path)
-    if path.name == "cog_gcps.tif":
-        assert next(source.cuts(20_000.0, 5_000.0)).centre.latitude == pytest.approx(11.2, abs=0.2)
-        return
-    pixel_m = max(source._pixel_size_m(source._centre()))
-    cut = centremost(source, pixel_m * 64)
-    at = columns_and_rows(path, cut, 64)
-    off = source._corners(cut.ground).mean(axis=0) - at[::-1].mean(axis=(1, 2)) - 0.5
-    assert np.abs(off).max() < 0.1
-    if source.stretch is None:
-        with rasterio.open(path) as raster:
-            image = raster.read(1).astype(float)
-        expected = map_coordinates(image, at, order=1)
-        off = np.abs(source.read(cut, 64).pixels[..., 0] - expected)
-        assert np.median(off) < 1.0  # where a mask hides pixels, their colour is another
-
-
-@real
-def test_the_dateline_is_crossed() -> None:
-    source = RasterSource(REAL / "cog_dateline.tif")
-    longitudes = [cut.centre.longitude for cut in source.cuts(20_000.0, 10_000.0)]
-    assert min(longitudes) < -178.0
-    assert max(longitudes) > 179.0
-    assert isinstance(next(source.cuts(20_000.0, 10_000.0)).centre, LatLon)

@@ -12,6 +12,7 @@ from model.checkpoint import Checkpoint, EncoderConfig
 from model.network import NetworkConfig
 from model.preprocessing import Preprocessing
 from service.__main__ import main
+from service.api.jobs import rebuild_command
 from service.compose import open_localizer
 from service.index.versions import Versions
 from service.settings import Settings
@@ -75,6 +76,18 @@ def test_sources_are_listed_and_removed(
     assert said(["sources", *options], capsys) == ""
     assert main(["remove", "town", *options]) == 1
     assert "no source is named 'town'" in capsys.readouterr().err
+
+
+def test_a_rebuild_by_the_server_is_approximate_from_as_many_tiles(
+    tmp_path: Path, street: Path, options: list[str]
+) -> None:
+    assert main(["build", "--approximate-from", "12345", *options]) == 0
+    settings = Settings(home=tmp_path / "home", weights=tmp_path / "tiny.safetensors", device="cpu")
+    assert main(rebuild_command(settings)[3:]) == 0
+    versions = Versions(settings.home)
+    assert len(versions.names()) == 3
+    live = versions.manifest(versions.require_current())
+    assert live.engine == {"kind": "exact", "approximate_from": 12345}
 
 
 def test_prune_deletes_old_versions(

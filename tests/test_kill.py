@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeEncoder
 from imagery_samples import patchwork, write_raster
-from kills import check, kill_repeatedly, update, write_towns
+from kills import TOWNS, check, kill_repeatedly, update, write_towns
 
 from service.build import BuildFailed, build
 from service.index.catalogue import Catalogue, CatalogueError
@@ -43,6 +43,20 @@ def test_a_full_disk_publishes_nothing_and_the_next_build_works(tmp_path: Path) 
         assert Versions(tmp_path).names() == [live]
         check(tmp_path)
     assert build(tmp_path, FakeEncoder()).name != live
+
+
+def test_a_full_disk_can_be_pruned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_towns(tmp_path)
+    for town in TOWNS:
+        update(tmp_path, town)
+    versions = Versions(tmp_path)
+    old, live = versions.names()
+    with files_no_longer_than(0):
+        assert versions.verify(old).version == old
+        assert versions.prune(keep=1) == [old]
+    assert "nobody is told who holds" in caplog.text
+    assert versions.names() == [live]
+    check(tmp_path)
 
 
 def test_a_full_disk_leaves_the_catalogue_as_it_was(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_NotSupportedError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.vrt import WarpedVRT
 
 from model.geo import LatLon, offset
+from service.imagery import control_points
 from service.imagery.bands import Bands
 from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
 from service.imagery.patch import Patch, Points, View
@@ -34,8 +34,9 @@ from service.imagery.strips import GriddedSource
 
 MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
 CACHE_BYTES = 128 << 20  # decoded blocks kept by GDAL, for all rasters together
-# Times its size: so wide or high seems ground of which the CRS has one side at its other end, as a
-# map of the whole Earth has at the dateline. Such a tile counts as empty.
+EVERY_PIXEL = np.ones(2, int)
+# Times its size: so wide or high seems ground of which the CRS has one side at its other end, as an
+# oval map of the whole Earth has at the dateline. Such a tile counts as empty.
 TORN = 100.0
 EXTENT_SAMPLES = 33  # points along each side from which the extent in degrees is found
 
@@ -62,6 +63,7 @@ class RasterSource(GriddedSource):
             self._bands = Bands.of(self._raster)
             self._to_pixel = ~self._raster.transform
             self._turn = turn(self._raster.crs)
+            self._turn_pixels = self._turn * np.array([self._to_pixel.a, self._to_pixel.d])
             self.extent = self._find_extent()
             self._finest_m = min(self._pixel_size_m(self._centre()))
         except CPLE_NotSupportedError as error:
@@ -153,28 +155,38 @@ class RasterSource(GriddedSource):
 
     def reaches(self, ground: Ground) -> bool:
         """Whether some of the ground may lie on the raster: quick, and never wrongly False."""
-        size = np.array([self._raster.width, self._raster.height])
-        at = self._corners(ground)
-        return bool((at.max(axis=0) >= 0.0).all() and (at.min(axis=0) <= size).all())
+        return bool(self._patches(ground))
 
     def look(self, ground: Ground, shape: tuple[int, int]) -> View:
         """See GriddedSource: averaged down by whole pixels (overviews), then sampled bilinearly."""
-        patch = Patch.through(self._corners(ground))
-        longest = max(
-            np.hypot(*patch.east) / ground.width_m, np.hypot(*patch.south) / ground.height_m
-        )
-        if not longest * self._finest_m <= TORN:  # NaN: the CRS has no such ground
-            return View.empty(shape)
         try:
             # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                return self._sample(patch, shape)
+                views = [self._sample(patch, shape) for patch in self._patches(ground)]
         except RasterioError as error:
             latitude, longitude = ground.centre
             raise SourceError(
                 f"{self.path}: the ground around {latitude:.6f}, {longitude:.6f} cannot be read; "
                 f"the file is damaged: {error}"
             ) from error
+        return reduce(View.over, views) if views else View.empty(shape)
+
+    def _patches(self, ground: Ground) -> list[Patch]:
+        """The ground in pixels, wherever the raster shows it: none where it does not, two at the
+        seam of a map of the whole Earth.
+
+        Nothing is mixed across that seam: half a pixel beside it shows its own side alone.
+        """
+        whole = Patch.through(self._corners(ground))
+        longest = max(
+            np.hypot(*whole.east) / ground.width_m, np.hypot(*whole.south) / ground.height_m
+        )
+        if not longest * self._finest_m <= TORN:  # NaN: the CRS has no such ground
+            return []
+        turns = (0, -1, 1) if self._turn else (0,)
+        patches = (whole._replace(corner=whole.corner + n * self._turn_pixels) for n in turns)
+        size = self._raster.width, self._raster.height
+        return [patch for patch in patches if patch.window(EVERY_PIXEL, size) is not None]
 
     def _sample(self, patch: Patch, shape: tuple[int, int]) -> View:
         factors = np.maximum(1, patch.step(shape) // 1).astype(int)
@@ -197,16 +209,21 @@ class RasterSource(GriddedSource):
         return View(light, weight, seen > 0)
 
     def _corners(self, ground: Ground) -> Points:
-        """Pixel coordinates of the ground's corners: NW, NE, SE, SW."""
-        at = ground.corners()
-        return self._pixels([p.longitude for p in at], [p.latitude for p in at])
+        """Pixel coordinates of the ground's corners, NW, NE, SE, SW, all on one side of a seam."""
+        at = [*ground.corners(), ground.centre]
+        pixels = self._pixels([p.longitude for p in at], [p.latitude for p in at])
+        corners, centre = pixels[:4], pixels[4]
+        if self._turn:
+            one = self._turn_pixels
+            corners -= np.round((corners - centre) @ one / (one @ one))[:, None] * one
+        return corners
 
     def _pixels(self, longitudes: list[float], latitudes: list[float]) -> Points:
         """WGS84 degrees to (column, row), (N, 2); not finite where the CRS has no such point."""
         east, north = project(WGS84, self._raster.crs, longitudes, latitudes)
         if self._turn:  # a raster may run on beyond 180 degrees, or begin there
             middle = (self._raster.bounds.left + self._raster.bounds.right) / 2.0
-            east = east - self._turn * np.round((east - middle) / self._turn)
+            east = east - self._turn * np.floor((east - middle) / self._turn + 0.5)
         columns, lines = _apply(self._to_pixel, east, north)
         return np.stack([columns, lines], axis=1)
 
@@ -272,7 +289,7 @@ def _apply(affine: Affine, x: NDArray[np.float64], y: NDArray[np.float64]) -> Pa
 
 
 def _open(path: Path) -> rasterio.DatasetReader:
-    """The dataset, warped where only ground control points place it.
+    """The dataset, warped where only control points place it.
 
     Raises:
         SourceError: unreadable, or nothing says where on Earth it is.
@@ -283,9 +300,8 @@ def _open(path: Path) -> rasterio.DatasetReader:
             raster = rasterio.open(path)
     except RasterioError as error:
         raise SourceError(f"{path}: not a raster that can be read: {error}") from error
-    points, points_crs = raster.gcps
-    if raster.crs is None and len(points) >= 3 and points_crs is not None:
-        return WarpedVRT(raster, src_crs=points_crs, crs=points_crs, add_alpha=True)
+    if control_points.place(raster):
+        return control_points.warped(raster, path)
     problem = None
     if raster.crs is None:
         problem = "it names no coordinate reference system (CRS)"

@@ -24,22 +24,32 @@ from service.index.manifest import EngineUnavailable, Manifest
 
 log = logging.getLogger(__name__)
 
+APPROXIMATE_FROM = 1_000_000  # tiles: 59 ms a query exactly, on two cores (benchmarks/index.py)
+
 
 @dataclass(frozen=True)
 class EngineChoice:
     """Which search engine a build makes its version for, and what that engine needs."""
 
-    approximate_from: int
+    approximate_from: int | None  # tiles; None: nobody asked, so APPROXIMATE_FROM
     milvus_address: str | None  # see service.index.milvus
 
     def prepare(
         self, folder: Path, name: str, vectors: Vectors, published: Sequence[str]
     ) -> dict[str, Any]:
         """Writes the engine's own file, or loads the server; returns the manifest's `engine`."""
+        engine = self._prepare(folder, name, vectors, published)
+        if self.approximate_from is None:
+            return engine
+        return {**engine, "approximate_from": self.approximate_from}
+
+    def _prepare(
+        self, folder: Path, name: str, vectors: Vectors, published: Sequence[str]
+    ) -> dict[str, Any]:
         if self.milvus_address is not None:
             milvus.load(self.milvus_address, name, vectors, published)
             return {"kind": "milvus", "uri": self.milvus_address}
-        if len(vectors) < max(self.approximate_from, FEWEST):
+        if len(vectors) < max(self.approximate_from or APPROXIMATE_FROM, FEWEST):
             return {"kind": "exact"}
         recall = IvfPq.write(vectors, folder / IVF_FILE, RESCORED)
         if recall < LEAST_RECALL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from model.errors import SkyfixError
+
+log = logging.getLogger(__name__)
 
 
 class BuildLocked(SkyfixError):
@@ -41,11 +44,18 @@ def build_lock(folder: Path) -> Iterator[None]:
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        file.truncate(0)
-        file.write(json.dumps(owner))
-        file.flush()
+        _name_holder(file.fileno(), folder, json.dumps(owner))
         yield
-        file.truncate(0)
+        _name_holder(file.fileno(), folder, "")
+
+
+def _name_holder(descriptor: int, folder: Path, text: str) -> None:
+    """A courtesy to those who wait; the lock holds without it, so a full disk can be pruned."""
+    try:
+        os.truncate(descriptor, 0)
+        os.write(descriptor, text.encode())
+    except OSError as error:
+        log.warning("nobody is told who holds the lock of %s: %s", folder, error)
 
 
 @contextmanager

@@ -52,7 +52,8 @@ class Manifest:
     built_at: str  # ISO 8601, UTC
     files: dict[str, Content]
     calibration: dict[str, Any] | None = None  # service.position.Calibration
-    # `kind`: exact, ivfpq (with `recall`: reached by tuning) or milvus (with `uri`: its address)
+    # `kind`: exact, ivfpq (with `recall`: reached by tuning) or milvus (with `uri`: its address);
+    # `approximate_from`: the tiles from which ivfpq searches, where the build was told
     engine: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
     metric: str = "squared L2 of unit vectors"
     format: int = FORMAT

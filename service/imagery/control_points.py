@@ -1,0 +1,67 @@
+"""Rasters that only ground control points (GCPs) place: warped to where the points say.
+
+GDAL lays a polynomial of first or second order among the points. Radar over mountains it misses by
+200 m (Sentinel-1, measured): where it misses a point by more than MAX_MISFIT, the image is bent
+through every point instead (thin plate spline). GDAL approximates both, to 0.2 of a pixel on that
+image.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from rasterio import DatasetReader
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.transform import GCPTransformer
+from rasterio.vrt import WarpedVRT
+
+from service.imagery.source import SourceError
+
+log = logging.getLogger(__name__)
+
+FEWEST = 3
+MAX_MISFIT = 0.5  # pixels
+MOST_BENT = 1000  # points: a spline's set-up grows with their number's cube
+
+
+def place(raster: DatasetReader) -> bool:
+    """Whether they say where on Earth it is, and nothing else does."""
+    points, crs = raster.gcps
+    return raster.crs is None and len(points) >= FEWEST and crs is not None
+
+
+def warped(raster: DatasetReader, path: Path) -> WarpedVRT:
+    """The raster in its points' CRS, north up, with an alpha band.
+
+    Raises:
+        SourceError: no map goes through the points, as where all lie on one line.
+    """
+    _, crs = raster.gcps
+    try:
+        bent = {"METHOD": "GCP_TPS"} if _is_bent(raster) else {}
+        return WarpedVRT(
+            raster, src_crs=crs, crs=crs, add_alpha=True, resampling=Resampling.bilinear, **bent
+        )
+    except (RasterioError, CPLE_BaseError, ValueError) as error:
+        raster.close()
+        raise SourceError(
+            f"{path.name}: its ground control points do not place it: {error}: correct them, for "
+            "example with gdal_edit.py -gcp"
+        ) from error
+
+
+def _is_bent(raster: DatasetReader) -> bool:
+    """Whether the polynomial misses a point, and a spline can mend that."""
+    points, _ = raster.gcps
+    places, pixels = [(p.x, p.y) for p in points], [(p.row, p.col) for p in points]
+    with GCPTransformer(points) as polynomial:
+        rows, columns = polynomial.rowcol(*map(list, zip(*places, strict=True)), op=float)
+    misfit = float(np.hypot(*(np.array([rows, columns]) - np.transpose(pixels))).max())
+    can_bend = len(points) <= MOST_BENT and len(set(places)) == len(set(pixels)) == len(points)
+    if misfit > MAX_MISFIT and not can_bend:
+        log.warning("%s: lies up to %.1f pixels from its control points", raster.name, misfit)
+    return misfit > MAX_MISFIT and can_bend
