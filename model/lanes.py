@@ -7,11 +7,13 @@ of a processor's time went into that (docs/decisions.md). Threads that work alon
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 
 import torch
 
 LEAST = 2  # items that are worth a lane: a pass costs the same for one as for two, nearly
+TEAM = 8  # threads that may serve one operation
 
 
 class Lanes:
@@ -19,33 +21,46 @@ class Lanes:
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
-        self._pool = ThreadPoolExecutor(cores, "lane")
+        self._lanes = ThreadPoolExecutor(cores, "lane")
+        # A team of threads belongs to the thread that it once worked for: hence always the same.
+        self._lone = ThreadPoolExecutor(1, "lane")
+        self._team = min(max(1, cores // 2), TEAM)  # the other cores decode
 
     @classmethod
     def of(cls, device: torch.device) -> Lanes:
         """One for each core that torch was given; one for a device that is no CPU."""
-        # To ask settles it for this thread: what a lane sets for itself is then the lane's alone.
-        return cls(torch.get_num_threads() if device.type == "cpu" else 1)
+        return cls(_cores() if device.type == "cpu" else 1)
 
     def run(self, work: Callable[[slice], None], count: int, most: int) -> None:
         """`work` on 0 … `count` - 1 in slices of at most `most`; returns when all of it is done.
 
-        Which slices there are depends on `count` and the number of cores alone. What a lane raises
-        is raised here.
+        Which slices there are depends on `count` and the number of cores alone. The first error of
+        a lane is raised here, once no lane works any more.
         """
         if self._cores == 1:
             for part in _parts(count, most):
                 work(part)
             return
         lanes = max(1, min(self._cores, count // LEAST))
-        # Few items leave cores free. Half of those serve one operation together, half the decoders.
-        threads = max(1, self._cores // (2 * lanes))
+        pool, threads = (self._lone, self._team) if lanes == 1 else (self._lanes, 1)
 
         def alone(part: slice) -> None:
             torch.set_num_threads(threads)
             work(part)
 
-        list(self._pool.map(alone, _parts(count, max(1, min(most, -(-count // lanes))))))
+        parts = _parts(count, max(1, min(most, -(-count // lanes))))
+        before = torch.get_num_threads()
+        working = [pool.submit(alone, part) for part in parts]
+        wait(working)
+        torch.set_num_threads(before)  # a lane's number is also that of threads yet to begin
+        for one in working:
+            one.result()
+
+
+@cache
+def _cores() -> int:
+    """Asked once, before a lane can have changed the answer."""
+    return torch.get_num_threads()
 
 
 def _parts(count: int, most: int) -> list[slice]:

@@ -12,6 +12,7 @@ from imagery_oracle import largest_error
 from imagery_samples import EAST_M, NORTH_M, patchwork
 from rasterio.control import GroundControlPoint
 
+from service.imagery import control_points
 from service.imagery.raster import RasterSource
 from service.imagery.source import SourceError
 
@@ -55,3 +56,21 @@ def test_points_that_place_nothing_are_refused(tmp_path: Path) -> None:
     on_a_line = [point(at, at) for at in (0, 100, 200, 300)]
     with pytest.raises(SourceError, match=r"control points do not place it: .*gdal_edit\.py"):
         RasterSource(write_placed(tmp_path / "a.tif", on_a_line))
+
+
+def test_a_palette_keeps_its_colours(tmp_path: Path) -> None:
+    path, turned = tmp_path / "a.tif", []
+    for row in (0, SIDE):
+        for column in (0, SIDE):
+            east_m, north_m = column * 0.5 + row * 0.1, column * 0.1 - row * 0.5
+            turned.append(GroundControlPoint(row, column, EAST_M + east_m, NORTH_M + north_m))
+    with rasterio.open(
+        path, "w", driver="GTiff", height=SIDE, width=SIDE, count=1, dtype="uint8", gcps=turned,
+        crs="EPSG:32633",
+    ) as raster:  # fmt: skip
+        raster.write((patchwork(SIDE, SIDE)[..., 0] > 128).astype(np.uint8) * 200, 1)
+        raster.write_colormap(
+            1, dict.fromkeys(range(256), (0, 255, 0)) | {0: (250, 0, 0), 200: (0, 0, 250)}
+        )
+    with rasterio.open(path) as raster, control_points.warped(raster, path) as warped:
+        assert set(np.unique(warped.read(1))) == {0, 200}

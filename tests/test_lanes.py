@@ -1,4 +1,6 @@
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,12 +45,41 @@ def test_what_a_lane_raises_is_raised():
         Lanes(2).run(work, 8, 64)
 
 
-@pytest.mark.parametrize(("count", "threads"), [(1, 4), (2, 4), (4, 2), (8, 1), (100, 1)])
-def test_a_lane_has_its_share_of_half_the_cores_and_the_caller_keeps_all(count, threads):
-    before, seen = torch.get_num_threads(), set()
-    Lanes(8).run(lambda part: seen.add(torch.get_num_threads()), count, 64)
+@pytest.mark.parametrize(
+    ("cores", "count", "threads"), [(8, 1, 4), (8, 4, 1), (64, 1, 8), (2, 1, 1)]
+)
+def test_a_lone_lane_has_half_the_cores_up_to_a_team(cores, count, threads):
+    seen = set()
+    Lanes(cores).run(lambda part: seen.add(torch.get_num_threads()), count, 64)
     assert seen == {threads}
-    assert torch.get_num_threads() == before
+
+
+def test_threads_that_begin_after_lanes_find_torch_as_it_was():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        Lanes(2).run(lambda part: None, 8, 64)
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_error_waits_for_the_other_lanes():
+    first, done = threading.Event(), []
+
+    def work(part):
+        if part.start == 0:
+            first.set()
+            raise ValueError("at once")
+        first.wait(timeout=10)
+        time.sleep(0.05)
+        done.append(part)
+
+    with pytest.raises(ValueError, match="at once"):
+        Lanes(2).run(work, 8, 64)
+    assert len(done) == 1
 
 
 def test_descriptors_are_those_of_one_lane():

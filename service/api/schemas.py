@@ -59,7 +59,8 @@ def _like(*examples: JsonDict) -> ConfigDict:
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(from_attributes=True, extra="forbid")
+    # JSON has no NaN: pydantic would write null.
+    model_config = ConfigDict(from_attributes=True, extra="forbid", allow_inf_nan=False)
 
 
 class StatedSchema(_Answer):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from rasterio import DatasetReader
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.transform import GCPTransformer
 from rasterio.vrt import WarpedVRT
@@ -43,9 +43,9 @@ def warped(raster: DatasetReader, path: Path) -> WarpedVRT:
     _, crs = raster.gcps
     try:
         bent = {"METHOD": "GCP_TPS"} if _is_bent(raster) else {}
-        return WarpedVRT(
-            raster, src_crs=crs, crs=crs, add_alpha=True, resampling=Resampling.bilinear, **bent
-        )
+        mixed = raster.colorinterp[0] != ColorInterp.palette  # its numbers have no middle
+        how = Resampling.bilinear if mixed else Resampling.nearest
+        return WarpedVRT(raster, src_crs=crs, crs=crs, add_alpha=True, resampling=how, **bent)
     except (RasterioError, CPLE_BaseError, ValueError) as error:
         raster.close()
         raise SourceError(

@@ -28,6 +28,7 @@ Rows = NDArray[np.int64]  # (Q, K)
 
 BLOCK = 65_536  # vectors handled together: 128 MiB at D = 512
 FEW_QUERIES = 4
+SMALL = 32 * BLOCK  # products of a query and a vector, for which one thread is enough
 DENSE = 0.05  # share of a block's rows from which copying those takes longer than multiplying all
 MAX_QUERIES = 256  # at a time: their products with a block are 64 MiB
 RESCORED = 512  # candidates of an engine that is not exact
@@ -85,7 +86,7 @@ def exact_nearest(
     rows = np.full((len(queries), k), -1, np.int64)
     if not best.size:
         return best, rows
-    one_thread_if(len(vectors) < BLOCK)
+    one_thread_if(len(vectors) < BLOCK and len(queries) * len(vectors) < SMALL)
     for start, block in blocks(vectors):
         here = None if allowed is None else allowed[start : start + len(block)]
         products, places = _products_among(queries, block, here)
