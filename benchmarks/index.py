@@ -29,13 +29,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from benchmarks.index_peers import ENGINES, Search, Vectors, skyfix
 from benchmarks.index_versions import ENCODER, jittered, made_up, made_up_tiles, write_version
@@ -128,12 +128,12 @@ def timed(report: dict[str, Any], name: str) -> Iterator[None]:
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs it in a new process."""
+    """Runs it in a new process; raises BrokenProcessPool when that is killed."""
     with (
         Console(stderr=True).status(work.__name__),
-        multiprocessing.get_context("spawn").Pool(1) as pool,
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
     ):
-        return pool.apply(work, arguments)
+        return pool.submit(work, *arguments).result()
 
 
 def queries_near(vectors: Vectors, count: int) -> Vectors:
@@ -147,9 +147,7 @@ def queries_near(vectors: Vectors, count: int) -> Vectors:
 
 def search(folder: Path) -> dict[str, Any]:
     """Milliseconds and memory of every engine."""
-    engines = track(ENGINES.items(), "searching", console=Console(stderr=True))
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return {name: pool.apply(search_time, (opener, folder)) for name, opener in engines}
+    return {name: apart(search_time, opener, folder) for name, opener in ENGINES.items()}
 
 
 def search_time(opener: Callable[[Path], Search], folder: Path) -> dict[str, float]:
