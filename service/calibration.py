@@ -1,8 +1,8 @@
 """From panoramas with known places to the numbers that `service.position` needs.
 
-Each panorama is seen twice: among all tiles, and among those that share no ground with the tiles
-around its true place, which is what a panorama from elsewhere looks like to this index. So the
-calibration needs no other region, and supposes that half of all panoramas come from elsewhere.
+What a panorama from elsewhere looks like to an index is told by panoramas from elsewhere or,
+without any, by the index's own, among the tiles that share no ground with those around their true
+places: as if they came from next door. The confidence supposes as many of either kind as are given.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:
             f"{len(inside)} panoramas inside and {len(seen) - len(inside)} outside the index: at "
             f"least {MIN_PANORAMAS} of each are needed to calibrate"
         )
-    plain = dataclasses.replace(tiles, weights=None, source=source)
+    plain = Calibration(tiles.reach_m, tiles.spacing_m, tiles.depth, source=source)
     trials = [dataclasses.replace(plain, temperature=one) for one in TEMPERATURES]
     chosen = min(trials, key=lambda trial: _mean_error(trial, inside))
     chosen = dataclasses.replace(chosen, radius_scale=_radius_scale(chosen, inside))

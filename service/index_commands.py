@@ -34,6 +34,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
         help="panoramas of this region with poses.csv (file, latitude, longitude), to calibrate "
         "radius and confidence; may be repeated",
     )
+    _add_others(parser)
     parser.add_argument(
         "--approximate-from",
         type=_count,
@@ -45,12 +46,24 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_build)
 
 
+def _add_others(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--other",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="panoramas from elsewhere with poses.csv, to calibrate against (without any: the "
+        "same panoramas, their places taken out of the index); may be repeated",
+    )
+
+
 def _build(arguments: argparse.Namespace, settings: Settings) -> None:
     from service.build import build
     from service.compose import open_encoder
 
     encoder = open_encoder(settings)
-    calibrate = _calibrator(arguments.validation, settings, encoder)
+    calibrate = _calibrator(arguments.validation, arguments.other, settings, encoder)
     with progress_bar("describing tiles") as progress:
         version = build(
             settings.home,
@@ -66,13 +79,21 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> None:
     )
 
 
-def _calibrator(folders: list[Path], settings: Settings, encoder: Encoder) -> Calibrate:
+def _calibrator(
+    folders: list[Path], others: list[Path], settings: Settings, encoder: Encoder
+) -> Calibrate:
     """By validation panoramas; else as the live version was; else as the weights were."""
-    from service.validation import calibrate
+    from service.validation import ValidationError, calibrate
+
+    if others and not folders:
+        raise ValidationError(
+            f"--other {others[0]} says what is elsewhere: also give --validation, panoramas of "
+            "this region"
+        )
 
     def measured(index: TileIndex) -> Calibration:
         with progress_bar("calibrating") as progress:
-            return calibrate(index, _localizer(settings, encoder), folders, progress)
+            return calibrate(index, _localizer(settings, encoder), folders, others, progress)
 
     def inherited(index: TileIndex) -> Calibration:
         known = _live_calibration(settings, encoder) or _weights_calibration(settings)
@@ -130,6 +151,7 @@ def _stored_calibration(stored: Mapping[str, Any], where: str) -> Calibration | 
 def add_calibrate(parser: argparse.ArgumentParser) -> None:
     """measure confidence on the live index and put it into a copy of the weights, as a default"""
     parser.add_argument("folder", type=Path, nargs="+", help="panoramas with poses.csv")
+    _add_others(parser)
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     parser.set_defaults(run=_calibrate)
 
@@ -141,7 +163,9 @@ def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
 
     localizer = _localizer(settings, open_encoder(settings))
     with progress_bar("calibrating") as progress:
-        found = calibrate(localizer.live.get(), localizer, arguments.folder, progress)
+        found = calibrate(
+            localizer.live.get(), localizer, arguments.folder, arguments.other, progress
+        )
     checkpoint = Checkpoint.load(settings.weights)
     provenance = {**checkpoint.provenance, "calibration": found.as_dict()}
     dataclasses.replace(checkpoint, provenance=provenance).save(arguments.out)

@@ -8,7 +8,7 @@ A folder with poses.csv; columns in any order, others are ignored:
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from model.errors import SkyfixError
 from model.geo import LatLon, distance_m
 from service.calibration import Flags, Seen, auroc, calibration_error, fit
 from service.index.search import TileIndex
+from service.index.tiles import Mask
 from service.localizer import Localizer, place_of
 from service.position import Calibration, Numbers, Place
 
@@ -75,30 +76,61 @@ def calibrate(
     index: TileIndex,
     localizer: Localizer,
     folders: Sequence[Path],
+    others: Sequence[Path] = (),
     progress: Progress = lambda done, expected: None,
 ) -> Calibration:
     """The calibration of an index, live or not, by panoramas that were taken in it.
+
+    Args:
+        folders: of panoramas taken where the index has imagery.
+        others: of panoramas taken elsewhere. Without any, each of the former is also searched
+            among the tiles that do not show its place, as one from just outside would be.
 
     Raises:
         ValidationError, CalibrationError, ImageError, GeometryError: nothing can be measured.
     """
     poses = [pose for folder in folders for pose in read_poses(folder)]
+    strangers = [pose.file for folder in others for pose in read_poses(folder)]
+    expected = len(poses) + len(strangers)
     seen: list[Seen] = []
     for done, pose in enumerate(poses, start=1):
-        seen += _both_ways(localizer, index, pose)
-        progress(done, len(poses))
-    names = ", ".join(folder.resolve().name for folder in folders)
-    return fit(index.calibration, seen, f"{len(poses)} panoramas of {names}")
+        seen += _at_home(localizer, index, pose, alone=bool(strangers))
+        progress(done, expected)
+    for done, file in enumerate(strangers, start=len(poses) + 1):
+        seen += _seen(localizer, index, file, [(None, None)])
+        progress(done, expected)
+    source = f"{len(poses)} panoramas of {_names(folders)}"
+    if strangers:
+        source += f" against {len(strangers)} of {_names(others)}"
+    return fit(index.calibration, seen, source)
 
 
-def _both_ways(localizer: Localizer, index: TileIndex, pose: Posed) -> Iterator[Seen]:
-    """A panorama among all tiles, and among those that do not show its place."""
-    elsewhere = ~index.within(pose.truth, UNLIKE * index.calibration.reach_m)
-    query = localizer.prepare(pose.file.read_bytes(), top_k=1)
-    found = localizer.candidates(index, query, [None, elsewhere])
-    for candidates, truth in zip(found, (pose.truth, None), strict=True):
-        if candidates.rows:
-            yield Seen(index.places(candidates.rows), np.array(candidates.distances), truth)
+def _names(folders: Sequence[Path]) -> str:
+    return ", ".join(folder.resolve().name for folder in folders)
+
+
+def _at_home(localizer: Localizer, index: TileIndex, pose: Posed, *, alone: bool) -> list[Seen]:
+    """A panorama among all tiles and, unless `alone`, among those that do not show its place."""
+    among: list[tuple[Mask | None, LatLon | None]] = [(None, pose.truth)]
+    if not alone:
+        among.append((~index.within(pose.truth, UNLIKE * index.calibration.reach_m), None))
+    return _seen(localizer, index, pose.file, among)
+
+
+def _seen(
+    localizer: Localizer,
+    index: TileIndex,
+    file: Path,
+    among: Sequence[tuple[Mask | None, LatLon | None]],
+) -> list[Seen]:
+    """A panorama among each of some sets of rows, and its true place there."""
+    query = localizer.prepare(file.read_bytes(), top_k=1)
+    found = localizer.candidates(index, query, [rows for rows, _ in among])
+    return [
+        Seen(index.places(candidates.rows), np.array(candidates.distances), truth)
+        for candidates, (_, truth) in zip(found, among, strict=True)
+        if candidates.rows
+    ]
 
 
 @dataclass(frozen=True)

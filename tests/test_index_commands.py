@@ -143,6 +143,20 @@ def test_a_calibration_is_inherited_by_later_builds_and_by_weights(
     assert 0.0 <= report["certainty"]["calibration_error"] <= 1.0
 
 
+def test_panoramas_from_elsewhere_calibrate_too(
+    tmp_path: Path, street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "--other", str(street), *options]) == 1
+    assert "also give --validation" in capsys.readouterr().err
+    against = ["--other", str(street), *options]
+    assert main(["build", "--validation", str(street), *against]) == 0
+    stored = calibration(tmp_path)
+    assert stored["source"] == f"{COUNT} panoramas of street against {COUNT} of street"
+    carried = tmp_path / "carried.safetensors"
+    assert main(["calibrate", str(street), "--out", str(carried), *against]) == 0
+    assert Checkpoint.load(carried).provenance["calibration"] == stored
+
+
 def test_bad_validation_panoramas_publish_nothing(
     tmp_path: Path, street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import FakeEncoder, coloured_region, panorama_of
 
@@ -15,7 +16,7 @@ from service.index.live import LiveIndex
 from service.index.versions import Versions
 from service.ingest import ingest
 from service.localizer import Localizer
-from service.position import CalibrationError
+from service.position import CalibrationError, fuse
 from service.validation import ValidationError, calibrate, evaluate, read_poses
 
 COUNT = 24
@@ -58,6 +59,24 @@ def test_a_build_stores_what_its_panoramas_say(localizer: Localizer, tmp_path: P
     assert not stranger.in_index
     assert stranger.confidence is not None
     assert stranger.confidence < 0.2
+
+
+def test_strangers_that_are_given_take_the_place_of_those_from_next_door(
+    localizer: Localizer, tmp_path: Path
+) -> None:
+    index, own = localizer.live.get(), [tmp_path / "street"]
+    others = [write_panoramas(tmp_path / "others", range(900, 930), latitude=30.0)]
+    given = calibrate(index, localizer, own, others)
+    assert given.source == f"{COUNT} panoramas of street against 30 of others"
+    assert given.weights != index.calibration.weights
+    # The same panoramas as strangers contradict what is known of them at home.
+    contradicted = calibrate(index, localizer, own, own)
+    at_home = localizer.candidates(index, localizer.prepare(panorama_of(3)), [None])[0]
+    places, distances = index.places(at_home.rows), np.array(at_home.distances)
+    doubtful, sure = (fuse(places, distances, one) for one in (contradicted, given))
+    assert doubtful.confidence == pytest.approx(0.5, abs=0.05)
+    assert sure.confidence is not None
+    assert sure.confidence > 0.9
 
 
 def test_evaluation_tells_its_own_from_others(localizer: Localizer, tmp_path: Path) -> None:
