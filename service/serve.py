@@ -36,8 +36,7 @@ def run(app: FastAPI, settings: Settings) -> None:
         app,
         host=settings.host,
         port=settings.port,
-        http=protocol(settings.header_deadline_s),  # h11: httptools does not bound heads
-        h11_max_incomplete_event_size=64 * 1024,
+        http=protocol(settings.header_deadline_s),
         ws="none",
         limit_concurrency=connections,
         timeout_keep_alive=10,

@@ -86,6 +86,12 @@ async def test_more_than_the_limit_is_refused_at_once(
     refused = await asyncio.wait_for(post(client), 0.5)
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:skyfix:problem:overloaded")
     assert int(refused.headers["retry-after"]) > 0
+    # At the door, where nothing has been read yet: and still known by its route.
+    unread = await client.post("/localize?top_k=none")
+    assert (unread.status_code, unread.json()["instance"]) == (503, "/localize")
+    metrics = (await client.get("/metrics")).text
+    counted = 'skyfix_requests_total{method="POST",route="/localize",status="503"} 2.0'
+    assert counted in metrics.splitlines()
     encoder.go.set()
     assert [answer.status_code for answer in await asyncio.gather(*accepted)] == [200] * 3
     assert (await post(client)).status_code == 200

@@ -3,12 +3,12 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from serving import listening
 
-from service.heads import protocol
+from service.heads import MOST_BYTES, protocol
 
 DEADLINE_S = 0.4
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -16,7 +16,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
     if scope["type"] == "http":
-        while (await receive()).get("more_body"):
+        while scope["path"] != "/early" and (await receive()).get("more_body"):
             pass
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -77,3 +77,46 @@ def test_a_slow_body_is_left_to_the_application(address: tuple[str, int]) -> Non
             time.sleep(DEADLINE_S / 10)
             client.sendall(b"x")
         assert client.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+HUGE = MOST_BYTES + 1000
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"x" * HUGE,
+        b"GET /" + b"x" * HUGE + b" HTTP/1.1\r\nHost: here\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: here\r\nX: " + b"x" * HUGE,
+        b"GET / HTTP/1.1\r\nHost: here\r\n" + b"X: xxxxx\r\n" * (HUGE // 6) + b"\r\n",
+    ],
+    ids=["url", "whole url", "header", "headers"],
+)
+@pytest.mark.parametrize("piece", [5_000, 10 * HUGE])
+def test_a_large_head_is_refused(address: tuple[str, int], head: bytes, piece: int) -> None:
+    with connected(address) as client:
+        with suppress(ConnectionError):
+            for start in range(0, len(head), piece):
+                client.sendall(head[start : start + piece])
+                time.sleep(0.001)
+        with suppress(ConnectionError):  # closed with bytes unread, the answer may be lost
+            assert client.recv(1000).startswith(b"HTTP/1.1 400")
+        assert seconds_until_closed(client) < DEADLINE_S
+
+
+def test_heads_of_many_requests_are_counted_apart(address: tuple[str, int]) -> None:
+    head = REQUEST[:-2] + b"X: " + b"x" * 20_000 + b"\r\n\r\n"
+    with connected(address) as client:
+        for _ in range(10):
+            client.sendall(head[:9_000])
+            time.sleep(0.01)
+            client.sendall(head[9_000:])
+            assert client.recv(1000).startswith(b"HTTP/1.1 204")
+
+
+def test_what_follows_an_answer_is_bounded(address: tuple[str, int]) -> None:
+    """A body that never ends, of a request that was answered early, does not keep a connection."""
+    with connected(address) as client:
+        client.sendall(b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 9999999\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 204")
+        assert seconds_until_closed(client, drip=b"x") < 3.0

@@ -107,7 +107,7 @@ class Admission:
         Raises:
             OverloadedError: too many are arriving, or too much is in work already.
         """
-        self._check_work(1)  # before the upload is read: refusing must cost little
+        self.check()
         if self.arriving >= self._max_arriving:
             raise OverloadedError(f"{self.arriving} uploads are arriving: try again later")
         place = Place(self)
@@ -115,6 +115,10 @@ class Admission:
             yield place
         finally:
             place.leave()
+
+    def check(self) -> None:
+        """Whether an upload may begin. Raises OverloadedError: too much is in work already."""
+        self._check_work(1)
 
     def _check_work(self, panoramas: int) -> None:
         if self.working >= self.limit:

@@ -74,7 +74,12 @@ def create_app(
     app.state.jobs = Jobs(lambda job: metrics.observe_job(job.kind, job.status))
     _watch(metrics, app.state.pipeline, app.state.serving)
     errors.install(app)
-    app.add_middleware(Crowd, most=settings.max_requests)
+    app.add_middleware(
+        Crowd,
+        most=settings.max_requests,
+        admission=app.state.pipeline.admission,
+        uploads=localize_routes.router.routes,
+    )
     app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
     for module in (localize_routes, index_routes, tile_routes, map_routes, health_routes):
         app.include_router(module.router)
