@@ -1,6 +1,7 @@
 """What serving adds to the encoder: a faster number format that must prove itself, explanations."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.network import NetworkConfig
 from model.panorama import PanoramaGeometry
-from model.precision import fast_formats
+from model.precision import fast_formats, fastest_of
 
 CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
 
@@ -52,6 +53,25 @@ def test_a_format_that_does_not_agree_is_not_used(
     assert encoder.dtype == torch.float32
     assert "float16 is not used" in caplog.text
     np.testing.assert_allclose(encoder.encode_streets(streets(2)), expected, atol=1e-5)
+
+
+def test_a_format_that_is_slower_is_not_used() -> None:
+    seconds = {torch.bfloat16: 2.0, torch.float32: 1.0}
+    encoder = encoder_of()
+    encoder.accelerate([torch.bfloat16], lambda work: seconds[encoder.dtype])
+    assert encoder.dtype == torch.float32
+    seconds[torch.float32] = 3.0
+    encoder.accelerate([torch.bfloat16], lambda work: seconds[encoder.dtype])
+    assert encoder.dtype == torch.bfloat16
+    assert (encoder.encode_streets(streets(2)) == encoder.encode_streets(streets(2))).all()
+
+
+def test_the_fastest_run_counts() -> None:
+    naps = iter((0.03, 0.0, 0.03))
+    assert fastest_of(lambda: time.sleep(next(naps))) < 0.02
+    assert list(naps) == []
+    naps = iter((0.03, 0.0))
+    assert fastest_of(lambda: time.sleep(next(naps)), enough_s=0.01) >= 0.03
 
 
 def test_an_explanation_is_the_view_and_where_the_network_looks() -> None:
