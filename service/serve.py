@@ -16,6 +16,9 @@ from service.logs import log_to_stderr
 from service.settings import Settings
 
 SPARE_FILES = 1024  # open ones that are no connections
+# For how long one thread may keep the others from Python. Encoding asks for it back after every
+# operation, and waits so long each time while the event loop refuses a flood (docs/decisions.md).
+SWITCH_S = 0.001
 
 
 def serve(settings: Settings) -> None:
@@ -45,6 +48,7 @@ def run(app: FastAPI, settings: Settings) -> None:
         access_log=False,  # the application writes a line for each request
         log_config=None,
     )
+    sys.setswitchinterval(SWITCH_S)
     # uvicorn raises the signal again once it has drained, which would end the process as killed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     uvicorn.Server(config).run()
