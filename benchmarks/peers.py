@@ -34,6 +34,7 @@ class Peer:
         checkpoint = Checkpoint.load(weights)
         self.network = checkpoint.network().street
         self.preprocessing = checkpoint.config.preprocessing
+        self.turns = checkpoint.config.turns
         versions = Versions(home)
         vectors = np.load(versions.path(versions.require_current()) / "vectors.npy")
         self.index = faiss.IndexFlatIP(vectors.shape[1])
@@ -53,7 +54,9 @@ class Peer:
     def locate(self, inputs: list[NDArray[np.float32]]) -> list[list[int]]:
         """Ten nearest tiles of each."""
         with torch.inference_mode():
-            described = self.network(torch.from_numpy(np.stack(inputs))).numpy()
+            views = torch.from_numpy(np.stack(inputs))
+            turned = [views.rot90(turn, (2, 3)) for turn in range(0, 4, 4 // self.turns)]
+            described = torch.cat([self.network(one) for one in turned], 1).numpy()
         _, rows = self.index.search(described, 10)
         found: list[list[int]] = rows.tolist()
         return found

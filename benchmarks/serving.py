@@ -61,7 +61,7 @@ def start(system: str, home: Path, weights: Path) -> Iterator[tuple[int, int]]:
 def encoder_alone(encoder: Encoder, seconds: float) -> float:
     """Images a second of the encoder, strips already prepared."""
     shape = (*encoder.config.preprocessing.strip_size, 3)
-    strips = [np.random.default_rng(0).integers(0, 256, shape, np.uint8)] * BATCH
+    strips = list(np.random.default_rng(0).integers(0, 256, (BATCH, *shape), np.uint8))
     return per_second(lambda: encoder.encode_strips(strips, [0.5] * BATCH), seconds)
 
 

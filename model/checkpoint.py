@@ -21,6 +21,7 @@ from model.panorama import Band
 from model.preprocessing import Preprocessing
 
 FORMAT = "skyfix-checkpoint-1"
+TURNS = (1, 2, 4)  # pixels stay pixels at quarter turns only
 
 
 class CheckpointError(SkyfixError):
@@ -65,20 +66,40 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 class EncoderConfig:
     """Everything that turns images into descriptors, but for the weights.
 
-    `aerial_footprint_m` is the ground width in metres that the aerial branch was trained on.
+    Attributes:
+        aerial_footprint_m: ground width in metres that the aerial branch was trained on.
+        turns: both views are described so often, each time turned by as much of a full turn, and
+            the descriptions stand side by side: they err each in its own way. Needs no training
+            of its own; encoding and index cost so many times as much. 1, 2 or 4.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     aerial_footprint_m: float = 64.0
+    turns: int = 1
+
+    def __post_init__(self) -> None:
+        if self.turns not in TURNS:
+            raise ValueError(f"turns is {self.turns}: it must be one of {TURNS}")
+
+    @property
+    def dimension(self) -> int:
+        """Length of a descriptor, D."""
+        return self.turns * self.network.dimension
 
     def build(self, *, pretrained: bool = False) -> SiameseNetwork:
         """The network with fresh weights."""
         return SiameseNetwork(self.network, self.preprocessing.input_size, pretrained=pretrained)
 
     def to_json(self) -> str:
-        """Canonical JSON: the same configuration gives the same text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON: the same configuration gives the same text.
+
+        Without `turns` where that is 1, as before there were any: fingerprints last.
+        """
+        values = asdict(self)
+        if self.turns == 1:
+            del values["turns"]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
@@ -96,6 +117,7 @@ class EncoderConfig:
             NetworkConfig(**values["network"]),
             Preprocessing(**preprocessing),
             float(values["aerial_footprint_m"]),
+            values.get("turns", 1),
         )
 
 

@@ -48,7 +48,7 @@ class Encoder:
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
         self.config = checkpoint.config
         self.fingerprint = checkpoint.fingerprint
-        self.dimension = checkpoint.config.network.dimension
+        self.dimension = checkpoint.config.dimension
         self.aerial_footprint_m = checkpoint.config.aerial_footprint_m
         self.aerial_pixels = checkpoint.config.preprocessing.input_size
         self.device = torch.device(device)
@@ -124,7 +124,23 @@ class Encoder:
 
     def encode_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> Descriptors:
         """Strips and, for each, the fraction of the turn that faces north, to (N, D)."""
+        if self.config.turns == 1:
+            return self._described_strips(strips, norths)
+        # The views of one roll are other rolls turned: each is described once.
+        views: dict[tuple[int, float], int] = {}
+        rows = [
+            [
+                views.setdefault((which, round((north + turn) % 1.0, 6) % 1.0), len(views))
+                for which, north in zip(_first_of_each(strips), norths, strict=True)
+            ]
+            for turn in self._turns()
+        ]
+        described = self._described_strips(
+            [strips[which] for which, _ in views], [north for _, north in views]
+        )
+        return self._side_by_side([described[one] for one in rows])
 
+    def _described_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> Descriptors:
         def branch(batch: slice) -> Tensor:
             north = torch.tensor(norths[batch], dtype=torch.float64, device=self.device)
             views = self.config.preprocessing.project(to_tensor(strips[batch], self.device), north)
@@ -173,7 +189,13 @@ class Encoder:
 
     def encode_aerials(self, images: Sequence[Rgb]) -> Descriptors:
         """North-up tiles, uint8 (H, W, 3), to descriptors: float32 (N, D), rows of length 1."""
+        described = []
+        for turn in self._turns():
+            quarters = round(4 * turn)  # np.rot90's, which IPT(strip, north + turn) is as well
+            described.append(self._described_tiles([np.rot90(one, quarters) for one in images]))
+        return self._side_by_side(described)
 
+    def _described_tiles(self, images: Sequence[Rgb]) -> Descriptors:
         def branch(batch: slice) -> Tensor:
             tiles = [self.config.preprocessing.tile(image) for image in images[batch]]
             pixels = self.config.preprocessing.normalise(to_tensor(tiles, self.device))
@@ -181,6 +203,16 @@ class Encoder:
             return described
 
         return self._in_batches(len(images), branch)
+
+    def _turns(self) -> list[float]:
+        """Fractions of a full turn."""
+        return [turn / self.config.turns for turn in range(self.config.turns)]
+
+    def _side_by_side(self, turned: Sequence[Descriptors]) -> Descriptors:
+        """A squared distance is then the mean of the turned views' own."""
+        if len(turned) == 1:
+            return turned[0]
+        return np.concatenate(turned, axis=1) / np.float32(math.sqrt(len(turned)))
 
     def _street_descriptors(self, views: Tensor) -> Tensor:
         pixels = self.config.preprocessing.normalise(views)
@@ -191,7 +223,7 @@ class Encoder:
         return pixels.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def _in_batches(self, count: int, branch: Callable[[slice], Tensor]) -> Descriptors:
-        described = np.empty((count, self.dimension), np.float32)
+        described = np.empty((count, self.config.network.dimension), np.float32)
 
         def describe(batch: slice) -> None:
             with torch.inference_mode():
@@ -199,3 +231,9 @@ class Encoder:
 
         self._lanes.run(describe, count, BATCH)
         return described
+
+
+def _first_of_each(strips: Sequence[Rgb]) -> list[int]:
+    """For each strip the first place at which it stands itself."""
+    places: dict[int, int] = {}
+    return [places.setdefault(id(strip), place) for place, strip in enumerate(strips)]

@@ -42,6 +42,16 @@ def test_round_trip(checkpoint, saved):
     assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]
 
 
+def test_turns_are_another_encoder_and_none_are_as_before(checkpoint, tmp_path):
+    turned = replace(checkpoint, config=replace(CONFIG, turns=4))
+    turned.save(tmp_path / "turned.safetensors")
+    assert Checkpoint.load(tmp_path / "turned.safetensors").config == turned.config
+    assert turned.fingerprint != checkpoint.fingerprint
+    assert "turns" not in CONFIG.to_json()
+    with pytest.raises(ValueError, match="turns is 3"):
+        replace(CONFIG, turns=3)
+
+
 def test_a_network_from_it_is_the_one_that_was_saved(checkpoint, saved):
     images = torch.randn(2, 3, 32, 32)
     twin = CONFIG.build().eval()

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,6 +111,60 @@ def test_a_roll_is_the_descriptor_at_that_north(encoder):
     stated = encoder.encode_streets([image] * 8, geometries)
     np.testing.assert_allclose(rolls, stated, atol=1e-6)
     assert np.abs(rolls[0] - rolls[2]).max() > 1e-3
+
+
+def turned(checkpoint, turns):
+    return Encoder(replace(checkpoint, config=replace(checkpoint.config, turns=turns)))
+
+
+@pytest.mark.parametrize("turns", [2, 4])
+def test_turned_views_err_each_in_its_own_way(encoder, checkpoint, turns):
+    """A squared distance is the mean of those that one view each has, both turned alike."""
+    several = turned(checkpoint, turns)
+    assert several.dimension == turns * encoder.dimension
+    strips = [encoder.prepare_street(image, PanoramaGeometry()) for image in panoramas(3)]
+    tiles = [World(seed).tile(32, 24.0) for seed in range(5)]
+    norths = np.array([0.5, 0.9, 0.1])
+
+    def distances(street, aerial):
+        return ((street[:, None] - aerial[None]) ** 2).sum(2)
+
+    alone = [
+        distances(
+            encoder.encode_strips(strips, list(norths + turn / turns)),
+            encoder.encode_aerials([np.rot90(tile, 4 * turn // turns) for tile in tiles]),
+        )
+        for turn in range(turns)
+    ]
+    together = distances(several.encode_strips(strips, list(norths)), several.encode_aerials(tiles))
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
+
+
+def test_turning_both_views_changes_no_distance(checkpoint):
+    encoder = turned(checkpoint, 4)
+    strip = encoder.prepare_street(panoramas(1)[0], PanoramaGeometry())
+    tile = World(0).tile(32, 24.0)
+    street = encoder.encode_strips([strip] * 4, [0.5, 0.75, 0.0, 0.25])
+    aerial = encoder.encode_aerials([np.rot90(tile, quarters) for quarters in range(4)])
+    products = (street * aerial).sum(1)
+    np.testing.assert_allclose(products, products[0], atol=1e-5)
+    assert np.abs(street[0] - street[1]).max() > 1e-3
+
+
+def test_rolls_share_their_turned_views(checkpoint):
+    class Counting(Encoder):
+        described = 0
+
+        def _described_strips(self, strips, norths):
+            self.described += len(strips)
+            return super()._described_strips(strips, norths)
+
+    encoder = Counting(replace(checkpoint, config=replace(CONFIG, turns=4)))
+    (image,) = panoramas(1)
+    rolls = encoder.encode_rolls(image, UNKNOWN, 8)
+    assert encoder.described == 8
+    stated = [encoder.encode_streets([image], [PanoramaGeometry(north=i / 8)]) for i in range(8)]
+    np.testing.assert_allclose(rolls, np.concatenate(stated), atol=1e-6)
 
 
 def test_turning_the_picture_and_its_north_together_changes_nothing(encoder):

@@ -254,7 +254,10 @@ def _replaced(config: Any, path: Sequence[str], text: str, override: str) -> Any
             value = _parsed(text, hints[name])
         except (TypeError, ValueError) as error:
             raise RecipeError(f"override {override!r}: {error}") from None
-    return replace(config, **{name: value})
+    try:
+        return replace(config, **{name: value})
+    except ValueError as error:
+        raise RecipeError(f"override {override!r}: {error}") from None
 
 
 def _parsed(text: str, hint: Any) -> Any:
