@@ -1,6 +1,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -49,6 +50,20 @@ def test_evaluate_prints_one_json_document(data, weights, capsys):
     assert (figures["N"], figures["K"]) == (4, 1)
     assert 0 <= figures["1"] <= figures["5"] == 1
     assert document["each"][str(data)]["centre"] == figures
+
+
+def test_turned_weights_are_measured_like_any(data, weights, tmp_path, capsys):
+    before = Checkpoint.load(weights)
+    calibrated = replace(before, provenance={**before.provenance, "calibration": {"depth": 1}})
+    calibrated.save(tmp_path / "before.safetensors")
+    out = tmp_path / "turned.safetensors"
+    assert main(["turn", str(tmp_path / "before.safetensors"), "--out", str(out)]) == 0
+    after = Checkpoint.load(out)
+    assert after.config == replace(before.config, turns=4)
+    assert after.provenance == {**before.provenance, "turned_from": before.fingerprint}
+    capsys.readouterr()
+    assert evaluate([data], out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["encoder"] == after.fingerprint
 
 
 def test_evaluate_averages_its_folders(data, weights, tmp_path, capsys):

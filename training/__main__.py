@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import platform
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import TURNS, Checkpoint
 from model.errors import SkyfixError
 from training import data_commands, datasets, processes, recipes, study_commands
 from training.events import events
@@ -90,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--tensorboard", action="store_true", help="events beside the log")
     training.set_defaults(run=_train)
 
+    turning = commands.add_parser("turn", help="have weights describe several turned views")
+    turning.add_argument("weights", type=Path)
+    turning.add_argument("--turns", type=int, default=4, choices=TURNS, help="views of each (4)")
+    turning.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    turning.set_defaults(run=_turn)
+
     study_commands.add(commands, data)
     data_commands.add(commands)
     return parser
@@ -153,6 +160,18 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
         )
     if processes.is_first():
         print(checkpoint)
+
+
+def _turn(arguments: argparse.Namespace) -> None:
+    """See `EncoderConfig.turns`. Distances change, so a calibration is left behind."""
+    before = Checkpoint.load(arguments.weights)
+    known = {name: one for name, one in before.provenance.items() if name != "calibration"}
+    Checkpoint(
+        dataclasses.replace(before.config, turns=arguments.turns),
+        before.tensors,
+        {**known, "turned_from": before.fingerprint},
+    ).save(arguments.out)
+    print(arguments.out)
 
 
 def _read(
