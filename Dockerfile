@@ -1,7 +1,7 @@
 # docker build --target cpu --tag skyfix:cpu .         cpu is the default
 # docker build --target gpu --tag skyfix:gpu .         for an NVIDIA GPU
 # Pinned; docs/deploy.md says how to move it.
-ARG BASE_IMAGE=docker.io/library/debian:bookworm-20261005-slim
+ARG BASE_IMAGE=debian:bookworm-20261005-slim
 # Extra words for every pip call: another index, --proxy, --cert.
 ARG PIP_OPTIONS=""
 
