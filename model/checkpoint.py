@@ -69,8 +69,9 @@ class EncoderConfig:
     Attributes:
         aerial_footprint_m: ground width in metres that the aerial branch was trained on.
         turns: both views are described so often, each time turned by as much of a full turn, and
-            the descriptions stand side by side: they err each in its own way. Needs no training
-            of its own; encoding and index cost so many times as much. 1, 2 or 4.
+            the descriptions stand side by side: they err each in its own way. For networks that
+            were trained on both views turned together; encoding and index cost so many times as
+            much, but for headings tried evenly, a multiple of `turns` of them. 1, 2 or 4.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -79,7 +80,7 @@ class EncoderConfig:
     turns: int = 1
 
     def __post_init__(self) -> None:
-        if self.turns not in TURNS:
+        if type(self.turns) is not int or self.turns not in TURNS:
             raise ValueError(f"turns is {self.turns}: it must be one of {TURNS}")
 
     @property

@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from model.images import Rgb
 from model.lanes import Lanes
 from model.network import SiameseNetwork
 from model.panorama import PanoramaGeometry
-from model.precision import MIN_COSINE, fast_formats, fastest_of
+from model.precision import MIN_COSINE, fast_formats, fastest_runs
 from model.preprocessing import to_tensor
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Encoder:
     def accelerate(
         self,
         formats: Sequence[torch.dtype] | None = None,
-        seconds_of: Callable[[Callable[[], object]], float] = fastest_of,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Switch to the number format that is fastest here, of those that have proved right.
 
@@ -78,37 +78,47 @@ class Encoder:
 
         Args:
             formats: those to try beside float32; None: `precision.fast_formats`.
-            seconds_of: times a run.
         """
         exact, expected = self._network, self._probe()
         if formats is None:
             formats = fast_formats(self.device)
-        usable: list[tuple[float, torch.dtype, SiameseNetwork]] = []
+        usable: dict[torch.dtype, SiameseNetwork] = {}
         for dtype in (*formats, torch.float32):
-            self.dtype = dtype
             network = copy.deepcopy(exact).to(dtype)
-            self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._use(dtype, network)
             cosine = float((self._probe() * expected).sum(1).min())
-            if cosine < MIN_COSINE or math.isnan(cosine):
+            if cosine >= MIN_COSINE:  # false for NaN
+                usable[dtype] = network
+            else:
                 log.warning("%s is not used: cosine %.6f with float32", dtype, cosine)
-                continue
-            seconds = seconds_of(self._probe)
-            log.info("%s: cosine %.6f, %.1f ms for a few images", dtype, cosine, 1e3 * seconds)
-            usable.append((seconds, dtype, self._network))
-        if usable:
-            _, self.dtype, self._network = min(usable, key=itemgetter(0))
-        else:  # not even float32 agrees with itself: its descriptors are no numbers
-            self.dtype, self._network = torch.float32, exact
-        log.info("encoding in %s on %s", self.dtype, self.device)
+        if not usable:  # not even float32 agrees with itself: its descriptors are no numbers
+            self._use(torch.float32, exact)
+            return
+
+        def run(dtype: torch.dtype) -> None:
+            self._use(dtype, usable[dtype])
+            self._probe()
+
+        seconds = fastest_runs(list(usable), run, clock)
+        best = min(seconds, key=seconds.__getitem__)
+        self._use(best, usable[best])
+        times = ", ".join(f"{dtype} {1e3 * spent:.1f} ms" for dtype, spent in seconds.items())
+        log.info("encoding in %s on %s (a few images: %s)", best, self.device, times)
+
+    def _use(self, dtype: torch.dtype, network: SiameseNetwork) -> None:
+        self.dtype, self._network = dtype, network
 
     def _probe(self) -> Descriptors:
-        """Descriptors of the same made-up images by both branches."""
+        """Descriptors of the same made-up images by both branches, unturned."""
         random = np.random.default_rng(0)
         height, width = self.config.preprocessing.strip_size
         coarse = random.integers(0, 256, (8, 8, 16, 3), np.uint8)
         blocks = coarse.repeat(-(-height // 8), axis=1).repeat(-(-width // 16), axis=2)
         strips = list(blocks[:, :height, :width])
-        return np.concatenate([self.encode_strips(strips, [0.5] * 8), self.encode_aerials(strips)])
+        tiles = [self.config.preprocessing.tile(strip) for strip in strips]
+        streets = self._described_strips(strips, [0.5] * len(strips))
+        return np.concatenate([streets, self._described_tiles(tiles)])
 
     def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
         """Encoded panorama to strip; see `Preprocessing.read_strip`."""
@@ -123,9 +133,13 @@ class Encoder:
         return self.config.preprocessing.strip(image, geometry)
 
     def encode_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> Descriptors:
-        """Strips and, for each, the fraction of the turn that faces north, to (N, D)."""
+        """Strips and, for each, the fraction of the turn that faces north, to (N, D).
+
+        With turns, norths count as the same when they differ by less than 1e-6 of a turn.
+        """
         if self.config.turns == 1:
             return self._described_strips(strips, norths)
+        strips = list(strips)  # an array's rows would be other objects each time
         # The views of one roll are other rolls turned: each is described once.
         views: dict[tuple[int, float], int] = {}
         rows = [
@@ -166,7 +180,7 @@ class Encoder:
         return self.encode_strips(strips, norths)
 
     def explain_strip(self, strip: Rgb, north: float) -> tuple[Rgb, NDArray[np.float32] | None]:
-        """What the street branch sees of a strip, and how it weighs the parts of it.
+        """What the street branch sees of a strip, unturned, and how it weighs the parts of it.
 
         Returns:
             The projected image, uint8 (S, S, 3), north up; the attention's mask in 0..1, float32
@@ -189,20 +203,20 @@ class Encoder:
 
     def encode_aerials(self, images: Sequence[Rgb]) -> Descriptors:
         """North-up tiles, uint8 (H, W, 3), to descriptors: float32 (N, D), rows of length 1."""
+        tiles = [self.config.preprocessing.tile(image) for image in images]
         described = []
         for turn in self._turns():
             quarters = round(4 * turn)  # np.rot90's, which IPT(strip, north + turn) is as well
-            described.append(self._described_tiles([np.rot90(one, quarters) for one in images]))
+            described.append(self._described_tiles([np.rot90(tile, quarters) for tile in tiles]))
         return self._side_by_side(described)
 
-    def _described_tiles(self, images: Sequence[Rgb]) -> Descriptors:
+    def _described_tiles(self, tiles: Sequence[Rgb]) -> Descriptors:
         def branch(batch: slice) -> Tensor:
-            tiles = [self.config.preprocessing.tile(image) for image in images[batch]]
-            pixels = self.config.preprocessing.normalise(to_tensor(tiles, self.device))
+            pixels = self.config.preprocessing.normalise(to_tensor(tiles[batch], self.device))
             described: Tensor = self._network.aerial(self._input(pixels))
             return described
 
-        return self._in_batches(len(images), branch)
+        return self._in_batches(len(tiles), branch)
 
     def _turns(self) -> list[float]:
         """Fractions of a full turn."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import torch
+
+K = TypeVar("K", bound=Hashable)
 
 MIN_COSINE = 0.999  # between a descriptor and the same in float32
 
@@ -22,14 +25,26 @@ def fast_formats(device: torch.device) -> tuple[torch.dtype, ...]:
     return (torch.bfloat16,) if can.get("amx_bf16") or can.get("avx512_bf16") else ()
 
 
-def fastest_of(work: Callable[[], object], times: int = 3, enough_s: float = 1.0) -> float:
-    """Seconds of the fastest of some runs: what else the machine does only adds to the others.
+def fastest_runs(
+    works: Sequence[K],
+    run: Callable[[K], object],
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    rounds: int = 3,
+    enough_s: float = 2.0,
+) -> dict[K, float]:
+    """Seconds of the fastest run of each: what else the machine does only adds to the others.
 
-    enough_s: no run begins after so long.
+    They take turns, so that a machine which becomes busy becomes so for all; no round begins after
+    `enough_s`.
     """
-    runs: list[float] = []
-    while len(runs) < times and sum(runs) < enough_s:
-        begun = time.perf_counter()
-        work()
-        runs.append(time.perf_counter() - begun)
-    return min(runs)
+    seconds: dict[K, list[float]] = {work: [] for work in works}
+    begun = clock()
+    for _ in range(rounds):
+        for work in works:
+            started = clock()
+            run(work)
+            seconds[work].append(clock() - started)
+        if clock() - begun >= enough_s:
+            break
+    return {work: min(spent) for work, spent in seconds.items()}

@@ -2,7 +2,7 @@
 
 What a panorama from elsewhere looks like to an index is told by panoramas from elsewhere or,
 without any, by the index's own, among the tiles that share no ground with those around their true
-places: as if they came from next door. The confidence supposes as many of either kind as are given.
+places: as if they came from next door. Either kind weighs half, however many there are.
 """
 
 from __future__ import annotations
@@ -88,19 +88,25 @@ def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:
     right = [one.error_m(place) <= place.radius_m for one, place in zip(seen, places, strict=True)]
     known = [p.nearest for one, p in zip(seen, places, strict=True) if one.truth is not None]
     chosen = dataclasses.replace(chosen, in_index_distance=float(np.quantile(known, WITHIN)))
-    fitted = [_sure(chosen, one, seen, np.array(right)) for one in TEMPERATURES]
+    kinds = np.array([one.truth is None for one in seen]).astype(int)
+    counts = len(seen) / 2.0 / np.bincount(kinds)[kinds]
+    fitted = [_sure(chosen, one, seen, np.array(right), counts) for one in TEMPERATURES]
     return max(fitted, key=lambda one: one[0])[1]
 
 
 def _sure(
-    chosen: Calibration, agreement_temperature: float, seen: Sequence[Seen], right: Flags
+    chosen: Calibration,
+    agreement_temperature: float,
+    seen: Sequence[Seen],
+    right: Flags,
+    counts: Numbers,
 ) -> tuple[float, Calibration]:
     """The best weights with this temperature, and the log-likelihood of `right` under them."""
     trial = dataclasses.replace(chosen, agreement_temperature=agreement_temperature)
     features = np.array([fuse(one.places, one.distances, trial).features for one in seen])
-    weights = logistic(features, right)
+    weights = logistic(features, right, counts)
     z = weights[0] + features @ np.array(weights[1:])
-    likelihood = -float(np.logaddexp(0.0, np.where(right, -z, z)).sum())
+    likelihood = -float(counts @ np.logaddexp(0.0, np.where(right, -z, z)))
     return likelihood, dataclasses.replace(trial, weights=weights)
 
 
@@ -124,8 +130,9 @@ def _radius_scale(chosen: Calibration, inside: Sequence[Seen]) -> float:
     return float(np.quantile(errors[near] / spreads[near], WITHIN))
 
 
-def logistic(features: Numbers, right: Flags) -> tuple[float, ...]:
-    """Weights (b, a1 .. aF) of the logistic regression of `right` (N,) on `features` (N, F).
+def logistic(features: Numbers, right: Flags, counts: Numbers) -> tuple[float, ...]:
+    """Weights (b, a1 .. aF) of the logistic regression of `right` (N,) on `features` (N, F), each
+    of the rows counted so many times, `counts` (N,).
 
     Newton's method on the penalised likelihood; features are standardised on the way.
     """
@@ -135,8 +142,8 @@ def logistic(features: Numbers, right: Flags) -> tuple[float, ...]:
     weights = np.zeros(1 + FEATURES)
     for _ in range(STEPS):
         guess = 0.5 + 0.5 * np.tanh(table @ weights / 2.0)
-        slope = table.T @ (right - guess) - penalty @ weights
-        curvature = (table.T * (guess * (1.0 - guess))) @ table + penalty
+        slope = table.T @ (counts * (right - guess)) - penalty @ weights
+        curvature = (table.T * (counts * guess * (1.0 - guess))) @ table + penalty
         step = np.linalg.solve(curvature, slope)
         weights += step / max(1.0, float(np.abs(step).max()))
         if np.abs(step).max() < 1e-9:

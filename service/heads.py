@@ -1,7 +1,8 @@
 """HTTP/1.1 connections that must finish their request's head in time, and within 64 KiB.
 
 uvicorn keeps a half-sent head open for ever, and a thousand of them would fill all connections;
-httptools, which reads heads and bodies in C, keeps as much of a head as is sent.
+httptools, which reads heads and bodies in C, keeps as much of a head as is sent, and takes the
+trailers of a chunked body for headers.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MOST_BYTES = 64 * 1024  # of a head
+MOST_BYTES = 64 * 1024  # of a head, or of anything else that is neither head nor body
+_AROUND_HEADER = 4  # ": " and the end of the line
 
 
-class HeadTooLarge(Exception):
+class BadHead(Exception):
     """Raised in a callback of the parser, which ends the request as malformed, with a 400."""
 
 
@@ -22,35 +24,58 @@ def protocol(deadline_s: float) -> type[HttpToolsProtocol]:
     more than MOST_BYTES.
 
     The clock starts with the connection, and for later requests with their first byte; an idle
-    connection is ended by uvicorn's own keep-alive timeout.
+    connection is ended by uvicorn's own keep-alive timeout. Trailers are dropped.
     """
 
     class BoundedHeads(HttpToolsProtocol):
         _deadline: asyncio.TimerHandle | None = None
-        _head_open = False
-        _head_bytes = 0  # received of a head that has not ended
+        _in_head = False
+        _moved = False  # whether what was received last ended a head or a body, or was of a body
+        _unused_bytes = 0  # received since
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._watch()
 
         def data_received(self, data: bytes) -> None:
+            self._moved = False
             super().data_received(data)
             self._watch()
-            if self._head_open:
-                self._head_bytes += len(data)
-                if self._head_bytes > MOST_BYTES and not self.transport.is_closing():
-                    self.send_400_response("The request's head is too large.")
+            self._unused_bytes = 0 if self._moved else self._unused_bytes + len(data)
+            if self._unused_bytes > MOST_BYTES and not self.transport.is_closing():
+                self.send_400_response("The request's head is too large.")
+
+        def send_400_response(self, msg: str) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.transport.abort()  # it would stand in the middle of another answer
+            else:
+                super().send_400_response(msg)
 
         def on_message_begin(self) -> None:
-            self._head_open, self._head_bytes = True, 0
+            self._in_head = True
             super().on_message_begin()
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._in_head:
+                super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
-            self._head_open = False
-            if len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > MOST_BYTES:
-                raise HeadTooLarge  # it came in one piece
+            self._in_head, self._moved = False, True
+            lengths = [len(name) + len(value) + _AROUND_HEADER for name, value in self.headers]
+            if len(self.url) + sum(lengths) > MOST_BYTES:
+                raise BadHead("too large")
+            hosts = [name for name, _ in self.headers if name == b"host"]
+            if len(hosts) != 1 and self.parser.get_http_version() == "1.1":
+                raise BadHead(f"{len(hosts)} hosts")
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._moved = True
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._moved = True
+            super().on_message_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()

@@ -90,7 +90,7 @@ def calibrate(
         ValidationError, CalibrationError, ImageError, GeometryError: nothing can be measured.
     """
     poses = [pose for folder in folders for pose in read_poses(folder)]
-    strangers = [pose.file for folder in others for pose in read_poses(folder)]
+    strangers = [_stranger(index, pose) for folder in others for pose in read_poses(folder)]
     expected = len(poses) + len(strangers)
     seen: list[Seen] = []
     for done, pose in enumerate(poses, start=1):
@@ -103,6 +103,16 @@ def calibrate(
     if strangers:
         source += f" against {len(strangers)} of {_names(others)}"
     return fit(index.calibration, seen, source)
+
+
+def _stranger(index: TileIndex, pose: Posed) -> Path:
+    """Its file. Raises ValidationError when it was taken where the index has imagery."""
+    if index.within(pose.truth, UNLIKE * index.calibration.reach_m).any():
+        raise ValidationError(
+            f"{pose.file}, taken at {pose.truth.latitude},{pose.truth.longitude}, is not from "
+            "elsewhere: the index has imagery of that place"
+        )
+    return pose.file
 
 
 def _names(folders: Sequence[Path]) -> str:

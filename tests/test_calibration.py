@@ -54,17 +54,28 @@ def test_confidence_holds_on_other_panoramas() -> None:
     assert said[::2].mean() > 0.6 > 0.3 > said[1::2].mean()
 
 
+def test_strangers_weigh_half_however_many_there_are() -> None:
+    seen = panoramas(100, seed=1)
+    once = fit(TILES, seen, "made up")
+    thrice = fit(TILES, [*seen, *seen[1::2], *seen[1::2]], "made up")
+    assert thrice.agreement_temperature == once.agreement_temperature
+    for one in panoramas(30, seed=2):
+        a, b = (fuse(one.places, one.distances, calibration) for calibration in (once, thrice))
+        assert a.confidence == pytest.approx(b.confidence, abs=0.01)
+
+
 def test_the_regression_has_no_better_neighbour() -> None:
     random = np.random.default_rng(0)
     features = random.normal(size=(400, 2)) * (1.0, 10.0)
     chance = 1.0 / (1.0 + np.exp(-(0.5 + features @ (1.0, -0.2))))
     right = random.random(400) < chance
-    weights = np.array(logistic(features, right))
+    counts = random.integers(1, 4, 400).astype(float)
+    weights = np.array(logistic(features, right, counts))
 
     def loss(w: np.ndarray) -> float:
         z = w[0] + features @ w[1:]
         penalty = 0.05 * ((w[1:] * features.std(axis=0)) ** 2).sum()
-        return float(np.logaddexp(0.0, np.where(right, -z, z)).sum() + penalty)
+        return float(counts @ np.logaddexp(0.0, np.where(right, -z, z)) + penalty)
 
     for step in np.vstack([np.eye(3), -np.eye(3)]) * 1e-3:
         assert loss(weights) <= loss(weights + step) + 1e-9
@@ -72,7 +83,7 @@ def test_the_regression_has_no_better_neighbour() -> None:
 
 def test_separable_features_give_finite_weights() -> None:
     features = np.repeat([[0.0, 0.0], [1.0, 1.0]], 30, axis=0)
-    weights = logistic(features, features[:, 0] > 0.5)
+    weights = logistic(features, features[:, 0] > 0.5, np.ones(len(features)))
     assert np.isfinite(weights).all()
     assert weights[0] < 0.0 < weights[0] + sum(weights[1:])
 

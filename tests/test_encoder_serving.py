@@ -1,7 +1,6 @@
 """What serving adds to the encoder: a faster number format that must prove itself, explanations."""
 
 import dataclasses
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.network import NetworkConfig
 from model.panorama import PanoramaGeometry
-from model.precision import fast_formats, fastest_of
+from model.precision import fast_formats, fastest_runs
 
 CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
 
@@ -55,23 +54,37 @@ def test_a_format_that_does_not_agree_is_not_used(
     np.testing.assert_allclose(encoder.encode_streets(streets(2)), expected, atol=1e-5)
 
 
-def test_a_format_that_is_slower_is_not_used() -> None:
-    seconds = {torch.bfloat16: 2.0, torch.float32: 1.0}
+class Slow:
+    """A clock by which one format takes longer."""
+
+    def __init__(self, encoder: Encoder, slow: torch.dtype) -> None:
+        self.encoder, self.slow, self.now = encoder, slow, 0.0
+
+    def __call__(self) -> float:
+        self.now += 2.0 if self.encoder.dtype == self.slow else 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
+def test_a_format_that_is_slower_is_not_used(slow: torch.dtype) -> None:
     encoder = encoder_of()
-    encoder.accelerate([torch.bfloat16], lambda work: seconds[encoder.dtype])
-    assert encoder.dtype == torch.float32
-    seconds[torch.float32] = 3.0
-    encoder.accelerate([torch.bfloat16], lambda work: seconds[encoder.dtype])
-    assert encoder.dtype == torch.bfloat16
+    encoder.accelerate([torch.bfloat16], Slow(encoder, slow))
+    assert {encoder.dtype, slow} == {torch.bfloat16, torch.float32}
     assert (encoder.encode_streets(streets(2)) == encoder.encode_streets(streets(2))).all()
 
 
-def test_the_fastest_run_counts() -> None:
-    naps = iter((0.03, 0.0, 0.03))
-    assert fastest_of(lambda: time.sleep(next(naps))) < 0.02
-    assert list(naps) == []
-    naps = iter((0.03, 0.0))
-    assert fastest_of(lambda: time.sleep(next(naps)), enough_s=0.01) >= 0.03
+def test_the_fastest_run_of_each_counts_and_they_take_turns() -> None:
+    now, order = [0.0], []
+    took = {"a": iter((3.0, 1.0, 5.0)), "b": iter((2.0, 2.0, 2.0))}
+
+    def run(name: str) -> None:
+        order.append(name)
+        now[0] += next(took[name])
+
+    assert fastest_runs("ab", run, lambda: now[0], enough_s=99.0) == {"a": 1.0, "b": 2.0}
+    assert order == list("ababab")
+    took |= {"a": iter((3.0,)), "b": iter((2.0,))}
+    assert fastest_runs("ab", run, lambda: now[0], enough_s=4.0) == {"a": 3.0, "b": 2.0}
 
 
 def test_an_explanation_is_the_view_and_where_the_network_looks() -> None:

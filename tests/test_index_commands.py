@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,10 +149,15 @@ def test_panoramas_from_elsewhere_calibrate_too(
 ) -> None:
     assert main(["build", "--other", str(street), *options]) == 1
     assert "also give --validation" in capsys.readouterr().err
-    against = ["--other", str(street), *options]
+    far = tmp_path / "far"
+    shutil.copytree(street, far)
+    table = (far / "poses.csv").read_text().splitlines()
+    moved = [f"{row.split(',')[0]},{10 + i % 9},20" for i, row in enumerate(table[1:])]
+    (far / "poses.csv").write_text("\n".join([table[0], *moved]) + "\n")
+    against = ["--other", str(far), *options]
     assert main(["build", "--validation", str(street), *against]) == 0
     stored = calibration(tmp_path)
-    assert stored["source"] == f"{COUNT} panoramas of street against {COUNT} of street"
+    assert stored["source"] == f"{COUNT} panoramas of street against {COUNT} of far"
     carried = tmp_path / "carried.safetensors"
     assert main(["calibrate", str(street), "--out", str(carried), *against]) == 0
     assert Checkpoint.load(carried).provenance["calibration"] == stored

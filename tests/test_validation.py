@@ -69,14 +69,16 @@ def test_strangers_that_are_given_take_the_place_of_those_from_next_door(
     given = calibrate(index, localizer, own, others)
     assert given.source == f"{COUNT} panoramas of street against 30 of others"
     assert given.weights != index.calibration.weights
-    # The same panoramas as strangers contradict what is known of them at home.
-    contradicted = calibrate(index, localizer, own, own)
     at_home = localizer.candidates(index, localizer.prepare(panorama_of(3)), [None])[0]
-    places, distances = index.places(at_home.rows), np.array(at_home.distances)
-    doubtful, sure = (fuse(places, distances, one) for one in (contradicted, given))
-    assert doubtful.confidence == pytest.approx(0.5, abs=0.05)
-    assert sure.confidence is not None
-    assert sure.confidence > 0.9
+    place = fuse(index.places(at_home.rows), np.array(at_home.distances), given)
+    assert place.confidence is not None
+    assert place.confidence > 0.9
+
+
+def test_who_is_at_home_is_no_stranger(localizer: Localizer, tmp_path: Path) -> None:
+    own = [tmp_path / "street"]
+    with pytest.raises(ValidationError, match=r"0\.png, taken at 25\.0,-80\.0, is not from elsew"):
+        calibrate(localizer.live.get(), localizer, own, own)
 
 
 def test_evaluation_tells_its_own_from_others(localizer: Localizer, tmp_path: Path) -> None:

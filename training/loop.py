@@ -161,7 +161,8 @@ def _compare(init: EncoderConfig, wanted: EncoderConfig) -> None:
             f"network is {wanted.network} for {sizes[1]}: choose other weights, or override fields"
         )
     before, now = (
-        asdict(one.preprocessing) | {"aerial_footprint_m": one.aerial_footprint_m}
+        asdict(one.preprocessing)
+        | {"aerial_footprint_m": one.aerial_footprint_m, "turns": one.turns}
         for one in (init, wanted)
     )
     differing = [
@@ -170,7 +171,7 @@ def _compare(init: EncoderConfig, wanted: EncoderConfig) -> None:
         if before[name] != now[name]
     ]
     if differing:
-        log.warning("the initial weights are of another preprocessing: %s", ", ".join(differing))
+        log.warning("the initial weights are for another use: %s", ", ".join(differing))
 
 
 def _fingerprint(arrays: Arrays) -> str:
