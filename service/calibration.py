@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from model.geo import LatLon, distance_m
 from service.index.tiles import TileTable
-from service.position import FEATURES, Calibration, CalibrationError, Numbers, Place, fuse
+from service.position import (
+    Calibration,
+    CalibrationError,
+    Numbers,
+    Place,
+    Weights,
+    fuse,
+    logistic,
+)
 
 SAMPLED_TILES = 64
 MIN_DEPTH, MAX_DEPTH = 32, 256
@@ -25,6 +33,7 @@ TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48
 WITHIN = 0.9  # of rightly placed panoramas within their radius; of an index's own, said to be so
 RIDGE = 0.1  # penalty on standardised weights, in panoramas: keeps separable data finite
 STEPS = 50
+LEAST = 1e-9  # probability, so that one surprise does not decide alone
 
 Flags = NDArray[np.bool_]
 
@@ -88,26 +97,29 @@ def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:
     right = [one.error_m(place) <= place.radius_m for one, place in zip(seen, places, strict=True)]
     known = [p.nearest for one, p in zip(seen, places, strict=True) if one.truth is not None]
     chosen = dataclasses.replace(chosen, in_index_distance=float(np.quantile(known, WITHIN)))
-    kinds = np.array([one.truth is None for one in seen]).astype(int)
-    counts = len(seen) / 2.0 / np.bincount(kinds)[kinds]
-    fitted = [_sure(chosen, one, seen, np.array(right), counts) for one in TEMPERATURES]
+    fitted = [_sure(chosen, one, seen, np.array(right)) for one in TEMPERATURES]
     return max(fitted, key=lambda one: one[0])[1]
 
 
 def _sure(
-    chosen: Calibration,
-    agreement_temperature: float,
-    seen: Sequence[Seen],
-    right: Flags,
-    counts: Numbers,
+    chosen: Calibration, agreement_temperature: float, seen: Sequence[Seen], right: Flags
 ) -> tuple[float, Calibration]:
-    """The best weights with this temperature, and the log-likelihood of `right` under them."""
+    """The best weights with this temperature, and the mean log-likelihood of `right` under them."""
     trial = dataclasses.replace(chosen, agreement_temperature=agreement_temperature)
-    features = np.array([fuse(one.places, one.distances, trial).features for one in seen])
-    weights = logistic(features, right, counts)
-    z = weights[0] + features @ np.array(weights[1:])
-    likelihood = -float(counts @ np.logaddexp(0.0, np.where(right, -z, z)))
-    return likelihood, dataclasses.replace(trial, weights=weights)
+    places = [fuse(one.places, one.distances, trial) for one in seen]
+    of_inside = np.array([place.of_inside for place in places])
+    of_placed = np.array([place.of_placed for place in places])
+    inside = np.array([one.truth is not None for one in seen])
+    half_each = np.where(inside, 1.0, inside.sum() / (~inside).sum())
+    weights = (
+        regression(of_inside, inside, half_each),
+        regression(of_placed[inside], right[inside], np.ones(int(inside.sum()))),
+    )
+    sure = logistic(weights[0], of_inside) * logistic(weights[1], of_placed)
+    likelihood = np.log(np.clip(np.where(right, sure, 1.0 - sure), LEAST, None))
+    return float(np.average(likelihood, weights=half_each)), dataclasses.replace(
+        trial, weights=weights
+    )
 
 
 def _mean_error(trial: Calibration, inside: Sequence[Seen]) -> float:
@@ -130,26 +142,27 @@ def _radius_scale(chosen: Calibration, inside: Sequence[Seen]) -> float:
     return float(np.quantile(errors[near] / spreads[near], WITHIN))
 
 
-def logistic(features: Numbers, right: Flags, counts: Numbers) -> tuple[float, ...]:
-    """Weights (b, a1 .. aF) of the logistic regression of `right` (N,) on `features` (N, F), each
-    of the rows counted so many times, `counts` (N,).
+def regression(features: Numbers, true: Flags, counts: Numbers) -> Weights:
+    """Weights of `position.logistic` that best tell `true` (N,) by `features` (N, 2), each of the
+    rows counted so many times, `counts` (N,).
 
     Newton's method on the penalised likelihood; features are standardised on the way.
     """
-    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
+    mean = np.average(features, axis=0, weights=counts)
+    scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=counts)) + 1e-9
     table = np.column_stack([np.ones(len(features)), (features - mean) / scale])
-    penalty = np.diag([1e-6, *[RIDGE] * FEATURES])
-    weights = np.zeros(1 + FEATURES)
+    penalty = np.diag([1e-6, RIDGE, RIDGE])
+    weights = np.zeros(3)
     for _ in range(STEPS):
         guess = 0.5 + 0.5 * np.tanh(table @ weights / 2.0)
-        slope = table.T @ (counts * (right - guess)) - penalty @ weights
+        slope = table.T @ (counts * (true - guess)) - penalty @ weights
         curvature = (table.T * (counts * guess * (1.0 - guess))) @ table + penalty
         step = np.linalg.solve(curvature, slope)
         weights += step / max(1.0, float(np.abs(step).max()))
         if np.abs(step).max() < 1e-9:
             break
-    plain = weights[1:] / scale
-    return (float(weights[0] - plain @ mean), *map(float, plain))
+    first, second = weights[1:] / scale
+    return float(weights[0] - (first, second) @ mean), float(first), float(second)
 
 
 def auroc(inside: Numbers, outside: Numbers) -> float:

@@ -12,22 +12,23 @@ distance d_i of candidate i, whose centre lies at p_i:
 
 spacing^2 / 6 is the mean square distance of a square cell's points from its centre: what remains
 unknown when one tile has all the weight. The confidence is the probability that the panorama was
-taken within the radius,
+taken within the radius: that it was taken in this index at all, and if so, rightly placed,
 
-    confidence = 1 / (1 + exp(-(b + a . features)))
-    features   = (n, agreement)
-    n          = least d in the cluster
-    agreement  = sum(v_i) over candidates that share ground with the position / sum(v_i)
-    v_i        = exp(-(d_i - min d) / agreement_temperature)
+    confidence  = logistic(a . (1, n, agreement)) logistic(b . (1, agreement, ln(spread / reach)))
+    logistic(z) = 1 / (1 + exp(-z))
+    n           = least d in the cluster
+    agreement   = sum(v_i) over candidates that share ground with the position / sum(v_i)
+    v_i         = exp(-(d_i - min d) / agreement_temperature)
 
-n says how like the place looks, agreement whether another place looks as like. That a panorama was
-taken in this index at all is the first question alone: in_index = (n <= in_index_distance).
+n says how like the place looks, agreement whether another place looks as like, and the spread
+whether the tiles around it tell one answer. in_index = (n <= in_index_distance) is the first
+question alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ from model.errors import SkyfixError
 from model.geo import LatLon, metres_per_degree, offset
 
 Numbers = NDArray[np.float64]
+Weights = tuple[float, float, float]
 
-FEATURES = 2
 SQRT_1_5 = 1.2247  # radius over spread for 78 % of a round Gaussian: until something is measured
 
 
@@ -53,7 +54,7 @@ class Calibration:
 
     Of the index's own tiles: reach_m, half a tile; spacing_m, between neighbours' centres; depth,
     how many candidates are looked at, enough for rivals to be among them.
-    Of panoramas with known places: the others; weights are (b, a1, a2), and `source` says which
+    Of panoramas with known places: the others; weights are (a, b), and `source` says which
     panoramas. Without any, weights is None and no confidence is made up.
     """
 
@@ -63,7 +64,7 @@ class Calibration:
     temperature: float = 0.1  # the loss compares exp(-alpha d) with alpha = 10
     radius_scale: float = SQRT_1_5
     agreement_temperature: float = 0.1
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Weights, Weights] | None = None
     in_index_distance: float = 2.0  # two unrelated unit vectors'
     source: str = "not calibrated"
 
@@ -80,9 +81,9 @@ class Calibration:
         """
         try:
             weights = values["weights"]
-            weights = None if weights is None else tuple(float(w) for w in weights)
-            if weights is not None and len(weights) != 1 + FEATURES:
-                raise ValueError(f"{len(weights)} weights, not {1 + FEATURES}")
+            if weights is not None:
+                inside, placed = weights
+                weights = (_three(inside), _three(placed))
             return cls(**{**values, "weights": weights})
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"the stored calibration cannot be read: {error!r}") from error
@@ -91,6 +92,11 @@ class Calibration:
         """These panoramas' numbers with the tiles' numbers of another index."""
         own = {"reach_m": tiles.reach_m, "spacing_m": tiles.spacing_m, "depth": tiles.depth}
         return dataclasses.replace(self, **own)  # type: ignore[arg-type]
+
+
+def _three(numbers: Sequence[float]) -> Weights:
+    first, second, third = map(float, numbers)
+    return first, second, third
 
 
 class Place(NamedTuple):
@@ -102,11 +108,17 @@ class Place(NamedTuple):
     in_index: bool | None
     nearest: float  # squared distance, n of the formulas above
     agreement: float
+    log_spread: float  # ln(spread / reach)
 
     @property
-    def features(self) -> tuple[float, ...]:
-        """What the confidence goes by."""
+    def of_inside(self) -> tuple[float, float]:
+        """What tells whether it was taken in this index."""
         return self.nearest, self.agreement
+
+    @property
+    def of_placed(self) -> tuple[float, float]:
+        """What tells whether, if so, it is placed within its radius."""
+        return self.agreement, self.log_spread
 
 
 def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place:
@@ -128,15 +140,28 @@ def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place
     nearest = float(distances[cluster].min())
     vote = np.exp(-(distances - distances.min()) / calibration.agreement_temperature)
     agreement = float(vote[from_middle <= 2.0 * calibration.reach_m].sum() / vote.sum())
-    confidence = _confidence((nearest, agreement), calibration)
-    return Place(
+    place = Place(
         offset(origin, float(middle[0]), float(middle[1])),
         float(calibration.radius_scale * spread),
-        confidence,
-        None if confidence is None else nearest <= calibration.in_index_distance,
+        None,
+        None,
         nearest,
         agreement,
+        float(np.log(spread / calibration.reach_m)),
     )
+    if calibration.weights is None:
+        return place
+    inside, placed = calibration.weights
+    confidence = logistic(inside, place.of_inside) * logistic(placed, place.of_placed)
+    return place._replace(
+        confidence=float(confidence), in_index=nearest <= calibration.in_index_distance
+    )
+
+
+def logistic(weights: Sequence[float] | Numbers, features: Sequence[float] | Numbers) -> Numbers:
+    """Probabilities, (...), from weights (3,) and features (..., 2), without overflow."""
+    z = weights[0] + np.asarray(features) @ np.asarray(weights[1:])
+    return np.asarray(0.5 + 0.5 * np.tanh(z / 2.0))
 
 
 def _near(metres: Numbers, reach_m: float) -> NDArray[np.bool_]:
@@ -150,13 +175,6 @@ def _mean(metres: Numbers, weight: Numbers, among: NDArray[np.bool_]) -> tuple[N
     """Weighted mean, (2,), of some of the candidates, and each one's share in it, (K,)."""
     share = weight * among / weight[among].sum()
     return share @ metres, share
-
-
-def _confidence(features: tuple[float, ...], calibration: Calibration) -> float | None:
-    if calibration.weights is None:
-        return None
-    z = np.dot(calibration.weights, (1.0, *features))
-    return float(0.5 + 0.5 * np.tanh(z / 2.0))  # the logistic function, without overflow
 
 
 def _east_north(places: Numbers, origin: LatLon) -> Numbers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from model.geo import LatLon, distance_m, offset
 from service.position import Calibration, CalibrationError, Numbers, fuse
 
 STRIDE_M, SIZE_M = 16.0, 64.0
+WEIGHTS = ((1.0, -2.0, 3.0), (0.5, 1.0, -0.7))
 GRID = Calibration(reach_m=SIZE_M / 2, spacing_m=STRIDE_M, depth=100, temperature=0.3)
 ORIGINS = [LatLon(0.0, 0.0), LatLon(64.0, 179.9999), LatLon(-85.0, -30.0)]
 
@@ -72,16 +74,19 @@ def test_one_candidate_is_the_position_with_the_cells_radius() -> None:
 
 @pytest.mark.parametrize(("limit", "said"), [(0.41, True), (0.39, False)])
 def test_confidence_follows_its_formula_and_in_index_its_distance(limit: float, said: bool) -> None:
-    sure = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0), in_index_distance=limit)
+    sure = dataclasses.replace(GRID, weights=WEIGHTS, in_index_distance=limit)
     place = fuse(grid(ORIGINS[0]), bowl(grid(ORIGINS[0]), ORIGINS[0]), sure)
-    z = 1.0 - 2.0 * place.nearest + 3.0 * place.agreement
-    assert place.confidence == pytest.approx(1.0 / (1.0 + np.exp(-z)))
+    spread = place.radius_m / GRID.radius_scale
+    inside = 1.0 - 2.0 * place.nearest + 3.0 * place.agreement
+    placed = 0.5 + 1.0 * place.agreement - 0.7 * np.log(spread / GRID.reach_m)
+    expected = 1.0 / (1.0 + np.exp(-inside)) / (1.0 + np.exp(-placed))
+    assert place.confidence == pytest.approx(expected)
     assert (place.nearest, place.in_index) == (pytest.approx(0.4), said)
 
 
 def test_a_calibration_survives_storage_and_damage_is_named() -> None:
-    stored = dataclasses.replace(GRID, weights=(1.0, -2.0, 3.0), source="town").as_dict()
-    assert Calibration.from_dict(stored).as_dict() == stored
-    for damage in ({"weights": [1.0]}, {"unheard_of": 1}, {"weights": "x"}):
+    stored = dataclasses.replace(GRID, weights=WEIGHTS, source="town").as_dict()
+    assert Calibration.from_dict(json.loads(json.dumps(stored))).as_dict() == stored
+    for damage in ({"weights": [1.0, 2.0, 3.0]}, {"unheard_of": 1}, {"weights": "x"}):
         with pytest.raises(CalibrationError, match="cannot be read"):
             Calibration.from_dict({**stored, **damage})
