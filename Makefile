@@ -24,8 +24,7 @@ $(TOWN)/poses.csv: | $(STAMP)
 	$(BIN)/skyfix-train synth $(TOWN) --seed 1 --panoramas 10
 
 $(HOME_DIR)/index/CURRENT: $(TOWN)/poses.csv $(WEIGHTS)
-	# Twice as dense as the default: these small weights need it (README.md).
-	$(BIN)/skyfix ingest $(TOWN)/aerial.tif --name demo-town --home $(HOME_DIR) --stride-m 8
+	$(BIN)/skyfix ingest $(TOWN)/aerial.tif --name demo-town --home $(HOME_DIR)
 	$(BIN)/skyfix build --home $(HOME_DIR)
 
 demo: $(STAMP) $(HOME_DIR)/index/CURRENT
