@@ -39,8 +39,8 @@ def add_build(parser: argparse.ArgumentParser) -> None:
         "--approximate-from",
         type=_count,
         metavar="TILES",
-        help="search the likeliest part only from this many tiles on (as before, or 1,000,000; "
-        "0: 1,000,000 again)",
+        help="search the likeliest part only from this many tiles on (as before, or 300,000; "
+        "0: 300,000 again)",
     )
     parser.add_argument("--milvus", metavar="URI", help="have this Milvus server search")
     parser.set_defaults(run=_build)

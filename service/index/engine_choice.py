@@ -24,7 +24,9 @@ from service.index.manifest import EngineUnavailable, Manifest
 
 log = logging.getLogger(__name__)
 
-APPROXIMATE_FROM = 1_000_000  # tiles: 59 ms a query exactly, on two cores (benchmarks/index.py)
+# Tiles. An exact query there takes 22 ms of two cores (D = 256), an approximate one 0.9; with fewer
+# it takes about what encoding it does (`benchmarks.index crossover`, docs/scale.md).
+APPROXIMATE_FROM = 300_000
 
 
 @dataclass(frozen=True)
