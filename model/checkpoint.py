@@ -92,19 +92,21 @@ class EncoderConfig:
         """The network with fresh weights."""
         return SiameseNetwork(self.network, self.preprocessing.input_size, pretrained=pretrained)
 
-    def to_json(self) -> str:
-        """Canonical JSON: the same configuration gives the same text.
-
-        Without `turns` where that is 1, as before there were any: fingerprints last.
-        """
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; `turns` only where it is not 1, as before there were any: fingerprints
+        last, and runs that were begun go on."""
         values = asdict(self)
         if self.turns == 1:
             del values["turns"]
-        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return values
+
+    def to_json(self) -> str:
+        """Canonical JSON: the same configuration gives the same text."""
+        return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
-        """The inverse of `asdict`, from JSON's lists.
+        """The inverse of `as_dict`, from JSON's lists.
 
         Raises:
             TypeError, KeyError: a field is missing or unknown.

@@ -119,9 +119,8 @@ class Encoder:
         coarse = random.integers(0, 256, (8, 8, 16, 3), np.uint8)
         blocks = coarse.repeat(-(-height // 8), axis=1).repeat(-(-width // 16), axis=2)
         strips = list(blocks[:, :height, :width])
-        tiles = [self.config.preprocessing.tile(strip) for strip in strips]
         streets = self._described_strips(strips, [0.5] * len(strips))
-        return np.concatenate([streets, self._described_tiles(tiles)])
+        return np.concatenate([streets, self._described_tiles(strips)])
 
     def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
         """Encoded panorama to strip; see `Preprocessing.read_strip`."""
@@ -206,20 +205,20 @@ class Encoder:
 
     def encode_aerials(self, images: Sequence[Rgb]) -> Descriptors:
         """North-up tiles, uint8 (H, W, 3), to descriptors: float32 (N, D), rows of length 1."""
-        tiles = [self.config.preprocessing.tile(image) for image in images]
-        described = []
-        for turn in self._turns():
-            quarters = round(4 * turn)  # np.rot90's, which IPT(strip, north + turn) is as well
-            described.append(self._described_tiles([np.rot90(tile, quarters) for tile in tiles]))
-        return self._side_by_side(described)
+        turned = [self._described_tiles(images, round(4 * turn)) for turn in self._turns()]
+        return self._side_by_side(turned)
 
-    def _described_tiles(self, tiles: Sequence[Rgb]) -> Descriptors:
+    def _described_tiles(self, images: Sequence[Rgb], quarters: int = 0) -> Descriptors:
+        """Turned by so many of np.rot90's quarters: IPT(strip, north + quarters / 4) is so too."""
+
         def branch(batch: slice) -> Tensor:
-            pixels = self.config.preprocessing.normalise(to_tensor(tiles[batch], self.device))
-            described: Tensor = self._network.aerial(self._input(pixels))
+            tiles = [self.config.preprocessing.tile(image) for image in images[batch]]
+            pixels = self.config.preprocessing.normalise(to_tensor(tiles, self.device))
+            turned = pixels.rot90(quarters, (2, 3))
+            described: Tensor = self._network.aerial(self._input(turned))
             return described
 
-        return self._in_batches(len(tiles), branch)
+        return self._in_batches(len(images), branch)
 
     def _turns(self) -> list[float]:
         """Fractions of a full turn."""

@@ -150,11 +150,12 @@ def regression(features: Numbers, true: Flags, counts: Numbers) -> Weights:
     """
     mean = np.average(features, axis=0, weights=counts)
     scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=counts)) + 1e-9
-    table = np.column_stack([np.ones(len(features)), (features - mean) / scale])
+    standard = (features - mean) / scale
+    table = np.column_stack([np.ones(len(features)), standard])
     penalty = np.diag([1e-6, RIDGE, RIDGE])
     weights = np.zeros(3)
     for _ in range(STEPS):
-        guess = 0.5 + 0.5 * np.tanh(table @ weights / 2.0)
+        guess = logistic(weights, standard)
         slope = table.T @ (counts * (true - guess)) - penalty @ weights
         curvature = (table.T * (counts * guess * (1.0 - guess))) @ table + penalty
         step = np.linalg.solve(curvature, slope)

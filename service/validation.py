@@ -107,12 +107,17 @@ def calibrate(
 
 def _stranger(index: TileIndex, pose: Posed) -> Path:
     """Its file. Raises ValidationError when it was taken where the index has imagery."""
-    if index.within(pose.truth, UNLIKE * index.calibration.reach_m).any():
+    if _around(index, pose).any():
         raise ValidationError(
             f"{pose.file}, taken at {pose.truth.latitude},{pose.truth.longitude}, is not from "
             "elsewhere: the index has imagery of that place"
         )
     return pose.file
+
+
+def _around(index: TileIndex, pose: Posed) -> Mask:
+    """The rows of tiles that may show its place."""
+    return index.within(pose.truth, UNLIKE * index.calibration.reach_m)
 
 
 def _names(folders: Sequence[Path]) -> str:
@@ -123,7 +128,7 @@ def _at_home(localizer: Localizer, index: TileIndex, pose: Posed, *, alone: bool
     """A panorama among all tiles and, unless `alone`, among those that do not show its place."""
     among: list[tuple[Mask | None, LatLon | None]] = [(None, pose.truth)]
     if not alone:
-        among.append((~index.within(pose.truth, UNLIKE * index.calibration.reach_m), None))
+        among.append((~_around(index, pose), None))
     return _seen(localizer, index, pose.file, among)
 
 

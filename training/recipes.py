@@ -286,12 +286,8 @@ def _parsed(text: str, hint: Any) -> Any:
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values, `encoder.turns` only where it is not 1: runs from before
-    there were any go on."""
-    values = asdict(recipe)
-    if recipe.encoder.turns == 1:
-        del values["encoder"]["turns"]
-    return values
+    """The recipe as plain JSON values."""
+    return asdict(recipe) | {"encoder": recipe.encoder.as_dict()}
 
 
 for _part, _less in WITHOUT.items():
