@@ -19,7 +19,7 @@ class BadHead(Exception):
     """Raised in a callback of the parser, which ends the request as malformed, with a 400."""
 
 
-def protocol(deadline_s: float) -> type[HttpToolsProtocol]:
+class BoundedHeads(HttpToolsProtocol):
     """uvicorn's protocol, closing connections whose next head takes longer than `deadline_s`, or
     more than MOST_BYTES.
 
@@ -27,73 +27,76 @@ def protocol(deadline_s: float) -> type[HttpToolsProtocol]:
     connection is ended by uvicorn's own keep-alive timeout. Trailers are dropped.
     """
 
-    class BoundedHeads(HttpToolsProtocol):
-        _deadline: asyncio.TimerHandle | None = None
-        _in_head = False
-        _moved = False  # whether what was received last ended a head or a body, or was of a body
-        _unused_bytes = 0  # received since
+    deadline_s: float
+    _deadline: asyncio.TimerHandle | None = None
+    _in_head = False
+    _moved = False  # whether what was received last ended a head or a body, or was of a body
+    _unused_bytes = 0  # received since
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._watch()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
 
-        def data_received(self, data: bytes) -> None:
-            self._moved = False
-            super().data_received(data)
-            self._watch()
-            self._unused_bytes = 0 if self._moved else self._unused_bytes + len(data)
-            if self._unused_bytes > MOST_BYTES and not self.transport.is_closing():
-                self.send_400_response("The request's head is too large.")
+    def data_received(self, data: bytes) -> None:
+        self._moved = False
+        super().data_received(data)
+        self._watch()
+        self._unused_bytes = 0 if self._moved else self._unused_bytes + len(data)
+        if self._unused_bytes > MOST_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
 
-        def send_400_response(self, msg: str) -> None:
-            if self.cycle is not None and not self.cycle.response_complete:
-                self.transport.abort()  # it would stand in the middle of another answer
-            else:
-                super().send_400_response(msg)
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # it would stand in the middle of another answer
+        else:
+            super().send_400_response(msg)
 
-        def on_message_begin(self) -> None:
-            self._in_head = True
-            super().on_message_begin()
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
 
-        def on_header(self, name: bytes, value: bytes) -> None:
-            if self._in_head:
-                super().on_header(name, value)
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
 
-        def on_headers_complete(self) -> None:
-            self._in_head, self._moved = False, True
-            lengths = [len(name) + len(value) + _AROUND_HEADER for name, value in self.headers]
-            if len(self.url) + sum(lengths) > MOST_BYTES:
-                raise BadHead("too large")
-            hosts = [name for name, _ in self.headers if name == b"host"]
-            if len(hosts) != 1 and self.parser.get_http_version() == "1.1":
-                raise BadHead(f"{len(hosts)} hosts")
-            super().on_headers_complete()
+    def on_headers_complete(self) -> None:
+        self._in_head, self._moved = False, True
+        lengths = [len(name) + len(value) + _AROUND_HEADER for name, value in self.headers]
+        if len(self.url) + sum(lengths) > MOST_BYTES:
+            raise BadHead("too large")
+        hosts = [name for name, _ in self.headers if name == b"host"]
+        if len(hosts) != 1 and self.parser.get_http_version() == "1.1":
+            raise BadHead(f"{len(hosts)} hosts")
+        super().on_headers_complete()
 
-        def on_body(self, body: bytes) -> None:
-            self._moved = True
-            super().on_body(body)
+    def on_body(self, body: bytes) -> None:
+        self._moved = True
+        super().on_body(body)
 
-        def on_message_complete(self) -> None:
-            self._moved = True
-            super().on_message_complete()
+    def on_message_complete(self) -> None:
+        self._moved = True
+        super().on_message_complete()
 
-        def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
             self._stop()
-            super().connection_lost(exc)
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.deadline_s, self._expire)
 
-        def _watch(self) -> None:
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._stop()
-            elif self._deadline is None:
-                self._deadline = self.loop.call_later(deadline_s, self._expire)
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
-        def _stop(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+    def _expire(self) -> None:
+        self.logger.info("a connection is closed: no request head within %g s", self.deadline_s)
+        self.transport.abort()
 
-        def _expire(self) -> None:
-            self.logger.info("a connection is closed: no request head within %g s", deadline_s)
-            self.transport.abort()
 
-    return BoundedHeads
+def protocol(deadline_s: float) -> type[BoundedHeads]:
+    """BoundedHeads with this deadline, as uvicorn wants it: it makes the instances itself."""
+    return type("BoundedHeads", (BoundedHeads,), {"deadline_s": deadline_s})
