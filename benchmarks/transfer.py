@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import binomtest
@@ -76,22 +77,25 @@ def rank_of(encoder: Encoder, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     """Of each panorama's own tile among all tiles, 1 is first: (8, N), copy 0 as given."""
     settings, footprint_m = encoder.config.preprocessing, encoder.aerial_footprint_m
     streets = [read_strip(one, settings) for one in pairs]
-    chips = [
-        read_chip(one.aerial, footprint_m, settings.input_size, settings.fill) for one in pairs
-    ]
+    before = torch.tensor(np.stack([strip for strip, _ in streets]))
+    facing = torch.tensor([north for _, north in streets], dtype=torch.float64)
+    chips = torch.tensor(
+        np.stack(
+            [
+                read_chip(one.aerial, footprint_m, settings.input_size, settings.fill)
+                for one in pairs
+            ]
+        )
+    )
     found = []
     for mirror in (False, True):
         for quarter in range(4):
-            strips, norths, tiles = [], [], []
-            for (strip, north), chip in zip(streets, chips, strict=True):
-                tile, north = turned(chip, north, quarter)
-                if mirror:
-                    strip, north, tile = mirrored(strip, north, tile)
-                strips.append(strip)
-                norths.append(north % 1.0)
-                tiles.append(tile)
-            described = encoder.encode_strips(strips, norths)
-            found.append(ranks(described, encoder.encode_aerials(tiles)) + 1)
+            tiles, norths = turned(chips, facing, torch.full((len(pairs),), quarter))
+            flip = torch.full((len(pairs),), mirror)
+            strips, norths, tiles = mirrored(before, norths, tiles, flip)
+            described = encoder.encode_strips(list(strips.numpy()), (norths % 1.0).tolist())
+            aerials = encoder.encode_aerials(list(tiles.numpy()))
+            found.append(ranks(described, aerials) + 1)
     return np.stack(found)
 
 

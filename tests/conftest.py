@@ -20,3 +20,11 @@ def real() -> Path:
 def anyio_backend() -> str:
     """What tests marked anyio run on."""
     return "asyncio"
+
+
+@pytest.fixture
+def cuda() -> str:
+    """The device, for tests marked gpu."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return "cuda"

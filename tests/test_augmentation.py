@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from pair_samples import TINY, World
 from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
-from training.augmentation import BLANK_SHARE, augment, batches
+from training import augmentation
+from training.augmentation import BLANK_SHARE, Pictures, batches
 from training.mining import same_place
 from training.pairs import Arrays
 from training.recipes import find
@@ -49,6 +51,25 @@ def worlds(count, margin=0, overrides=()):
         np.stack([World(i).tile(side, size_m) for i in range(count)]),
         np.tile(np.array(earth_centred(HERE)), (count, 1)),
         margin,
+    )
+
+
+class Sample(NamedTuple):
+    strip: np.ndarray
+    north: float
+    tile: np.ndarray
+    tile_position: np.ndarray
+
+
+def augment(arrays, index, chosen, epoch, seed):
+    """One pair as an epoch shows it."""
+    alone = replace(chosen, batch_size=2)
+    (batch,) = batches(arrays, alone, epoch, seed, np.array([index, index]))
+    return Sample(
+        batch.strips[0].permute(1, 2, 0).numpy(),
+        batch.norths[0].item(),
+        batch.tiles[0].permute(1, 2, 0).numpy(),
+        batch.tile_positions[0].numpy(),
     )
 
 
@@ -261,3 +282,21 @@ def test_streets_of_one_tile_are_no_negatives_of_each_other_wherever_they_are():
     assert torch.equal(masked, expected)
     assert torch.equal(own.strips, shared.strips)
     assert torch.equal(own.tiles, shared.tiles)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["sent by batch", "on the GPU"])
+def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
+    monkeypatch.setattr(augmentation, "RESIDENT_SHARE", share)
+    chosen = recipe(*EVERYTHING, "colour_jitter=0.2", "offset_m=6")
+    arrays = worlds(6, margin=8)
+    taken = shuffled(arrays, chosen, 3, 1)
+    pictures = Pictures.of(arrays, cuda)
+    assert pictures.strips.is_cuda == (share > 0)
+    (there,) = batches(arrays, chosen, 3, 1, taken, pictures=pictures, device=cuda)
+    (here,) = batches(arrays, chosen, 3, 1, taken)
+    for ours, theirs in zip(there, here, strict=True):
+        # One level of a colour: a power is not rounded alike everywhere.
+        torch.testing.assert_close(ours.cpu().double(), theirs.double(), atol=1.0, rtol=1e-12)
+    assert there.strips.is_cuda
+    assert (there.tiles.cpu() == here.tiles).double().mean() > 0.99

@@ -185,3 +185,16 @@ def test_preparing_needs_no_north(encoder):
     prepared = encoder.prepare_street(image, UNKNOWN)
     assert (prepared == encoder.prepare_street(image, PanoramaGeometry(0.2))).all()
     assert (encoder.read_street(jpeg(image), UNKNOWN).astype(int) - prepared).mean() < 1
+
+
+@pytest.mark.gpu
+def test_a_gpu_describes_as_a_processor_does_in_its_fastest_format(checkpoint, cuda):
+    tiles = [World(seed).tile(32, 24.0) for seed in range(BATCH + 3)]
+    strips, norths = [image[:24] for image in panoramas(5, 48, 128)], [0.0, 0.1, 0.3, 0.5, 0.9]
+    here, there = Encoder(checkpoint), Encoder(checkpoint, cuda)
+    there.accelerate()
+    for expected, found in (
+        (here.encode_aerials(tiles), there.encode_aerials(tiles)),
+        (here.encode_strips(strips, norths), there.encode_strips(strips, norths)),
+    ):
+        assert (expected * found).sum(1).min() > 0.999

@@ -291,16 +291,14 @@ def test_a_state_goes_to_the_device_that_it_is_gone_on_with_on(arrays, tmp_path)
 
 
 @pytest.mark.gpu
-def test_a_run_with_every_kind_of_state_goes_on_on_a_gpu(arrays, tmp_path):
+def test_a_run_with_every_kind_of_state_goes_on_on_a_gpu(arrays, tmp_path, cuda):
     """Not to the bit: sums on a GPU round as its threads come in."""
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU")
     chosen = recipe(*EVERY_STATE)
-    whole_run = train(chosen, arrays, tmp_path / "whole", device="cuda")
+    whole_run = train(chosen, arrays, tmp_path / "whole", device=cuda)
     with pytest.raises(StoppedError):
-        train(chosen, arrays, tmp_path / "stopped", device="cuda", on_epoch=stop)
+        train(chosen, arrays, tmp_path / "stopped", device=cuda, on_epoch=stop)
     halfway = Checkpoint.load(tmp_path / "stopped" / "last.safetensors").tensors
-    resumed = Checkpoint.load(train(chosen, arrays, tmp_path / "stopped", device="cuda")).tensors
+    resumed = Checkpoint.load(train(chosen, arrays, tmp_path / "stopped", device=cuda)).tensors
     expected = Checkpoint.load(whole_run).tensors
     apart = sum((resumed[name] - one).square().sum() for name, one in expected.items())
     way = sum((halfway[name] - one).square().sum() for name, one in expected.items())

@@ -1,11 +1,13 @@
 """Pair-consistent augmentation: what is done to one view is answered in the other.
 
-Every draw is a function of (seed, epoch, sample), never of batch, order or worker, so a resumed
-run sees what an uninterrupted one would have seen.
+Every draw is a function of (seed, epoch, row), never of batch, order or worker, so a resumed run
+sees what an uninterrupted one would have seen. Whole batches are changed at once, on the device
+that trains: one pair at a time, a processor would keep a GPU waiting.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.geo import EarthCentred
 from training import processes
 from training.pairs import Arrays
 from training.recipes import Recipe
@@ -24,119 +25,186 @@ from training.sampling import generator
 
 BLANK_SHARE = 0.45  # at most so much of the band is lost at the top, and at the bottom
 ARC_DEG = (60.0, 300.0)  # what a limited view keeps
+RESIDENT_SHARE = 0.6  # of a GPU's free memory may be filled by the pictures
+
+Fill = tuple[int, int, int]
+
+log = logging.getLogger(__name__)
 
 
-class Sample(NamedTuple):
-    """One augmented pair: strip uint8 (h, w, 3), north, tile uint8 (S, S, 3), and where the
-    tile's centre lies, earth-centred metres."""
+class Pictures(NamedTuple):
+    """The pictures of `Arrays`, same shapes and rows, where batches are taken from."""
 
-    strip: NDArray[np.uint8]
-    north: float
-    tile: NDArray[np.uint8]
-    tile_position: NDArray[np.float64]
+    strips: Tensor
+    chips: Tensor
+
+    @classmethod
+    def of(cls, arrays: Arrays, device: str = "cpu") -> Pictures:
+        """On `device` if they leave it room to train, else where they are, to be sent by batch."""
+        here = cls(torch.from_numpy(arrays.strips), torch.from_numpy(arrays.chips))
+        if torch.device(device).type != "cuda":
+            return here
+        size, free = sum(one.nbytes for one in here), torch.cuda.mem_get_info(device)[0]
+        if size > RESIDENT_SHARE * free:
+            log.warning(
+                "the pairs (%.1f GB) stay in main memory: the GPU has %.1f GB free",
+                size / 1e9, free / 1e9,
+            )  # fmt: skip
+            return here
+        return cls(*(one.to(device) for one in here))
 
 
-def augment(arrays: Arrays, index: int, recipe: Recipe, epoch: int, seed: int) -> Sample:
-    """Pair `index` as this epoch shows it."""
-    draw = generator(seed, (epoch << 32) | index)
+class Draws(NamedTuple):
+    """What is done to B pairs, float64 (B,) or (B, n) each.
+
+    east, south: pixels by which the tile's centre is moved. quarters: of a turn, counter-clockwise,
+    of the ground; turn: of the street alone, as a fraction. flip: 1 for east and west exchanged.
+    blank: (B, 2) rows lost at the top and at the bottom. arc: fraction of the turn that is left,
+    around `arc_centre`. colours: (B, 2, 5) of both views: three gains, a shift, an exponent.
+    """
+
+    east: NDArray[np.float64]
+    south: NDArray[np.float64]
+    quarters: NDArray[np.float64]
+    turn: NDArray[np.float64]
+    flip: NDArray[np.float64]
+    blank: NDArray[np.float64]
+    arc: NDArray[np.float64]
+    arc_centre: NDArray[np.float64]
+    colours: NDArray[np.float64]
+
+
+DRAWN = 24  # uniform numbers a pair, in the order in which `drawn` takes them
+
+
+def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int) -> Draws:
+    """`uniform` (B, DRAWN) in 0..1 as what the recipe does in that epoch."""
     strength = min(1.0, epoch / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
-    strip, north = arrays.strips[index], float(arrays.norths[index])
-    metres_per_pixel = recipe.encoder.aerial_footprint_m / recipe.encoder.preprocessing.input_size
-    east, south = draw.uniform(-1.0, 1.0, 2) * min(
-        arrays.margin, strength * recipe.offset_m / metres_per_pixel
-    )
-    east, south = round(east), round(south)
-    tile = _shifted(arrays.chips[index], arrays.margin, east, south)
-    tile_position = _moved(
-        arrays.positions[index], east * metres_per_pixel, -south * metres_per_pixel
-    )
-    quarter, flip = int(draw.integers(4)), bool(draw.integers(2))
-    if recipe.rotation == "joint":
-        tile, north = turned(tile, north, quarter)
+    preprocessing = recipe.encoder.preprocessing
+    reach = min(margin, strength * recipe.offset_m / metres_per_pixel(recipe))
+    signed = 2.0 * uniform - 1.0
+    turn = signed[:, 2] * strength * recipe.heading_noise_deg / 360.0
     if recipe.rotation == "street":
-        north += draw.uniform()
-    north += draw.uniform(-1.0, 1.0) * strength * recipe.heading_noise_deg / 360.0
-    if recipe.mirror and flip:
-        strip, north, tile = mirrored(strip, north, tile)
-    if draw.uniform() < strength * recipe.missing_band:
-        strip = _blanked(strip, draw, recipe.encoder.preprocessing.fill)
-    if draw.uniform() < strength * recipe.limited_view:
-        fov_deg, centre = draw.uniform(*ARC_DEG), draw.uniform()
-        strip = limited(strip, fov_deg, centre, recipe.encoder.preprocessing.fill)
-    if recipe.colour_jitter:
-        strip = _recoloured(strip, draw, strength * recipe.colour_jitter)
-        tile = _recoloured(tile, draw, strength * recipe.colour_jitter)
-    return Sample(strip, north % 1.0, tile, tile_position)
+        turn = turn + uniform[:, 3]
+    quarters = np.floor(4.0 * uniform[:, 4]) * (recipe.rotation == "joint")
+    blanked = uniform[:, 6] < strength * recipe.missing_band
+    rows = np.floor(BLANK_SHARE * preprocessing.strip_size[0] * uniform[:, 7:9])
+    narrow = uniform[:, 9] < strength * recipe.limited_view
+    low, high = (degrees / 360.0 for degrees in ARC_DEG)
+    tone = signed[:, 12:24].reshape(-1, 2, 6) * strength * recipe.colour_jitter
+    gains = 1.0 + tone[..., :1] + 0.3 * tone[..., 1:4]
+    return Draws(
+        *np.round(reach * signed[:, :2]).T,
+        quarters,
+        turn,
+        (uniform[:, 5] < 0.5) * float(recipe.mirror),
+        rows * blanked[:, None],
+        np.where(narrow, low + (high - low) * uniform[:, 10], 1.0),
+        uniform[:, 11],
+        np.concatenate([gains, 0.3 * tone[..., 4:5], np.exp(tone[..., 5:6])], -1),
+    )
 
 
-def turned(tile: NDArray[np.uint8], north: float, quarter: int) -> tuple[NDArray[np.uint8], float]:
-    """(tile, north) of a pair whose ground is turned by so many quarters; north may pass 1."""
+def metres_per_pixel(recipe: Recipe) -> float:
+    """Of the network's view of a tile."""
+    return recipe.encoder.aerial_footprint_m / recipe.encoder.preprocessing.input_size
+
+
+def augment(
+    strips: Tensor, norths: Tensor, chips: Tensor, margin: int, draws: Draws, fill: Fill
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(strips, norths, tiles) of B pairs after what was drawn, on the device of the pictures.
+
+    strips: uint8 (B, h, w, 3). norths: float64 (B,). chips: uint8 (B, P, P, 3), the tile and
+    `margin` pixels around it.
+    """
+    east, south, quarters, turn, flip, blank, arc, arc_centre, colours = (
+        torch.from_numpy(one).to(strips.device) for one in draws
+    )
+    tiles = shifted(chips, margin, east.long(), south.long())
+    tiles, norths = turned(tiles, norths.to(strips.device) + turn, quarters.long())
+    strips, norths, tiles = mirrored(strips, norths, tiles, flip.bool())
+    strips = limited(blanked(strips, blank.long(), fill), 360.0 * arc, arc_centre, fill)
+    # Where no colour is jittered, nothing is to be rounded either.
+    if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):
+        strips, tiles = recoloured(strips, colours[:, 0]), recoloured(tiles, colours[:, 1])
+    return strips, norths % 1.0, tiles
+
+
+def shifted(chips: Tensor, margin: int, east: Tensor, south: Tensor) -> Tensor:
+    """Tiles out of chips, their centres moved by so many pixels each, int64 (B,)."""
+    side = torch.arange(chips.shape[1] - 2 * margin, device=chips.device)
+    pair = torch.arange(len(chips), device=chips.device)
+    rows = (margin + south)[:, None] + side
+    columns = (margin + east)[:, None] + side
+    return chips[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def turned(tiles: Tensor, norths: Tensor, quarters: Tensor) -> tuple[Tensor, Tensor]:
+    """(tiles, norths) of pairs whose ground is turned by so many quarters; north may pass 1."""
     # Turned counter-clockwise by a quarter, a tile has its east on top.
-    return np.rot90(tile, quarter), north + quarter / 4.0
+    ways = torch.stack([tiles.rot90(quarter, (1, 2)) for quarter in range(4)])
+    pair = torch.arange(len(tiles), device=tiles.device)
+    return ways[quarters, pair], norths + quarters / 4.0
 
 
 def mirrored(
-    strip: NDArray[np.uint8], north: float, tile: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], float, NDArray[np.uint8]]:
-    """(strip, north, tile) of a pair with east for west; north changes its sign."""
+    strips: Tensor, norths: Tensor, tiles: Tensor, flip: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(strips, norths, tiles) with east for west where `flip`; north changes its sign."""
+    where = flip.view(-1, 1, 1, 1)
     # The transform counts columns by index: column 0 is its own mirror image.
-    return np.roll(strip[:, ::-1], 1, axis=1), -north, tile[:, ::-1]
+    return (
+        torch.where(where, strips.flip(2).roll(1, 2), strips),
+        torch.where(flip, -norths, norths),
+        torch.where(where, tiles.flip(2), tiles),
+    )
 
 
-def _shifted(chip: NDArray[np.uint8], margin: int, east: int, south: int) -> NDArray[np.uint8]:
-    side = chip.shape[0] - 2 * margin
-    top, left = margin + south, margin + east
-    return chip[top : top + side, left : left + side]
+def blanked(strips: Tensor, rows: Tensor, fill: Fill) -> Tensor:
+    """The strips with so many rows filled at the top and at the bottom, int64 (B, 2)."""
+    height = strips.shape[1]
+    row = torch.arange(height, device=strips.device)
+    lost = (row < rows[:, :1]) | (row >= height - rows[:, 1:])
+    return _filled(strips, lost[:, :, None, None], fill)
 
 
-def _moved(position: NDArray[np.float64], east_m: float, north_m: float) -> NDArray[np.float64]:
-    """A point moved along the ground's tangent plane (NaN stays NaN)."""
-    x, y, z = EarthCentred(*position)
+def limited(strips: Tensor, fov_deg: Tensor, centre: Tensor, fill: Fill) -> Tensor:
+    """The strips with every column more than half of `fov_deg` (B,) from `centre` (B,) filled.
+
+    `centre` is a fraction of the width; a strip is a full turn, so the view may wrap.
+    """
+    width = strips.shape[2]
+    columns = (torch.arange(width, dtype=torch.float64, device=strips.device) + 0.5) / width
+    away = ((columns - centre[:, None] + 0.5) % 1.0 - 0.5).abs()
+    return _filled(strips, (away > fov_deg[:, None] / 720.0)[:, None, :, None], fill)
+
+
+def _filled(images: Tensor, where: Tensor, fill: Fill) -> Tensor:
+    return torch.where(where, images.new_tensor(fill), images)
+
+
+def recoloured(images: Tensor, colours: Tensor) -> Tensor:
+    """Each channel's gain, and a shift and an exponent for all: colours (B, 5), of levels 0..1."""
+    gains, shift, exponent = (one[:, None, None] for one in colours.float().split([3, 1, 1], 1))
+    levels = (images / 255.0).pow_(exponent).mul_(gains).add_(shift).clamp_(0.0, 1.0)
+    return levels.mul_(255.0).round_().to(torch.uint8)
+
+
+def moved(
+    positions: NDArray[np.float64], east_m: NDArray[np.float64], north_m: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Points (B, 3) moved along the ground's tangent plane (NaN stays NaN)."""
+    x, y, z = positions.T
     across = np.hypot(x, y)
     radius = np.hypot(across, z)
-    east = np.array([-y, x, 0.0]) / across
+    nothing = np.zeros_like(x)
+    east = np.stack([-y, x, nothing]) / across
     # The geocentric vertical tilts by at most 0.2 degrees from the ellipsoid's: the point is off
     # by at most 0.4 % of the way, upward.
-    north = np.array([-x * z / across, -y * z / across, across]) / radius
-    moved: NDArray[np.float64] = position + east_m * east + north_m * north
-    return moved
-
-
-def _blanked(
-    strip: NDArray[np.uint8], draw: np.random.Generator, fill: tuple[int, int, int]
-) -> NDArray[np.uint8]:
-    height = strip.shape[0]
-    top, bottom = (draw.uniform(0.0, BLANK_SHARE, 2) * height).astype(int)
-    strip = strip.copy()
-    strip[:top] = fill
-    strip[height - bottom :] = fill
-    return strip
-
-
-def limited(
-    strip: NDArray[np.uint8], fov_deg: float, centre: float, fill: tuple[int, int, int]
-) -> NDArray[np.uint8]:
-    """The strip with every column more than half of `fov_deg` from `centre` filled.
-
-    `centre` is a fraction of the width; the strip is a full turn, so the view may wrap.
-    """
-    columns = (np.arange(strip.shape[1]) + 0.5) / strip.shape[1]
-    away = np.abs((columns - centre + 0.5) % 1.0 - 0.5)
-    strip = strip.copy()
-    strip[:, away > fov_deg / 720.0] = fill
-    return strip
-
-
-def _recoloured(
-    image: NDArray[np.uint8], draw: np.random.Generator, strength: float
-) -> NDArray[np.uint8]:
-    """Another gain for each channel, brightness and gamma, as one lookup table a channel."""
-    gain = 1.0 + draw.uniform(-strength, strength) + draw.uniform(-0.3, 0.3, 3) * strength
-    gamma = np.exp(draw.uniform(-strength, strength))
-    shift = draw.uniform(-0.3, 0.3) * strength
-    levels = np.linspace(0.0, 1.0, 256)[:, None] ** gamma * gain + shift
-    table = (levels.clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
-    return np.stack([table[:, c][image[..., c]] for c in range(3)], axis=-1)
+    north = np.stack([-x * z / across, -y * z / across, across]) / radius
+    result: NDArray[np.float64] = (positions.T + east_m * east + north_m * north).T
+    return result
 
 
 class Batch(NamedTuple):
@@ -162,19 +230,32 @@ def batches(
     *,
     start: int = 0,
     workers: int = 1,
+    pictures: Pictures | None = None,
+    device: str = "cpu",
 ) -> Iterator[Batch]:
-    """One epoch in this order, whole batches only, `workers` of them made ahead of their use.
+    """One epoch in this order, whole batches only, its pictures on `device`.
 
     Gives this process's share of each. `start` leaves out that many batches: where a resumed
-    epoch goes on.
+    epoch goes on. `pictures`: those of `arrays`, where they lie elsewhere than in main memory.
+    `workers` batches are made ahead of their use, unless the pictures lie on a GPU, which itself
+    works behind what it is told.
     """
+    pictures = pictures or Pictures.of(arrays)
     size = recipe.batch_size
     own = processes.share(size)
     chunks = [order[i : i + size][own] for i in range(start * size, len(order) - size + 1, size)]
+    uniform = generator(seed, epoch).random((len(arrays), DRAWN))
+
+    def batch(rows: NDArray[np.int64]) -> Batch:
+        return _batch(arrays, pictures, rows, uniform[rows], recipe, epoch, device)
+
+    if pictures.strips.is_cuda:
+        yield from map(batch, chunks)
+        return
     with ThreadPoolExecutor(workers) as ahead:
         upcoming: deque[Future[Batch]] = deque()
         for chunk in chunks:
-            upcoming.append(ahead.submit(_batch, arrays, chunk, recipe, epoch, seed))
+            upcoming.append(ahead.submit(batch, chunk))
             if len(upcoming) > workers:
                 yield upcoming.popleft().result()
         while upcoming:
@@ -182,20 +263,33 @@ def batches(
 
 
 def _batch(
-    arrays: Arrays, indices: NDArray[np.int64], recipe: Recipe, epoch: int, seed: int
+    arrays: Arrays,
+    pictures: Pictures,
+    rows: NDArray[np.int64],
+    uniform: NDArray[np.float64],
+    recipe: Recipe,
+    epoch: int,
+    device: str,
 ) -> Batch:
-    samples = [augment(arrays, int(index), recipe, epoch, seed) for index in indices]
-    ids = indices if arrays.tiles is None else arrays.tiles[indices]
-    return Batch(
-        _channels_first([one.strip for one in samples]),
-        torch.tensor([one.north for one in samples], dtype=torch.float64),
-        _channels_first([one.tile for one in samples]),
-        torch.from_numpy(ids),
-        torch.from_numpy(arrays.positions[indices]),
-        torch.from_numpy(np.stack([one.tile_position for one in samples])),
-        torch.from_numpy(indices),
+    draws = drawn(uniform, recipe, epoch, arrays.margin)
+    at = torch.from_numpy(rows).to(pictures.strips.device)
+    strips, norths, tiles = augment(
+        pictures.strips[at].to(device),
+        torch.from_numpy(arrays.norths[rows]),
+        pictures.chips[at].to(device),
+        arrays.margin,
+        draws,
+        recipe.encoder.preprocessing.fill,
     )
-
-
-def _channels_first(images: list[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    pixel_m = metres_per_pixel(recipe)
+    return Batch(
+        strips.permute(0, 3, 1, 2),
+        norths,
+        tiles.permute(0, 3, 1, 2),
+        torch.from_numpy(rows if arrays.tiles is None else arrays.tiles[rows]),
+        torch.from_numpy(arrays.positions[rows]),
+        torch.from_numpy(
+            moved(arrays.positions[rows], draws.east * pixel_m, -draws.south * pixel_m)
+        ),
+        torch.from_numpy(rows),
+    )

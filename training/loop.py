@@ -23,14 +23,14 @@ from model.checkpoint import Checkpoint, EncoderConfig
 from model.encoder import Encoder
 from model.network import SiameseNetwork
 from training import processes
-from training.augmentation import batches
+from training.augmentation import Pictures, batches
 from training.mining import HardNegativeQueue
 from training.pairs import Arrays
 from training.protocols import centre
 from training.recipes import Recipe, describe
 from training.sampling import order
 from training.state import TrainingState
-from training.step import TrainingError, step
+from training.step import TrainingError, record, step
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ def train(
     state = start(recipe, arrays, seed, device, init)
     if state.resume(out / "state.safetensors"):
         log.info("going on at epoch %d, step %d", state.epoch, state.step)
+    pictures = Pictures.of(arrays, device)
     saved = time.monotonic()
     with _progress() as progress:
         task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
@@ -84,7 +85,15 @@ def train(
             if state.step == 0:
                 state.order = order(recipe, arrays.positions, state.epoch, seed, state.seen)
             for batch in batches(
-                arrays, recipe, state.epoch, seed, state.order, start=state.step, workers=workers
+                arrays,
+                recipe,
+                state.epoch,
+                seed,
+                state.order,
+                start=state.step,
+                workers=workers,
+                pictures=pictures,
+                device=device,
             ):
                 _set_rate(state, recipe, steps)
                 loss = step(state, batch, recipe, device)
@@ -129,7 +138,12 @@ def start(
     network = _network(recipe, seed, init)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     processes.agree(network.state_dict().values())
-    optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), betas=recipe.betas)
+    on_gpu = torch.device(device).type == "cuda"
+    optimiser = torch.optim.AdamW(
+        _parameter_groups(network, recipe), betas=recipe.betas, fused=on_gpu
+    )
+    if on_gpu and not recipe.chunk_size and trunk not in BATCH_NORM_TRUNKS:
+        record(network, recipe, device)
     dimension = recipe.encoder.network.dimension
     queue = seen = None
     if recipe.queue_length:

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from model.encoder import Encoder
@@ -220,11 +221,15 @@ def _described(
 ) -> NDArray[np.float32]:
     """Strips as a view shows them, to (n, R, D); R is 1 where the heading is known."""
     if view.fov_deg < 360.0:
-        fill = encoder.config.preprocessing.fill
-        strips = [
-            limited(strip, view.fov_deg, np.random.default_rng([seed, row]).uniform(), fill)
-            for strip, row in zip(strips, rows, strict=True)
-        ]
+        centres = [np.random.default_rng([seed, row]).uniform() for row in rows]
+        strips = list(
+            limited(
+                torch.from_numpy(np.stack(strips)),
+                torch.full((len(strips),), view.fov_deg),
+                torch.tensor(centres),
+                encoder.config.preprocessing.fill,
+            ).numpy()
+        )
     if not view.rolls:
         return encoder.encode_strips(strips, list(norths))[:, None]
     repeated = [strip for strip in strips for _ in range(view.rolls)]

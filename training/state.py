@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.checkpoint import read_safetensors, write_safetensors
 from model.errors import SkyfixError
@@ -70,16 +71,17 @@ class TrainingState:
         if not decay:
             self.averaged = weights
             return
+        # Apart from the network's from now on; a resumed run's are.
+        if not self.averaged_steps:
+            self.averaged = {name: one.clone() for name, one in weights.items()}
         # At first the average follows closely: the initial weights are worth nothing.
         self.averaged_steps += 1
-        share = 1.0 - min(decay, self.averaged_steps / (self.averaged_steps + 10.0))
-        self.averaged = {
-            # What batch norm counts has no mean; cloned, as safetensors stores no memory twice.
-            name: one.lerp(weights[name], share)
-            if one.is_floating_point()
-            else weights[name].clone()
-            for name, one in self.averaged.items()
-        }
+        floating = [name for name, one in weights.items() if one.is_floating_point()]
+        get_ema_multi_avg_fn(min(decay, self.averaged_steps / (self.averaged_steps + 10.0)))(
+            [self.averaged[name] for name in floating], [weights[name] for name in floating], None
+        )
+        for name in weights.keys() - floating:  # what batch norm counts has no mean
+            self.averaged[name].copy_(weights[name])
 
     def save(self, path: Path) -> None:
         """Write atomically: killed at any moment, the previous state is intact."""

@@ -51,16 +51,11 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> flo
     if queue is not None:
         mined = {"queue": queue.negatives(), "queue_mask": queue.mask(ids, streets_at, near)}
     loss = _loss(street, aerial, same, mined, recipe)
-    if not math.isfinite(loss.item()):
-        raise TrainingError(
-            f"the loss is {loss.item()} in epoch {state.epoch}, step {state.step}: "
-            "lower the learning rate, or look for broken images"
-        )
     state.optimiser.zero_grad()
     state.scaler.scale(loss).backward()
     send_back()
     processes.sum_gradients(state.network.parameters())
-    _check_gradient(state)
+    told = _checked(state, loss)
     state.scaler.step(state.optimiser)
     state.scaler.update()
     state.average(recipe.ema)
@@ -71,20 +66,26 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> flo
     if state.seen is not None:
         rows = processes.gather(batch.rows.to(device))
         state.seen[:, rows] = torch.stack([street, aerial]).detach()
-    return loss.item()
+    return told
 
 
-def _check_gradient(state: TrainingState) -> None:
-    if state.scaler.is_enabled():  # which itself leaves out such a step, and lowers the scale
-        return
-    gradients = [one.grad for one in state.network.parameters() if one.grad is not None]
-    # A finite one past 1e19 overflows, too: no training comes back from there.
-    length = get_total_norm(gradients).item()
-    if not math.isfinite(length):
-        raise TrainingError(
-            f"the gradient's length is {length} in epoch {state.epoch}, step {state.step}: "
-            "lower the learning rate, or look for broken images"
+def _checked(state: TrainingState, loss: Tensor) -> float:
+    """The loss as a number, once it and its gradient are found to be finite."""
+    length = loss.new_zeros(())
+    if not state.scaler.is_enabled():  # which itself leaves out such a step, and lowers the scale
+        # A finite one past 1e19 overflows, too: no training comes back from there.
+        length = get_total_norm(
+            [one.grad for one in state.network.parameters() if one.grad is not None]
         )
+    # Both at once: a GPU is waited for once a step.
+    told: tuple[float, float] = tuple(torch.stack([loss.detach(), length]).tolist())
+    for name, value in zip(("loss", "gradient's length"), told, strict=True):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {name} is {value} in epoch {state.epoch}, step {state.step}: "
+                "lower the learning rate, or look for broken images"
+            )
+    return told[0]
 
 
 def _loss(
@@ -146,3 +147,21 @@ def forward(network: nn.Module, batch: Batch, recipe: Recipe, device: str) -> tu
             tiles.contiguous(memory_format=torch.channels_last),
         )
     return described
+
+
+def record(network: nn.Module, recipe: Recipe, device: str) -> None:
+    """Have a CUDA device run the network, forward and backward, as two recorded graphs.
+
+    The kernels of a small network end sooner than a processor launches them one by one. For
+    whole batches in training; the module's weights, and all that reads them, stay as they are.
+    """
+    size = recipe.encoder.preprocessing.input_size
+    shape = (recipe.batch_size // processes.count(), 3, size, size)
+    samples = tuple(
+        torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+        for _ in range(2)
+    )
+    dtype = AUTOCAST[recipe.precision]
+    # Without a cache: a recording must cast the weights anew whenever it is played.
+    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+        torch.cuda.make_graphed_callables(network, samples)
