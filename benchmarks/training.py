@@ -22,7 +22,7 @@ from rich.progress import track
 
 from model.geo import LatLon, earth_centred, offset
 from training import recipes
-from training.augmentation import Batch, batches
+from training.augmentation import Batch, Pictures, batches
 from training.loop import start
 from training.pairs import Arrays, margin_pixels
 from training.recipes import Recipe
@@ -49,11 +49,13 @@ def made_up(recipe: Recipe) -> Arrays:
     )
 
 
-def endless(recipe: Recipe, arrays: Arrays, workers: int) -> Iterator[Batch]:
-    epoch = 0
+def endless(recipe: Recipe, arrays: Arrays, workers: int, device: str) -> Iterator[Batch]:
+    epoch, pictures = 0, Pictures.of(arrays, device)
     while True:
         taken = order(replace(recipe, sampling="shuffle"), arrays.positions, epoch, 0)
-        yield from batches(arrays, recipe, epoch, 0, taken, workers=workers)
+        yield from batches(
+            arrays, recipe, epoch, 0, taken, workers=workers, pictures=pictures, device=device
+        )
         epoch += 1
 
 
@@ -79,7 +81,7 @@ def bare(recipe: Recipe, arrays: Arrays, device: str) -> Callable[[], None]:
 def training(recipe: Recipe, arrays: Arrays, device: str, workers: int) -> Callable[[], None]:
     recipe = replace(recipe, queue_start_epoch=0)
     state = start(recipe, arrays, 0, device)
-    source = endless(recipe, arrays, workers)
+    source = endless(recipe, arrays, workers, device)
 
     def once() -> None:
         step(state, next(source), recipe, device)
@@ -87,8 +89,8 @@ def training(recipe: Recipe, arrays: Arrays, device: str, workers: int) -> Calla
     return once
 
 
-def loading(recipe: Recipe, arrays: Arrays, workers: int) -> Callable[[], None]:
-    source = endless(recipe, arrays, workers)
+def loading(recipe: Recipe, arrays: Arrays, workers: int, device: str) -> Callable[[], None]:
+    source = endless(recipe, arrays, workers, device)
 
     def once() -> None:
         for _ in range(LOADED):
@@ -122,7 +124,7 @@ def main() -> None:
         "bare": bare(recipe, arrays, device),
         "training": training(recipe, arrays, device, arguments.workers),
         "without GMS": training(without, arrays, device, arguments.workers),
-        "loading": loading(recipe, arrays, arguments.workers),
+        "loading": loading(recipe, arrays, arguments.workers, device),
     }
     for once in kinds.values():
         once()

@@ -176,6 +176,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """place panoramas with known places by the live index: metres, and how far confidence holds"""
     parser.add_argument("folder", type=Path, help="panoramas of this region with poses.csv")
     parser.add_argument("--other", type=Path, help="a folder of panoramas from elsewhere")
+    parser.add_argument(
+        "--heading-unknown", action="store_true", help="pass over the headings that they state"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document")
     parser.set_defaults(run=_evaluate)
 
@@ -185,7 +188,13 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     from service.validation import evaluate
 
     with progress_bar("placing panoramas") as progress:
-        report = evaluate(open_localizer(settings), arguments.folder, arguments.other, progress)
+        report = evaluate(
+            open_localizer(settings),
+            arguments.folder,
+            arguments.other,
+            progress,
+            heading_known=not arguments.heading_unknown,
+        )
     if arguments.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
         return

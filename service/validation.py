@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -164,12 +164,15 @@ def evaluate(
     inside: Path,
     other: Path | None = None,
     progress: Progress = lambda done, expected: None,
+    *,
+    heading_known: bool = True,
 ) -> Report:
     """Places panoramas by the live index and compares with where they were taken.
 
     Args:
         inside: a folder of panoramas taken where the index has imagery.
         other: one of panoramas taken elsewhere, to measure "not in this index".
+        heading_known: False passes over what the panoramas say of their heading.
 
     Raises:
         ValidationError, IndexMissing, VersionCorrupt, ImageError, GeometryError.
@@ -179,6 +182,8 @@ def evaluate(
     best, fused, places = [], [], []
     for done, pose in enumerate([*poses, *strangers], start=1):
         query = localizer.prepare(pose.file.read_bytes(), top_k=1)
+        if not heading_known:
+            query = replace(query, north=None)
         (found,) = localizer.candidates(index, query, [None])
         place = place_of(index, found)
         assert place is not None  # an index without tiles is not built
@@ -205,7 +210,9 @@ def _errors(fused: Numbers, best: Numbers) -> Figures:
         "median_error_m": float(np.median(fused)),
         "median_error_best_tile_m": float(np.median(best)),
     }
-    figures |= {f"within_{radius}m": float((fused <= radius).mean()) for radius in RADII_M}
+    for radius in RADII_M:
+        figures[f"within_{radius}m"] = float((fused <= radius).mean())
+        figures[f"best_tile_within_{radius}m"] = float((best <= radius).mean())
     return figures
 
 

@@ -66,6 +66,29 @@ def test_turned_weights_are_measured_like_any(data, weights, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["encoder"] == after.fingerprint
 
 
+def test_a_mean_lies_half_way_and_remembers_what_it_is_of(data, weights, tmp_path, capsys):
+    before = Checkpoint.load(weights)
+    other = replace(before, tensors={name: 3.0 * one for name, one in before.tensors.items()})
+    other.save(tmp_path / "other.safetensors")
+    out = tmp_path / "mean.safetensors"
+    assert main(["mean", str(weights), str(tmp_path / "other.safetensors"), "--out", str(out)]) == 0
+    after = Checkpoint.load(out)
+    for name, one in before.tensors.items():
+        torch.testing.assert_close(after.tensors[name], 2.0 * one)
+    assert after.provenance["mean_of"] == [before.fingerprint, other.fingerprint]
+    capsys.readouterr()
+    assert evaluate([data], out) == 0
+
+
+def test_weights_of_different_encoders_have_no_mean(weights, tmp_path, capsys):
+    before = Checkpoint.load(weights)
+    turned, out = tmp_path / "turned.safetensors", tmp_path / "mean.safetensors"
+    replace(before, config=replace(before.config, turns=4)).save(turned)
+    assert main(["mean", str(weights), str(turned), "--out", str(out)]) == 1
+    assert f"{turned} is another encoder than {weights}" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_evaluate_averages_its_folders(data, weights, tmp_path, capsys):
     other = write_pairs(tmp_path / "other", 2, first_seed=9)
     assert evaluate([data, other], weights, "--json") == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakeEncoder, coloured_region, panorama_of
+from PIL import Image
 
 from service.build import build
 from service.index.catalogue import Catalogue
@@ -89,6 +90,20 @@ def test_evaluation_tells_its_own_from_others(localizer: Localizer, tmp_path: Pa
     assert report.inside["within_10m"] == report.certainty["auroc"] == 1.0
     assert report.certainty["others_said_inside"] == 0.0
     assert json.dumps(report.inside)
+
+
+def test_a_wrong_heading_misleads_until_it_is_passed_over(
+    localizer: Localizer, tmp_path: Path
+) -> None:
+    street = tmp_path / "street"
+    for file in street.glob("*.png"):
+        with Image.open(file) as image:
+            exif = Image.Exif()
+            exif[0x8825] = {17: 90.0}  # GPS direction in degrees in which the centre looks; it is 0
+            image.save(file, exif=exif)
+    assert evaluate(localizer, street).inside["best_tile_within_10m"] < 0.5
+    passed_over = evaluate(localizer, street, heading_known=False)
+    assert passed_over.inside["best_tile_within_10m"] == passed_over.inside["within_10m"] == 1.0
 
 
 def test_without_calibration_no_confidence_is_made_up(localizer: Localizer, tmp_path: Path) -> None:

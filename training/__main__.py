@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import TURNS, Checkpoint
+from model.checkpoint import TURNS, Checkpoint, CheckpointError
 from model.errors import SkyfixError
 from training import data_commands, datasets, processes, recipes, study_commands
 from training.events import events
@@ -97,6 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     turning.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     turning.set_defaults(run=_turn)
 
+    meaning = commands.add_parser("mean", help="average the weights of runs with one beginning")
+    meaning.add_argument("weights", type=Path, nargs="+")
+    meaning.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    meaning.set_defaults(run=_mean)
+
     study_commands.add(commands, data)
     data_commands.add(commands)
     return parser
@@ -171,6 +176,30 @@ def _turn(arguments: argparse.Namespace) -> None:
         before.tensors,
         {**known, "turned_from": before.fingerprint},
     ).save(arguments.out)
+    print(arguments.out)
+
+
+def _mean(arguments: argparse.Namespace) -> None:
+    """Fine-tuned weights averaged with those they came from keep what both can (Wortsman et al.
+    2022, "Robust fine-tuning" and "Model soups"). Their calibrations are left behind."""
+    each = [Checkpoint.load(path) for path in arguments.weights]
+    first = each[0]
+    for path, other in zip(arguments.weights, each, strict=True):
+        if other.config != first.config:
+            raise CheckpointError(
+                f"{path} is another encoder than {arguments.weights[0]}: only weights of one "
+                "configuration have a mean (`skyfix-train turn` changes how many views there are)"
+            )
+    tensors = {
+        # What batch norm counts has no mean.
+        name: torch.stack([other.tensors[name].double() for other in each]).mean(0).to(one.dtype)
+        if one.is_floating_point()
+        else one
+        for name, one in first.tensors.items()
+    }
+    known = {name: one for name, one in first.provenance.items() if name != "calibration"}
+    parts = [one.fingerprint for one in each]
+    Checkpoint(first.config, tensors, {**known, "mean_of": parts}).save(arguments.out)
     print(arguments.out)
 
 

@@ -93,11 +93,13 @@ def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int)
     low, high = (degrees / 360.0 for degrees in ARC_DEG)
     tone = signed[:, 12:24].reshape(-1, 2, 6) * strength * recipe.colour_jitter
     gains = 1.0 + tone[..., :1] + 0.3 * tone[..., 1:4]
+    east, south = np.round(reach * signed[:, :2]).T
     return Draws(
-        *np.round(reach * signed[:, :2]).T,
+        east,
+        south,
         quarters,
         turn,
-        (uniform[:, 5] < 0.5) * float(recipe.mirror),
+        ((uniform[:, 5] < 0.5) & recipe.mirror).astype(np.float64),
         rows * blanked[:, None],
         np.where(narrow, low + (high - low) * uniform[:, 10], 1.0),
         uniform[:, 11],
@@ -186,7 +188,8 @@ def _filled(images: Tensor, where: Tensor, fill: Fill) -> Tensor:
 
 def recoloured(images: Tensor, colours: Tensor) -> Tensor:
     """Each channel's gain, and a shift and an exponent for all: colours (B, 5), of levels 0..1."""
-    gains, shift, exponent = (one[:, None, None] for one in colours.float().split([3, 1, 1], 1))
+    colours = colours.float()[:, None, None]
+    gains, shift, exponent = colours[..., :3], colours[..., 3:4], colours[..., 4:]
     levels = (images / 255.0).pow_(exponent).mul_(gains).add_(shift).clamp_(0.0, 1.0)
     return levels.mul_(255.0).round_().to(torch.uint8)
 

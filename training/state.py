@@ -77,9 +77,10 @@ class TrainingState:
         # At first the average follows closely: the initial weights are worth nothing.
         self.averaged_steps += 1
         floating = [name for name, one in weights.items() if one.is_floating_point()]
-        get_ema_multi_avg_fn(min(decay, self.averaged_steps / (self.averaged_steps + 10.0)))(
-            [self.averaged[name] for name in floating], [weights[name] for name in floating], None
+        move = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
+            min(decay, self.averaged_steps / (self.averaged_steps + 10.0))
         )
+        move([self.averaged[name] for name in floating], [weights[name] for name in floating], None)
         for name in weights.keys() - floating:  # what batch norm counts has no mean
             self.averaged[name].copy_(weights[name])
 

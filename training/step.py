@@ -162,6 +162,8 @@ def record(network: nn.Module, recipe: Recipe, device: str) -> None:
         for _ in range(2)
     )
     dtype = AUTOCAST[recipe.precision]
+    # A recording is made on a stream of its own; that it is played on another is meant.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     # Without a cache: a recording must cast the weights anew whenever it is played.
     with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
         torch.cuda.make_graphed_callables(network, samples)
