@@ -249,7 +249,8 @@ def test_batches_show_each_pair_at_most_once_an_epoch_in_another_order_each():
 
 
 def test_a_batch_is_its_samples():
-    chosen, arrays = recipe(*EVERYTHING), worlds(6)
+    more = ("offset_m=6", "limited_view=0.5", "colour_jitter=0.2")
+    chosen, arrays = recipe(*EVERYTHING, *more), worlds(6, margin=8)
     (batch,) = batches(arrays, chosen, 3, 1, shuffled(arrays, chosen, 3, 1))
     for row, index in enumerate(batch.rows.tolist()):
         sample = augment(arrays, index, chosen, 3, 1)

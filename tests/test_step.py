@@ -90,6 +90,7 @@ def test_half_precision_stays_near_full(arrays):
     full, expected = steps(arrays, tiny(*EXACT), 1)
     half, loss = steps(arrays, tiny(*EXACT, "precision=bf16"), 1)
     assert loss == pytest.approx(expected, rel=0.01)
+    # 0.956 to 0.992 over six draws of the augmentation, where descriptors say nothing yet.
     assert torch.cosine_similarity(gradients(half), gradients(full), dim=0) > 0.9
     assert all(one.dtype == torch.float32 for one in half.network.parameters())
 

@@ -86,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
     training.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     training.add_argument("--seed", type=int, default=0)
-    training.add_argument("--workers", type=int, default=2, help="threads that read and augment")
+    training.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="threads that read, and augment where the pictures are not on a GPU",
+    )
     training.add_argument("--init", type=Path, help="a checkpoint to begin with")
     training.add_argument("--tensorboard", action="store_true", help="events beside the log")
     training.set_defaults(run=_train)
@@ -191,7 +196,7 @@ def _mean(arguments: argparse.Namespace) -> None:
                 "configuration have a mean (`skyfix-train turn` changes how many views there are)"
             )
     tensors = {
-        # What batch norm counts has no mean.
+        # What batch norm counts has no mean (its statistics' mean is not that of the mean's maps).
         name: torch.stack([other.tensors[name].double() for other in each]).mean(0).to(one.dtype)
         if one.is_floating_point()
         else one

@@ -24,7 +24,7 @@ from scipy import stats
 from model.encoder import Encoder
 from model.errors import SkyfixError
 from training import recipes, report
-from training.augmentation import batches
+from training.augmentation import Pictures, batches
 from training.loop import start, train
 from training.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
 from training.progress import bar
@@ -233,11 +233,14 @@ def epochs_within(minutes: float, recipe: Recipe, arrays: Arrays, device: str) -
     timed = replace(recipe, queue_start_epoch=0)
     state = start(timed, arrays, 0, device)
     shuffled = order(timed, arrays.positions, 0, 0)
-    times = []
-    for batch in islice(batches(arrays, timed, 0, 0, shuffled), _TIMED_STEPS):
-        began = time.monotonic()
+    pictures = Pictures.of(arrays, device)
+    times, began = [], time.monotonic()
+    for batch in islice(
+        batches(arrays, timed, 0, 0, shuffled, pictures=pictures, device=device), _TIMED_STEPS
+    ):
         step(state, batch, timed, device)
         times.append(time.monotonic() - began)
+        began = time.monotonic()
     if not times:
         raise AblationError(f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}")
     epoch_s = float(np.median(times)) * (len(arrays) // recipe.batch_size)

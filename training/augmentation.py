@@ -7,6 +7,7 @@ that trains: one pair at a time, a processor would keep a GPU waiting.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import deque
 from collections.abc import Iterator
@@ -44,6 +45,9 @@ class Pictures(NamedTuple):
         here = cls(torch.from_numpy(arrays.strips), torch.from_numpy(arrays.chips))
         if torch.device(device).type != "cuda":
             return here
+        # What an earlier run of this process has left counts as taken.
+        gc.collect()
+        torch.cuda.empty_cache()
         size, free = sum(one.nbytes for one in here), torch.cuda.mem_get_info(device)[0]
         if size > RESIDENT_SHARE * free:
             log.warning(
@@ -74,35 +78,39 @@ class Draws(NamedTuple):
     colours: NDArray[np.float64]
 
 
-DRAWN = 24  # uniform numbers a pair, in the order in which `drawn` takes them
+# Uniform numbers a pair: of each thing that is drawn, so many.
+_COUNTS = {
+    "shift": 2, "turn": 2, "quarter": 1, "flip": 1, "blank": 3, "view": 3, "colour": 12,
+}  # fmt: skip
+DRAWN = sum(_COUNTS.values())
 
 
 def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int) -> Draws:
     """`uniform` (B, DRAWN) in 0..1 as what the recipe does in that epoch."""
     strength = min(1.0, epoch / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
-    preprocessing = recipe.encoder.preprocessing
+    ends = np.cumsum(list(_COUNTS.values()))[:-1]
+    of = dict(zip(_COUNTS, np.split(uniform, ends, axis=1), strict=True))
     reach = min(margin, strength * recipe.offset_m / metres_per_pixel(recipe))
-    signed = 2.0 * uniform - 1.0
-    turn = signed[:, 2] * strength * recipe.heading_noise_deg / 360.0
+    east, south = np.round(reach * (2.0 * of["shift"] - 1.0)).T
+    noise, around = of["turn"].T
+    turn = (2.0 * noise - 1.0) * strength * recipe.heading_noise_deg / 360.0
     if recipe.rotation == "street":
-        turn = turn + uniform[:, 3]
-    quarters = np.floor(4.0 * uniform[:, 4]) * (recipe.rotation == "joint")
-    blanked = uniform[:, 6] < strength * recipe.missing_band
-    rows = np.floor(BLANK_SHARE * preprocessing.strip_size[0] * uniform[:, 7:9])
-    narrow = uniform[:, 9] < strength * recipe.limited_view
+        turn = turn + around
+    lost = of["blank"][:, :1] < strength * recipe.missing_band
+    rows = np.floor(BLANK_SHARE * recipe.encoder.preprocessing.strip_size[0] * of["blank"][:, 1:])
+    narrow, width, centre = of["view"].T
     low, high = (degrees / 360.0 for degrees in ARC_DEG)
-    tone = signed[:, 12:24].reshape(-1, 2, 6) * strength * recipe.colour_jitter
+    tone = (2.0 * of["colour"] - 1.0).reshape(-1, 2, 6) * strength * recipe.colour_jitter
     gains = 1.0 + tone[..., :1] + 0.3 * tone[..., 1:4]
-    east, south = np.round(reach * signed[:, :2]).T
     return Draws(
         east,
         south,
-        quarters,
+        np.floor(4.0 * of["quarter"][:, 0]) * (recipe.rotation == "joint"),
         turn,
-        ((uniform[:, 5] < 0.5) & recipe.mirror).astype(np.float64),
-        rows * blanked[:, None],
-        np.where(narrow, low + (high - low) * uniform[:, 10], 1.0),
-        uniform[:, 11],
+        ((of["flip"][:, 0] < 0.5) & recipe.mirror).astype(np.float64),
+        rows * lost,
+        np.where(narrow < strength * recipe.limited_view, low + (high - low) * width, 1.0),
+        centre,
         np.concatenate([gains, 0.3 * tone[..., 4:5], np.exp(tone[..., 5:6])], -1),
     )
 
@@ -121,14 +129,13 @@ def augment(
     `margin` pixels around it.
     """
     east, south, quarters, turn, flip, blank, arc, arc_centre, colours = (
-        torch.from_numpy(one).to(strips.device) for one in draws
+        torch.from_numpy(one).to(strips.device, non_blocking=True) for one in draws
     )
     tiles = shifted(chips, margin, east.long(), south.long())
     tiles, norths = turned(tiles, norths.to(strips.device) + turn, quarters.long())
     strips, norths, tiles = mirrored(strips, norths, tiles, flip.bool())
     strips = limited(blanked(strips, blank.long(), fill), 360.0 * arc, arc_centre, fill)
-    # Where no colour is jittered, nothing is to be rounded either.
-    if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):
+    if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):  # saves time, changes nothing
         strips, tiles = recoloured(strips, colours[:, 0]), recoloured(tiles, colours[:, 1])
     return strips, norths % 1.0, tiles
 
@@ -240,8 +247,8 @@ def batches(
 
     Gives this process's share of each. `start` leaves out that many batches: where a resumed
     epoch goes on. `pictures`: those of `arrays`, where they lie elsewhere than in main memory.
-    `workers` batches are made ahead of their use, unless the pictures lie on a GPU, which itself
-    works behind what it is told.
+    `workers` batches are made ahead of their use; none where the pictures lie on a GPU, which
+    makes them itself.
     """
     pictures = pictures or Pictures.of(arrays)
     size = recipe.batch_size

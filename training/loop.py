@@ -59,7 +59,7 @@ def train(
     bits of an uninterrupted one. Under `processes.joined`, the first process writes them.
 
     Args:
-        workers: threads that augment batches ahead of the network.
+        workers: threads that augment batches ahead of the network; see `augmentation.batches`.
         init: weights to begin with, instead of random ones.
         on_epoch: called with each line of the log.
 
@@ -142,6 +142,7 @@ def start(
     optimiser = torch.optim.AdamW(
         _parameter_groups(network, recipe), betas=recipe.betas, fused=on_gpu
     )
+    # A recording begins with passes over noise, which batch norm would take into its statistics.
     if on_gpu and not recipe.chunk_size and trunk not in BATCH_NORM_TRUNKS:
         record(network, recipe, device)
     dimension = recipe.encoder.network.dimension

@@ -226,7 +226,7 @@ def _described(
             limited(
                 torch.from_numpy(np.stack(strips)),
                 torch.full((len(strips),), view.fov_deg),
-                torch.tensor(centres),
+                torch.tensor(centres, dtype=torch.float64),
                 encoder.config.preprocessing.fill,
             ).numpy()
         )

@@ -23,7 +23,7 @@ from model.errors import SkyfixError
 from model.network import SiameseNetwork
 from training.mining import HardNegativeQueue
 
-FORMAT = "skyfix-training-1"
+FORMAT = "skyfix-training-2"  # another number where a resumed run would go on differently
 
 
 class ResumeError(SkyfixError):
@@ -71,7 +71,6 @@ class TrainingState:
         if not decay:
             self.averaged = weights
             return
-        # Apart from the network's from now on; a resumed run's are.
         if not self.averaged_steps:
             self.averaged = {name: one.clone() for name, one in weights.items()}
         # At first the average follows closely: the initial weights are worth nothing.
@@ -117,9 +116,9 @@ class TrainingState:
         self.epoch, self.step, self.total_loss, self.history, self.averaged_steps = position
         self.network.load_state_dict(_part(tensors, "network"))
         weights, averaged = self.network.state_dict(), _part(tensors, "averaged")
-        # To the network's device: a file is read into main memory.
+        # On the network's device and laid out as its weights: a file is neither.
         self.averaged = {
-            name: averaged.get(name, one).to(one.device) for name, one in weights.items()
+            name: one.clone().copy_(averaged.get(name, one)) for name, one in weights.items()
         }
         self._load_optimiser(_part(tensors, "optimiser"))
         sampling = _part(tensors, "sampling")

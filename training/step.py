@@ -77,7 +77,7 @@ def _checked(state: TrainingState, loss: Tensor) -> float:
         length = get_total_norm(
             [one.grad for one in state.network.parameters() if one.grad is not None]
         )
-    # Both at once: a GPU is waited for once a step.
+    # Both at once: each number that is read waits for the GPU.
     told: tuple[float, float] = tuple(torch.stack([loss.detach(), length]).tolist())
     for name, value in zip(("loss", "gradient's length"), told, strict=True):
         if not math.isfinite(value):
