@@ -1,8 +1,8 @@
 """Speed of training, each figure beside what bounds it: `python -m benchmarks.training`.
 
 bare: forward and backward of the same network on tensors that never change, without loss,
-optimiser or data. The measurements take turns, round by round, so that a machine that slows
-down slows all of them; ratios are medians over the rounds.
+optimiser or data; on a GPU recorded, as training is. The measurements take turns, round by round,
+so that a machine that slows down slows all of them; ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.loop import start
 from training.pairs import Arrays, margin_pixels
 from training.recipes import Recipe
 from training.sampling import order
-from training.step import AUTOCAST, step
+from training.step import autocast, step
 
 PAIRS = 512
 LOADED = 20  # batches at a time where only loading is timed: some are made ahead while others run
@@ -53,9 +53,7 @@ def endless(recipe: Recipe, arrays: Arrays, workers: int, device: str) -> Iterat
     epoch, pictures = 0, Pictures.of(arrays, device)
     while True:
         taken = order(replace(recipe, sampling="shuffle"), arrays.positions, epoch, 0)
-        yield from batches(
-            arrays, recipe, epoch, 0, taken, workers=workers, pictures=pictures, device=device
-        )
+        yield from batches(arrays, recipe, epoch, 0, taken, workers=workers, pictures=pictures)
         epoch += 1
 
 
@@ -67,11 +65,10 @@ def bare(recipe: Recipe, arrays: Arrays, device: str) -> Callable[[], None]:
         torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
         for _ in range(2)
     )
-    dtype = AUTOCAST[recipe.precision]
 
     def once() -> None:
         network.zero_grad()
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        with autocast(recipe, device):
             street, aerial = network(views, tiles)
         (street * aerial).sum().backward()
 

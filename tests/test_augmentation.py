@@ -294,7 +294,7 @@ def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
     taken = shuffled(arrays, chosen, 3, 1)
     pictures = Pictures.of(arrays, cuda)
     assert pictures.strips.is_cuda == (share > 0)
-    (there,) = batches(arrays, chosen, 3, 1, taken, pictures=pictures, device=cuda)
+    (there,) = batches(arrays, chosen, 3, 1, taken, pictures=pictures)
     (here,) = batches(arrays, chosen, 3, 1, taken)
     for ours, theirs in zip(there, here, strict=True):
         # One level of a colour: a power is not rounded alike everywhere.

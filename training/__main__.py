@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -175,11 +176,10 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
 def _turn(arguments: argparse.Namespace) -> None:
     """See `EncoderConfig.turns`. Distances change, so a calibration is left behind."""
     before = Checkpoint.load(arguments.weights)
-    known = {name: one for name, one in before.provenance.items() if name != "calibration"}
     Checkpoint(
         dataclasses.replace(before.config, turns=arguments.turns),
         before.tensors,
-        {**known, "turned_from": before.fingerprint},
+        {**_uncalibrated(before), "turned_from": before.fingerprint},
     ).save(arguments.out)
     print(arguments.out)
 
@@ -202,10 +202,14 @@ def _mean(arguments: argparse.Namespace) -> None:
         else one
         for name, one in first.tensors.items()
     }
-    known = {name: one for name, one in first.provenance.items() if name != "calibration"}
-    parts = [one.fingerprint for one in each]
-    Checkpoint(first.config, tensors, {**known, "mean_of": parts}).save(arguments.out)
+    provenance = {**_uncalibrated(first), "mean_of": [one.fingerprint for one in each]}
+    Checkpoint(first.config, tensors, provenance).save(arguments.out)
     print(arguments.out)
+
+
+def _uncalibrated(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Its provenance for weights whose distances are others."""
+    return {name: one for name, one in checkpoint.provenance.items() if name != "calibration"}
 
 
 def _read(

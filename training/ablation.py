@@ -235,9 +235,7 @@ def epochs_within(minutes: float, recipe: Recipe, arrays: Arrays, device: str) -
     shuffled = order(timed, arrays.positions, 0, 0)
     pictures = Pictures.of(arrays, device)
     times, began = [], time.monotonic()
-    for batch in islice(
-        batches(arrays, timed, 0, 0, shuffled, pictures=pictures, device=device), _TIMED_STEPS
-    ):
+    for batch in islice(batches(arrays, timed, 0, 0, shuffled, pictures=pictures), _TIMED_STEPS):
         step(state, batch, timed, device)
         times.append(time.monotonic() - began)
         began = time.monotonic()

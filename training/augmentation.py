@@ -34,28 +34,29 @@ log = logging.getLogger(__name__)
 
 
 class Pictures(NamedTuple):
-    """The pictures of `Arrays`, same shapes and rows, where batches are taken from."""
+    """The pictures of `Arrays`, same shapes and rows, and the device that trains on them."""
 
     strips: Tensor
     chips: Tensor
+    device: str
 
     @classmethod
     def of(cls, arrays: Arrays, device: str = "cpu") -> Pictures:
         """On `device` if they leave it room to train, else where they are, to be sent by batch."""
-        here = cls(torch.from_numpy(arrays.strips), torch.from_numpy(arrays.chips))
+        here = cls(torch.from_numpy(arrays.strips), torch.from_numpy(arrays.chips), device)
         if torch.device(device).type != "cuda":
             return here
         # What an earlier run of this process has left counts as taken.
         gc.collect()
         torch.cuda.empty_cache()
-        size, free = sum(one.nbytes for one in here), torch.cuda.mem_get_info(device)[0]
+        size, free = here.strips.nbytes + here.chips.nbytes, torch.cuda.mem_get_info(device)[0]
         if size > RESIDENT_SHARE * free:
             log.warning(
                 "the pairs (%.1f GB) stay in main memory: the GPU has %.1f GB free",
                 size / 1e9, free / 1e9,
             )  # fmt: skip
             return here
-        return cls(*(one.to(device) for one in here))
+        return cls(here.strips.to(device), here.chips.to(device), device)
 
 
 class Draws(NamedTuple):
@@ -241,12 +242,11 @@ def batches(
     start: int = 0,
     workers: int = 1,
     pictures: Pictures | None = None,
-    device: str = "cpu",
 ) -> Iterator[Batch]:
-    """One epoch in this order, whole batches only, its pictures on `device`.
+    """One epoch in this order, whole batches only.
 
     Gives this process's share of each. `start` leaves out that many batches: where a resumed
-    epoch goes on. `pictures`: those of `arrays`, where they lie elsewhere than in main memory.
+    epoch goes on. `pictures`: those of `arrays`, for another device than the CPU.
     `workers` batches are made ahead of their use; none where the pictures lie on a GPU, which
     makes them itself.
     """
@@ -257,7 +257,7 @@ def batches(
     uniform = generator(seed, epoch).random((len(arrays), DRAWN))
 
     def batch(rows: NDArray[np.int64]) -> Batch:
-        return _batch(arrays, pictures, rows, uniform[rows], recipe, epoch, device)
+        return _batch(arrays, pictures, rows, uniform[rows], recipe, epoch)
 
     if pictures.strips.is_cuda:
         yield from map(batch, chunks)
@@ -279,14 +279,13 @@ def _batch(
     uniform: NDArray[np.float64],
     recipe: Recipe,
     epoch: int,
-    device: str,
 ) -> Batch:
     draws = drawn(uniform, recipe, epoch, arrays.margin)
     at = torch.from_numpy(rows).to(pictures.strips.device)
     strips, norths, tiles = augment(
-        pictures.strips[at].to(device),
+        pictures.strips[at].to(pictures.device),
         torch.from_numpy(arrays.norths[rows]),
-        pictures.chips[at].to(device),
+        pictures.chips[at].to(pictures.device),
         arrays.margin,
         draws,
         recipe.encoder.preprocessing.fill,

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from model.checkpoint import Checkpoint, EncoderConfig
 from model.encoder import Encoder
 from model.network import SiameseNetwork
 from training import processes
-from training.augmentation import Pictures, batches
+from training.augmentation import Batch, Pictures, batches
 from training.mining import HardNegativeQueue
 from training.pairs import Arrays
 from training.protocols import centre
@@ -82,19 +82,7 @@ def train(
         task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
         while state.epoch < recipe.epochs:
             state.network.train()
-            if state.step == 0:
-                state.order = order(recipe, arrays.positions, state.epoch, seed, state.seen)
-            for batch in batches(
-                arrays,
-                recipe,
-                state.epoch,
-                seed,
-                state.order,
-                start=state.step,
-                workers=workers,
-                pictures=pictures,
-                device=device,
-            ):
+            for batch in _batches_left(state, recipe, arrays, pictures, workers):
                 _set_rate(state, recipe, steps)
                 loss = step(state, batch, recipe, device)
                 state.step += 1
@@ -108,6 +96,24 @@ def train(
             on_epoch(report)
     processes.wait()
     return out / "last.safetensors"
+
+
+def _batches_left(
+    state: TrainingState, recipe: Recipe, arrays: Arrays, pictures: Pictures, workers: int
+) -> Iterator[Batch]:
+    """What the epoch still has to train on; a new epoch is put in order first."""
+    if state.step == 0:
+        state.order = order(recipe, arrays.positions, state.epoch, state.seed, state.seen)
+    yield from batches(
+        arrays,
+        recipe,
+        state.epoch,
+        state.seed,
+        state.order,
+        start=state.step,
+        workers=workers,
+        pictures=pictures,
+    )
 
 
 def _progress() -> Progress:

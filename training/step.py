@@ -140,13 +140,20 @@ def forward(network: nn.Module, batch: Batch, recipe: Recipe, device: str) -> tu
     strips = batch.strips.to(device).float().div_(255.0)
     views = preprocessing.normalise(preprocessing.project(strips, batch.norths.to(device)))
     tiles = preprocessing.normalise(batch.tiles.to(device).float().div_(255.0))
-    dtype = AUTOCAST[recipe.precision]
-    with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
+    with autocast(recipe, device):
         described: tuple[Tensor, Tensor] = network(
             views.contiguous(memory_format=torch.channels_last),
             tiles.contiguous(memory_format=torch.channels_last),
         )
     return described
+
+
+def autocast(recipe: Recipe, device: str, *, cache: bool = True) -> torch.autocast:
+    """The arithmetic that the recipe trains in."""
+    dtype = AUTOCAST[recipe.precision]
+    return torch.autocast(
+        torch.device(device).type, dtype, enabled=dtype != torch.float32, cache_enabled=cache
+    )
 
 
 def record(network: nn.Module, recipe: Recipe, device: str) -> None:
@@ -161,9 +168,8 @@ def record(network: nn.Module, recipe: Recipe, device: str) -> None:
         torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
         for _ in range(2)
     )
-    dtype = AUTOCAST[recipe.precision]
     # A recording is made on a stream of its own; that it is played on another is meant.
     torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     # Without a cache: a recording must cast the weights anew whenever it is played.
-    with torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False):
+    with autocast(recipe, device, cache=False):
         torch.cuda.make_graphed_callables(network, samples)

@@ -65,18 +65,25 @@ class Style:
     fences: float
 
 
+# By pattern: the ranges of both spacings, jitter, the range of the bend's amplitude, gaps, spurs.
+_STREETS = {
+    GRID: ((70, 110), (110, 190), 0.03, (0, 4), 0.08, 0.05),
+    BRICKWORK: ((65, 95), (120, 200), 0.05, (0, 14), 0.08, 0.15),
+    SUBURB: ((75, 105), (130, 200), 0.12, (14, 30), 0.20, 0.5),
+    ORGANIC: ((80, 120), (90, 150), 0.24, (10, 26), 0.20, 0.3),
+    RURAL: ((120, 165), (150, 230), 0.14, (6, 34), 0.14, 0.15),
+}
+
+
 def style(seed: int) -> Style:
-    """The style of a seed; the pattern is drawn first, and most ranges depend on it."""
+    """The style of a seed; the pattern is drawn first, and most ranges depend on it.
+
+    One table of draws: their order is part of what a seed means, so it is kept whole.
+    """
     rng = np.random.default_rng([seed, 1])
     pattern = str(rng.choice(PATTERNS, p=(0.17, 0.17, 0.28, 0.18, 0.20)))
     rural = pattern == RURAL
-    along, across, jitter, bend, gaps, spurs = {
-        GRID: ((70, 110), (110, 190), 0.03, (0, 4), 0.08, 0.05),
-        BRICKWORK: ((65, 95), (120, 200), 0.05, (0, 14), 0.08, 0.15),
-        SUBURB: ((75, 105), (130, 200), 0.12, (14, 30), 0.20, 0.5),
-        ORGANIC: ((80, 120), (90, 150), 0.24, (10, 26), 0.20, 0.3),
-        RURAL: ((120, 165), (150, 230), 0.14, (6, 34), 0.14, 0.15),
-    }[pattern]
+    along, across, jitter, bend, gaps, spurs = _STREETS[pattern]
     dryness = float(rng.uniform(0, 1) ** 1.6)
     green, straw = np.array([92, 112, 58.0]), np.array([158, 142, 98.0])
     grass = green * (1 - dryness) + straw * dryness + rng.normal(0, 5, 3)
