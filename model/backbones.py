@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from model.errors import SkyfixError
+from model.efficientnet import EfficientNetLite0, PretrainedError
 
 # Names of the maps inside torchvision's models: the last is the re-weighted features.
 # VGG16: relu3_3, relu4_3, relu5_3 (256 + 512 + 512 = 1,280 channels), then pool5: with relu5_3
@@ -26,16 +26,12 @@ _TORCHVISION_MAPS = {
     "convnext_small": ("features.3", "features.5", "features.7", "features.7"),
     "convnext_base": ("features.3", "features.5", "features.7", "features.7"),
 }
-TRUNKS = ("small", *_TORCHVISION_MAPS)
+TRUNKS = ("small", "efficientnet_lite0", *_TORCHVISION_MAPS)
 # Their descriptors depend on the whole batch: chunks and processes would change what is learnt.
 BATCH_NORM_TRUNKS = ("resnet18", "resnet50")
 # Group norm, not batch norm: a descriptor must not depend on the others of its batch, so that
 # accumulated, distributed and single-process training see the same gradients.
 NORM_GROUPS = 8
-
-
-class PretrainedError(SkyfixError):
-    """ImageNet weights were asked for and cannot be had."""
 
 
 class _Residual(nn.Module):
@@ -106,7 +102,8 @@ def _torchvision_model(name: str, *, pretrained: bool) -> nn.Module:
 
 
 def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Module:
-    """A trunk by name, one of `TRUNKS`; `neck` is the small trunk's last width.
+    """A trunk by name, one of `TRUNKS`; `neck` is the last width of the small one and of
+    efficientnet_lite0.
 
     Raises:
         ValueError: an unknown name.
@@ -119,9 +116,25 @@ def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Mo
                 "or use random ones: --set pretrained=false"
             )
         return SmallTrunk(neck)
+    if name == "efficientnet_lite0":
+        trunk = EfficientNetLite0(neck)
+        if pretrained:
+            trunk.load_imagenet()
+        return trunk
     if name in _TORCHVISION_MAPS:
         return TorchvisionTrunk(name, pretrained=pretrained)
     raise ValueError(f"trunk {name!r} is unknown; known: {', '.join(TRUNKS)}")
+
+
+def freeze(trunk: nn.Module, maps: int, input_size: int) -> None:
+    """Take no gradients of the weights that decide the trunk's first `maps` maps."""
+    if not maps:
+        return
+    last = trunk(torch.zeros(1, 3, input_size, input_size))[maps - 1]
+    weights = list(trunk.parameters())
+    gradients = torch.autograd.grad(last.sum(), weights, allow_unused=True)
+    for one, gradient in zip(weights, gradients, strict=True):
+        one.requires_grad_(gradient is None)
 
 
 def map_shapes(trunk: nn.Module, input_size: int) -> Sequence[torch.Size]:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from pair_samples import TINY, World
+from scipy import ndimage
 
 from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
 from training import augmentation
-from training.augmentation import BLANK_SHARE, Pictures, batches
+from training.augmentation import BLANK_SHARE, DRAWN, Pictures, batches, convolved, drawn
 from training.mining import same_place
 from training.pairs import Arrays
 from training.recipes import find
@@ -26,6 +27,7 @@ PLAIN = (
     "offset_m=0",
     "missing_band=0",
     "colour_jitter=0",
+    "random_convolution=0",
     "ramp_epochs=0",
 )
 HERE = LatLon(50.0, 8.0)
@@ -220,6 +222,42 @@ def test_colours_change_alone_in_each_view_and_order_of_levels_stays():
         assert (np.diff(new[..., 0].ravel()[order].astype(int)) >= 0).all()
 
 
+def test_a_convolution_keeps_each_channel_s_mean_and_spread():
+    random = np.random.default_rng(0)
+    images = random.integers(60, 190, (3, 20, 30, 3), dtype=np.uint8)
+    kernels = random.uniform(-1, 1, (3, 3, 3, 3, 3))
+    blend = np.array([0.0, 1.0, 0.4])
+    changed = convolved(*map(torch.from_numpy, (images, blend, kernels))).numpy()
+    assert (changed[0] == images[0]).all()
+    for before, after, share, kernel in zip(images, changed, blend, kernels, strict=True):
+        levels = np.moveaxis(before.astype(float), -1, 0)
+        for channel, own in enumerate(levels):
+            weights = zip(levels, kernel[channel], strict=True)
+            seen = sum(ndimage.correlate(*one, mode="nearest") for one in weights)
+            seen = (seen - seen.mean()) / seen.std() * own.std() + own.mean()
+            expected = np.clip((1 - share) * own + share * seen, 0, 255)
+            assert np.abs(after[..., channel] - expected).max() < 0.7
+
+
+def test_so_many_views_are_convolved_each_with_kernels_of_its_own():
+    chosen, pairs = recipe("random_convolution=0.5"), 2000
+    uniform = np.random.default_rng(1).random((pairs, DRAWN))
+    found = drawn(uniform, chosen, 0, margin=0)
+    assert (found.blend > 0).mean() == pytest.approx(0.5, abs=0.03)
+    assert np.corrcoef((found.blend > 0).T)[0, 1] == pytest.approx(0, abs=0.08)
+    around = found.kernels.copy()
+    around[..., 1, 1] = 0
+    alone = (around == 0).all((2, 3, 4, 5))
+    assert alone.mean() == pytest.approx(0.5, abs=0.03)
+    assert np.abs(found.kernels.mean()) < 0.01
+    assert (found.kernels[:, 0] != found.kernels[:, 1]).any((1, 2, 3, 4)).all()
+    arrays = worlds(1)
+    none = augment(arrays, 0, recipe(), 0, 0)
+    both = augment(arrays, 0, recipe("random_convolution=1"), 0, 0)
+    assert (none.strip != both.strip).mean() > 0.5
+    assert (none.tile != both.tile).mean() > 0.5
+
+
 EVERYTHING = ("rotation=joint", "mirror=true", "heading_noise_deg=6", "missing_band=0.5")
 
 
@@ -289,7 +327,7 @@ def test_streets_of_one_tile_are_no_negatives_of_each_other_wherever_they_are():
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["sent by batch", "on the GPU"])
 def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
     monkeypatch.setattr(augmentation, "RESIDENT_SHARE", share)
-    chosen = recipe(*EVERYTHING, "colour_jitter=0.2", "offset_m=6")
+    chosen = recipe(*EVERYTHING, "colour_jitter=0.2", "random_convolution=0.5", "offset_m=6")
     arrays = worlds(6, margin=8)
     taken = shuffled(arrays, chosen, 3, 1)
     pictures = Pictures.of(arrays, cuda)

@@ -6,6 +6,7 @@ from model.backbones import (
     TRUNKS,
     PretrainedError,
     build_trunk,
+    freeze,
     map_shapes,
 )
 
@@ -38,7 +39,7 @@ def test_vgg16_is_torchvision_s_without_its_classifier():
     assert count(trunk) == sum(9 * inner * outer + outer for inner, outer in layers) == 14_714_688
 
 
-@pytest.mark.parametrize("name", [name for name in TRUNKS if name != "small"])
+@pytest.mark.parametrize("name", TRUNKS[2:])
 def test_every_torchvision_trunk_has_maps_and_features(name):
     with torch.device("meta"):
         *maps, features = map_shapes(build_trunk(name), 64)
@@ -54,8 +55,34 @@ def test_map_shapes_leaves_the_trunk_as_it_was():
     assert torch.equal(trunk.body.bn1.running_mean, before)
 
 
+@pytest.mark.parametrize("name", ["small", "efficientnet_lite0", "resnet18"])
+def test_frozen_maps_stay_while_all_behind_them_learns(name):
+    """One step moves no weight that a frozen map depends on, and every other one."""
+    trunk = build_trunk(name).eval()
+    images = torch.rand(2, 3, 64, 64)
+    before = [one.detach() for one in trunk(images)]
+    freeze(trunk, 2, 64)
+    learning = [one for one in trunk.parameters() if one.requires_grad]
+    sum(one.square().sum() for one in trunk(images)).backward()
+    assert learning
+    assert all(one.grad is not None for one in learning)
+    with torch.no_grad():
+        for one in learning:
+            one += 0.1
+    after = trunk(images)
+    for one, other in zip(before[:2], after[:2], strict=True):
+        assert torch.equal(one, other)
+    assert all((one != other).any() for one, other in zip(before[2:], after[2:], strict=True))
+
+
+def test_nothing_is_frozen_unasked():
+    trunk = build_trunk("small")
+    freeze(trunk, 0, 64)
+    assert all(one.requires_grad for one in trunk.parameters())
+
+
 def test_an_unknown_trunk_is_refused_by_name():
-    with pytest.raises(ValueError, match="'vgg99' is unknown; known: small, vgg16"):
+    with pytest.raises(ValueError, match="'vgg99' is unknown; known: small, eff"):
         build_trunk("vgg99")
 
 

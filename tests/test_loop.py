@@ -320,6 +320,20 @@ def test_weights_of_another_preprocessing_are_begun_with_under_a_warning(arrays,
         start(recipe("encoder.preprocessing.input_size=64"), arrays, 0, "cpu", init)
 
 
+def test_frozen_weights_are_those_that_training_began_with(arrays, tmp_path):
+    chosen = recipe("encoder.network.trunk=efficientnet_lite0", "frozen_maps=1", "ema=0.9")
+    begun = start(chosen, arrays, 0, "cpu").network.state_dict()
+    frozen = ("trunk.stem.", "trunk.stages.0.", "trunk.stages.1.")
+    stopped = tmp_path / "stopped"
+    with pytest.raises(StoppedError):
+        train(chosen, arrays, stopped, on_epoch=stop)
+    for path in (train(chosen, arrays, tmp_path / "whole"), train(chosen, arrays, stopped)):
+        trained = Checkpoint.load(path).tensors
+        same = {name for name, one in trained.items() if torch.equal(one, begun[name])}
+        trunk = {name for name in trained if ".trunk." in name and name.endswith("weight")}
+        assert same & trunk == {name for name in trunk if any(one in name for one in frozen)}
+
+
 def test_given_weights_need_no_download(arrays, tmp_path, monkeypatch):
     chosen = recipe("encoder.network.trunk=resnet18")
     init = Checkpoint(chosen.encoder, chosen.encoder.build().state_dict())

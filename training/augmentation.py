@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from training import processes
 from training.pairs import Arrays
@@ -66,6 +67,8 @@ class Draws(NamedTuple):
     of the ground; turn: of the street alone, as a fraction. flip: 1 for east and west exchanged.
     blank: (B, 2) rows lost at the top and at the bottom. arc: fraction of the turn that is left,
     around `arc_centre`. colours: (B, 2, 5) of both views: three gains, a shift, an exponent.
+    blend: (B, 2) of both views, how much of them their convolution by `kernels` replaces, (B, 2,
+    3, 3, 3, 3): channels out, channels in, rows, columns.
     """
 
     east: NDArray[np.float64]
@@ -77,11 +80,14 @@ class Draws(NamedTuple):
     arc: NDArray[np.float64]
     arc_centre: NDArray[np.float64]
     colours: NDArray[np.float64]
+    blend: NDArray[np.float64]
+    kernels: NDArray[np.float64]
 
 
 # Uniform numbers a pair: of each thing that is drawn, so many.
 _COUNTS = {
     "shift": 2, "turn": 2, "quarter": 1, "flip": 1, "blank": 3, "view": 3, "colour": 12,
+    "blend": 6, "kernels": 162,
 }  # fmt: skip
 DRAWN = sum(_COUNTS.values())
 
@@ -102,6 +108,10 @@ def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int)
     narrow, width, centre = of["view"].T
     low, high = (degrees / 360.0 for degrees in ARC_DEG)
     tone = (2.0 * of["colour"] - 1.0).reshape(-1, 2, 6) * strength * recipe.colour_jitter
+    mixed, share, point = of["blend"].reshape(-1, 2, 3).transpose(2, 0, 1)
+    kernels = 2.0 * of["kernels"].reshape(-1, 2, 3, 3, 3, 3) - 1.0
+    middle = np.pad([[1.0]], 1)  # half of them have one pixel alone: they mix channels
+    kernels *= np.where(point[..., None, None, None, None] < 0.5, middle, 1.0)
     gains = 1.0 + tone[..., :1] + 0.3 * tone[..., 1:4]
     return Draws(
         east,
@@ -113,6 +123,8 @@ def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int)
         np.where(narrow < strength * recipe.limited_view, low + (high - low) * width, 1.0),
         centre,
         np.concatenate([gains, 0.3 * tone[..., 4:5], np.exp(tone[..., 5:6])], -1),
+        share * (mixed < strength * recipe.random_convolution),
+        kernels,
     )
 
 
@@ -129,7 +141,7 @@ def augment(
     strips: uint8 (B, h, w, 3). norths: float64 (B,). chips: uint8 (B, P, P, 3), the tile and
     `margin` pixels around it.
     """
-    east, south, quarters, turn, flip, blank, arc, arc_centre, colours = (
+    east, south, quarters, turn, flip, blank, arc, arc_centre, colours, blend, kernels = (
         torch.from_numpy(one).to(strips.device, non_blocking=True) for one in draws
     )
     tiles = shifted(chips, margin, east.long(), south.long())
@@ -138,6 +150,9 @@ def augment(
     strips = limited(blanked(strips, blank.long(), fill), 360.0 * arc, arc_centre, fill)
     if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):  # saves time, changes nothing
         strips, tiles = recoloured(strips, colours[:, 0]), recoloured(tiles, colours[:, 1])
+    if draws.blend.any():
+        strips = convolved(strips, blend[:, 0], kernels[:, 0])
+        tiles = convolved(tiles, blend[:, 1], kernels[:, 1])
     return strips, norths % 1.0, tiles
 
 
@@ -200,6 +215,22 @@ def recoloured(images: Tensor, colours: Tensor) -> Tensor:
     gains, shift, exponent = colours[..., :3], colours[..., 3:4], colours[..., 4:]
     levels = (images / 255.0).pow_(exponent).mul_(gains).add_(shift).clamp_(0.0, 1.0)
     return levels.mul_(255.0).round_().to(torch.uint8)
+
+
+def convolved(images: Tensor, blend: Tensor, kernels: Tensor) -> Tensor:
+    """So much of each image, `blend` (B,), replaced by its convolution with a kernel of its own,
+    (B, 3, 3, 3, 3), brought to the mean and spread that each channel had."""
+    before = images.permute(0, 3, 1, 2).float()
+    padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
+    by_channel = functional.conv2d(  # a group for each image
+        padded.flatten(0, 1)[None], kernels.float().flatten(0, 1), groups=len(images)
+    )
+    after = by_channel.view_as(before)
+    spread, mean = torch.std_mean(before, (2, 3), keepdim=True)
+    own_spread, own_mean = torch.std_mean(after, (2, 3), keepdim=True)
+    after = (after - own_mean) / own_spread.clamp(min=1e-3) * spread + mean
+    levels = torch.lerp(before, after, blend.float()[:, None, None, None])
+    return levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def moved(

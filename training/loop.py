@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
-from model.backbones import BATCH_NORM_TRUNKS
+from model.backbones import BATCH_NORM_TRUNKS, freeze
 from model.checkpoint import Checkpoint, EncoderConfig
 from model.encoder import Encoder
 from model.network import SiameseNetwork
@@ -170,6 +170,8 @@ def _network(recipe: Recipe, seed: int, init: Checkpoint | None) -> SiameseNetwo
     if init is not None:
         _compare(init.config, recipe.encoder)
         network.load_state_dict(init.network().state_dict())
+    for branch in (network.street, network.aerial):
+        freeze(branch.trunk, recipe.frozen_maps, recipe.encoder.preprocessing.input_size)
     return network
 
 
@@ -210,7 +212,7 @@ def _fingerprint(arrays: Arrays) -> str:
 
 def _parameter_groups(network: nn.Module, recipe: Recipe) -> Iterable[dict[str, Any]]:
     """Weight decay on matrices and kernels only; without any, AdamW is the paper's Adam."""
-    parameters = list(network.parameters())
+    parameters = [one for one in network.parameters() if one.requires_grad]
     return [
         {
             "params": [one for one in parameters if one.ndim > 1],

@@ -57,6 +57,7 @@ _RANGES = {
     "encoder.preprocessing.mean": _SHARE,
     "encoder.preprocessing.std": _ABOVE_0,
     "encoder.aerial_footprint_m": _ABOVE_0,
+    "frozen_maps": _Range("from 0 to 3", lambda value: 0 <= value <= 3),
     "alpha": _ABOVE_0,
     "temperature": _ABOVE_0,
     "label_smoothing": _BELOW_1,
@@ -83,6 +84,7 @@ _RANGES = {
     "missing_band": _SHARE,
     "limited_view": _SHARE,
     "colour_jitter": _SHARE,
+    "random_convolution": _SHARE,
 }
 
 
@@ -92,7 +94,10 @@ class Recipe:
 
     name: str
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    pretrained: bool = False  # ImageNet initialisation of a torchvision trunk
+    pretrained: bool = False  # ImageNet initialisation of the trunk
+    # The trunk's weights up to so many of its maps stay as they begin: what ImageNet taught them
+    # of photographs is kept, and a step is cheaper.
+    frozen_maps: int = 0
 
     loss: Literal["triplet", "info_nce"] = "triplet"
     alpha: float = 10.0  # "triplet", eq. 4-6
@@ -146,6 +151,9 @@ class Recipe:
     missing_band: float = 0.0  # share of panoramas that lose a random top and bottom
     limited_view: float = 0.0  # share of panoramas of which an arc is left, as of a photograph
     colour_jitter: float = 0.0  # each view alone: brightness, contrast, colour balance
+    # Share of views, each alone, blended with a random convolution of themselves (RandConv, Xu et
+    # al. 2021): shapes stay, and neither colour nor texture can be relied on.
+    random_convolution: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (words, holds) in _RANGES.items():
@@ -209,7 +217,27 @@ SKYFIX_MODERN = replace(
     limited_view=0.1,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (MSAE_VGG16, MSAE_DEMO, SKYFIX_MODERN)}
+# Weights that never saw a real pair, for real photographs: features that ImageNet taught, and towns
+# whose colours and textures say nothing.
+SKYFIX_PHOTO = replace(
+    SKYFIX_MODERN,
+    name="skyfix-photo",
+    encoder=EncoderConfig(
+        NetworkConfig(trunk="efficientnet_lite0", neck=64),
+        Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),  # what the trunk was taught with
+        aerial_footprint_m=64.0,
+    ),
+    pretrained=True,
+    frozen_maps=1,
+    epochs=7,
+    learning_rate=5e-4,
+    ramp_epochs=3,
+    missing_band=0.3,
+    colour_jitter=0.4,
+    random_convolution=0.5,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (MSAE_VGG16, MSAE_DEMO, SKYFIX_MODERN, SKYFIX_PHOTO)}
 
 # The paper's table 2: the method less one part at a time. Each is a recipe too; see the end.
 WITHOUT = {
