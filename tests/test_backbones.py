@@ -4,11 +4,11 @@ import torch
 from model.backbones import (
     BATCH_NORM_TRUNKS,
     TRUNKS,
-    PretrainedError,
     build_trunk,
     freeze,
     map_shapes,
 )
+from model.errors import PretrainedError
 
 
 def count(module):
@@ -39,7 +39,9 @@ def test_vgg16_is_torchvision_s_without_its_classifier():
     assert count(trunk) == sum(9 * inner * outer + outer for inner, outer in layers) == 14_714_688
 
 
-@pytest.mark.parametrize("name", TRUNKS[2:])
+@pytest.mark.parametrize(
+    "name", [name for name in TRUNKS if name not in ("small", "efficientnet_lite0")]
+)
 def test_every_torchvision_trunk_has_maps_and_features(name):
     with torch.device("meta"):
         *maps, features = map_shapes(build_trunk(name), 64)
@@ -55,13 +57,12 @@ def test_map_shapes_leaves_the_trunk_as_it_was():
     assert torch.equal(trunk.body.bn1.running_mean, before)
 
 
-@pytest.mark.parametrize("name", ["small", "efficientnet_lite0", "resnet18"])
-def test_frozen_maps_stay_while_all_behind_them_learns(name):
-    """One step moves no weight that a frozen map depends on, and every other one."""
+@pytest.mark.parametrize("name", ["small", "efficientnet_lite0", "convnext_tiny"])
+def test_frozen_maps_stay_whatever_the_weights_that_still_learn_become(name):
     trunk = build_trunk(name).eval()
     images = torch.rand(2, 3, 64, 64)
     before = [one.detach() for one in trunk(images)]
-    freeze(trunk, 2, 64)
+    freeze(trunk, 2)
     learning = [one for one in trunk.parameters() if one.requires_grad]
     sum(one.square().sum() for one in trunk(images)).backward()
     assert learning
@@ -77,8 +78,16 @@ def test_frozen_maps_stay_while_all_behind_them_learns(name):
 
 def test_nothing_is_frozen_unasked():
     trunk = build_trunk("small")
-    freeze(trunk, 0, 64)
+    freeze(trunk, 0)
     assert all(one.requires_grad for one in trunk.parameters())
+
+
+def test_freezing_counts_no_batch():
+    trunk = build_trunk("resnet18").train()
+    before = trunk.body.bn1.running_var.clone()
+    freeze(trunk, 1)
+    assert trunk.training
+    assert torch.equal(trunk.body.bn1.running_var, before)
 
 
 def test_an_unknown_trunk_is_refused_by_name():

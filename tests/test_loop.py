@@ -9,9 +9,9 @@ import torch
 from pair_samples import tiny, write_pairs
 from safetensors import safe_open
 
-from model.backbones import PretrainedError
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
+from model.errors import PretrainedError
 from training.augmentation import Batch, batches
 from training.datasets import load
 from training.loop import rate, start, train
@@ -322,16 +322,29 @@ def test_weights_of_another_preprocessing_are_begun_with_under_a_warning(arrays,
 
 def test_frozen_weights_are_those_that_training_began_with(arrays, tmp_path):
     chosen = recipe("encoder.network.trunk=efficientnet_lite0", "frozen_maps=1", "ema=0.9")
-    begun = start(chosen, arrays, 0, "cpu").network.state_dict()
+    init = Checkpoint(chosen.encoder, chosen.encoder.build().state_dict())
     frozen = ("trunk.stem.", "trunk.stages.0.", "trunk.stages.1.")
     stopped = tmp_path / "stopped"
     with pytest.raises(StoppedError):
-        train(chosen, arrays, stopped, on_epoch=stop)
-    for path in (train(chosen, arrays, tmp_path / "whole"), train(chosen, arrays, stopped)):
-        trained = Checkpoint.load(path).tensors
-        same = {name for name, one in trained.items() if torch.equal(one, begun[name])}
-        trunk = {name for name in trained if ".trunk." in name and name.endswith("weight")}
-        assert same & trunk == {name for name in trunk if any(one in name for one in frozen)}
+        train(chosen, arrays, stopped, init=init, on_epoch=stop)
+    for out in (tmp_path / "whole", stopped):
+        trained = Checkpoint.load(train(chosen, arrays, out, init=init)).tensors
+        same = {name for name, one in trained.items() if torch.equal(one, init.tensors[name])}
+        kept = {name for name in trained if any(one in name for one in frozen)}
+        assert kept <= same
+        assert not any(name.endswith("weight") for name in same - kept if ".trunk." in name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        ((), "the weights would be random for ever: set frozen_maps=0"),
+        (("encoder.network.trunk=resnet18", "pretrained=true"), "resnet18 counts .*frozen_maps=0"),
+    ],
+)
+def test_what_cannot_stay_as_it_is_is_not_frozen(arrays, overrides, names):
+    with pytest.raises(TrainingError, match=names):
+        start(recipe("frozen_maps=1", *overrides), arrays, 0, "cpu")
 
 
 def test_given_weights_need_no_download(arrays, tmp_path, monkeypatch):

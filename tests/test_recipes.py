@@ -24,7 +24,7 @@ def test_every_number_of_the_paper_stands_in_msae_vgg16():
     assert paper.queue_length > 0 < paper.queue_start_epoch
 
 
-def test_the_demo_is_the_same_method_on_a_small_trunk():
+def test_the_demo_is_the_same_method_on_another_trunk():
     demo, paper = find("msae-demo"), find("msae-vgg16")
     assert demo.encoder.network.trunk == "efficientnet_lite0"
     assert demo.encoder.preprocessing.input_size == 128

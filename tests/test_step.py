@@ -15,6 +15,11 @@ from training.sampling import order
 from training.step import TrainingError, step
 
 EXACT = ("batch_size=8", "queue_length=8", "queue_hardest=4", "queue_start_epoch=0")
+PRETRAINED = (
+    "encoder.network.trunk=efficientnet_lite0",
+    "pretrained=true",
+    "frozen_maps=1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,8 @@ def steps(arrays, recipe, count=2, device="cpu"):
 
 
 def gradients(state):
-    return torch.cat([one.grad.flatten() for one in state.network.parameters()])
+    learning = [one for one in state.network.parameters() if one.requires_grad]
+    return torch.cat([one.grad.flatten() for one in learning])
 
 
 @pytest.mark.parametrize("loss", ["triplet", "info_nce"])
@@ -48,6 +54,14 @@ def test_chunks_give_the_loss_and_gradient_of_the_whole_batch(arrays, loss, chun
     limit = 1e-5 * gradients(whole).abs().max()
     assert (gradients(chunked) - gradients(whole)).abs().max() < limit
     assert chunked.queue.negatives() == pytest.approx(whole.queue.negatives(), abs=1e-6)
+
+
+def test_chunks_agree_where_a_part_is_frozen(arrays):
+    whole, expected = steps(arrays, tiny(*EXACT, *PRETRAINED), 1)
+    chunked, losses = steps(arrays, tiny(*EXACT, *PRETRAINED, "chunk_size=3"), 1)
+    assert losses == pytest.approx(expected, rel=1e-6)
+    limit = 1e-5 * gradients(whole).abs().max()
+    assert (gradients(chunked) - gradients(whole)).abs().max() < limit
 
 
 @pytest.mark.parametrize("loss", ["triplet", "info_nce"])
@@ -138,11 +152,16 @@ def test_alone_a_process_has_the_whole_batch():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("overrides", [(), ("chunk_size=4",)], ids=["recorded", "in chunks"])
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("chunk_size=4",), PRETRAINED],
+    ids=["recorded", "in chunks", "partly frozen"],
+)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_learns_what_a_processor_learns(arrays, precision, overrides, cuda):
     """Whole batches are played from a recording there: the second step must see moved weights."""
-    plain = (*EXACT, "loss=info_nce", "learning_rate=1e-3")
+    trunk = overrides if overrides is PRETRAINED else ()
+    plain = (*EXACT, "loss=info_nce", "learning_rate=1e-3", *trunk)
     here, expected = steps(arrays, tiny(*plain), 3)
     recipe = tiny(*plain, *overrides, f"precision={precision}")
     there, losses = steps(arrays, recipe, 3, cuda)

@@ -61,14 +61,14 @@ class Pictures(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What is done to B pairs, float64 (B,) or (B, n) each.
+    """What is done to B pairs, float64, (B,) if no shape is given.
 
     east, south: pixels by which the tile's centre is moved. quarters: of a turn, counter-clockwise,
     of the ground; turn: of the street alone, as a fraction. flip: 1 for east and west exchanged.
     blank: (B, 2) rows lost at the top and at the bottom. arc: fraction of the turn that is left,
     around `arc_centre`. colours: (B, 2, 5) of both views: three gains, a shift, an exponent.
-    blend: (B, 2) of both views, how much of them their convolution by `kernels` replaces, (B, 2,
-    3, 3, 3, 3): channels out, channels in, rows, columns.
+    blend: (B, 2), how much of both views their convolution replaces. kernels: (B, 2, 3, 3, 3, 3)
+    of both: channels out, channels in, rows, columns.
     """
 
     east: NDArray[np.float64]
@@ -84,19 +84,21 @@ class Draws(NamedTuple):
     kernels: NDArray[np.float64]
 
 
-# Uniform numbers a pair: of each thing that is drawn, so many.
-_COUNTS = {
-    "shift": 2, "turn": 2, "quarter": 1, "flip": 1, "blank": 3, "view": 3, "colour": 12,
-    "blend": 6, "kernels": 162,
-}  # fmt: skip
-DRAWN = sum(_COUNTS.values())
+def draws_of(recipe: Recipe) -> dict[str, int]:
+    """Uniform numbers a pair: of each thing that the recipe draws, so many."""
+    counts = {
+        "shift": 2, "turn": 2, "quarter": 1, "flip": 1, "blank": 3, "view": 3, "colour": 12,
+    }  # fmt: skip
+    # Seven times all others: not for nothing.
+    return counts | ({"mixed": 2 * 3, "kernels": 2 * 3**4} if recipe.random_convolution else {})
 
 
 def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int) -> Draws:
-    """`uniform` (B, DRAWN) in 0..1 as what the recipe does in that epoch."""
+    """`uniform` (B, the sum of `draws_of`) in 0..1 as what the recipe does in that epoch."""
     strength = min(1.0, epoch / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
-    ends = np.cumsum(list(_COUNTS.values()))[:-1]
-    of = dict(zip(_COUNTS, np.split(uniform, ends, axis=1), strict=True))
+    counts = draws_of(recipe)
+    ends = np.cumsum(list(counts.values()))[:-1]
+    of = dict(zip(counts, np.split(uniform, ends, axis=1), strict=True))
     reach = min(margin, strength * recipe.offset_m / metres_per_pixel(recipe))
     east, south = np.round(reach * (2.0 * of["shift"] - 1.0)).T
     noise, around = of["turn"].T
@@ -108,10 +110,13 @@ def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int)
     narrow, width, centre = of["view"].T
     low, high = (degrees / 360.0 for degrees in ARC_DEG)
     tone = (2.0 * of["colour"] - 1.0).reshape(-1, 2, 6) * strength * recipe.colour_jitter
-    mixed, share, point = of["blend"].reshape(-1, 2, 3).transpose(2, 0, 1)
-    kernels = 2.0 * of["kernels"].reshape(-1, 2, 3, 3, 3, 3) - 1.0
-    middle = np.pad([[1.0]], 1)  # half of them have one pixel alone: they mix channels
-    kernels *= np.where(point[..., None, None, None, None] < 0.5, middle, 1.0)
+    blend, kernels = np.zeros((len(uniform), 2)), np.zeros((len(uniform), 2, 3, 3, 3, 3))
+    if recipe.random_convolution:
+        mixed, share, point = of["mixed"].reshape(-1, 2, 3).transpose(2, 0, 1)
+        blend = share * (mixed < strength * recipe.random_convolution)
+        kernels = 2.0 * of["kernels"].reshape(kernels.shape) - 1.0
+        middle = np.pad([[1.0]], 1)  # half of them have one pixel alone: they mix channels
+        kernels *= np.where(point[..., None, None, None, None] < 0.5, middle, 1.0)
     gains = 1.0 + tone[..., :1] + 0.3 * tone[..., 1:4]
     return Draws(
         east,
@@ -123,7 +128,7 @@ def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int)
         np.where(narrow < strength * recipe.limited_view, low + (high - low) * width, 1.0),
         centre,
         np.concatenate([gains, 0.3 * tone[..., 4:5], np.exp(tone[..., 5:6])], -1),
-        share * (mixed < strength * recipe.random_convolution),
+        blend,
         kernels,
     )
 
@@ -141,8 +146,9 @@ def augment(
     strips: uint8 (B, h, w, 3). norths: float64 (B,). chips: uint8 (B, P, P, 3), the tile and
     `margin` pixels around it.
     """
-    east, south, quarters, turn, flip, blank, arc, arc_centre, colours, blend, kernels = (
-        torch.from_numpy(one).to(strips.device, non_blocking=True) for one in draws
+    *others, blend, kernels = draws
+    east, south, quarters, turn, flip, blank, arc, arc_centre, colours = (
+        torch.from_numpy(one).to(strips.device, non_blocking=True) for one in others
     )
     tiles = shifted(chips, margin, east.long(), south.long())
     tiles, norths = turned(tiles, norths.to(strips.device) + turn, quarters.long())
@@ -150,9 +156,8 @@ def augment(
     strips = limited(blanked(strips, blank.long(), fill), 360.0 * arc, arc_centre, fill)
     if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):  # saves time, changes nothing
         strips, tiles = recoloured(strips, colours[:, 0]), recoloured(tiles, colours[:, 1])
-    if draws.blend.any():
-        strips = convolved(strips, blend[:, 0], kernels[:, 0])
-        tiles = convolved(tiles, blend[:, 1], kernels[:, 1])
+    strips = convolved(strips, blend[:, 0], kernels[:, 0])
+    tiles = convolved(tiles, blend[:, 1], kernels[:, 1])
     return strips, norths % 1.0, tiles
 
 
@@ -217,20 +222,28 @@ def recoloured(images: Tensor, colours: Tensor) -> Tensor:
     return levels.mul_(255.0).round_().to(torch.uint8)
 
 
-def convolved(images: Tensor, blend: Tensor, kernels: Tensor) -> Tensor:
-    """So much of each image, `blend` (B,), replaced by its convolution with a kernel of its own,
-    (B, 3, 3, 3, 3), brought to the mean and spread that each channel had."""
-    before = images.permute(0, 3, 1, 2).float()
+def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.float64]) -> Tensor:
+    """uint8 (B, h, w, 3) of which so much, `blend` (B,), is replaced by a correlation with a kernel
+    of its own, (B, 3, 3, 3, 3), edges repeated, brought to the mean and spread that each channel
+    had. What `blanked` and `limited` have filled takes part, as it does in `recoloured`."""
+    rows = np.flatnonzero(blend)
+    if not len(rows):
+        return images
+    at, share, weights = (
+        torch.from_numpy(one).to(images.device) for one in (rows, blend[rows], kernels[rows])
+    )
+    before = images[at].permute(0, 3, 1, 2).float()
     padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
     by_channel = functional.conv2d(  # a group for each image
-        padded.flatten(0, 1)[None], kernels.float().flatten(0, 1), groups=len(images)
+        padded.flatten(0, 1)[None], weights.float().flatten(0, 1), groups=len(rows)
     )
     after = by_channel.view_as(before)
     spread, mean = torch.std_mean(before, (2, 3), keepdim=True)
     own_spread, own_mean = torch.std_mean(after, (2, 3), keepdim=True)
     after = (after - own_mean) / own_spread.clamp(min=1e-3) * spread + mean
-    levels = torch.lerp(before, after, blend.float()[:, None, None, None])
-    return levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
+    levels = torch.lerp(before, after, share.float()[:, None, None, None])
+    changed = levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
+    return images.index_copy(0, at, changed)
 
 
 def moved(
@@ -285,7 +298,7 @@ def batches(
     size = recipe.batch_size
     own = processes.share(size)
     chunks = [order[i : i + size][own] for i in range(start * size, len(order) - size + 1, size)]
-    uniform = generator(seed, epoch).random((len(arrays), DRAWN))
+    uniform = generator(seed, epoch).random((len(arrays), sum(draws_of(recipe).values())))
 
     def batch(rows: NDArray[np.int64]) -> Batch:
         return _batch(arrays, pictures, rows, uniform[rows], recipe, epoch)

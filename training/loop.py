@@ -131,8 +131,9 @@ def start(
     """A run before its first step.
 
     Raises:
-        TrainingError: `init` holds another network than the recipe's, or several processes would
-            share a batch that the network's batch norm needs whole.
+        TrainingError: `init` holds another network than the recipe's, several processes would
+            share a batch that the network's batch norm needs whole, or what would be frozen is
+            random, or moved by batch norm.
         PretrainedError: the recipe asks for ImageNet weights that cannot be had.
     """
     trunk = recipe.encoder.network.trunk
@@ -140,6 +141,16 @@ def start(
         raise TrainingError(
             f"{trunk} has batch norm, which {processes.count()} processes would each take of "
             "their share alone: use one process, or another encoder.network.trunk"
+        )
+    if recipe.frozen_maps and trunk in BATCH_NORM_TRUNKS:
+        raise TrainingError(
+            f"frozen_maps is {recipe.frozen_maps}, but what {trunk} counts of its batches would "
+            "still move those maps: set frozen_maps=0, or choose another encoder.network.trunk"
+        )
+    if recipe.frozen_maps and not recipe.pretrained and init is None:
+        raise TrainingError(
+            f"frozen_maps is {recipe.frozen_maps}, and the weights would be random for ever: "
+            "set frozen_maps=0, or begin with --init or pretrained=true"
         )
     network = _network(recipe, seed, init)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -171,7 +182,7 @@ def _network(recipe: Recipe, seed: int, init: Checkpoint | None) -> SiameseNetwo
         _compare(init.config, recipe.encoder)
         network.load_state_dict(init.network().state_dict())
     for branch in (network.street, network.aerial):
-        freeze(branch.trunk, recipe.frozen_maps, recipe.encoder.preprocessing.input_size)
+        freeze(branch.trunk, recipe.frozen_maps)
     return network
 
 

@@ -183,16 +183,15 @@ MSAE_VGG16 = Recipe(
     queue_start_epoch=10,
 )
 
-# The trunk costs a CPU what the small one costs, and learns from photographs what towns lack.
-_DEMO_ENCODER = EncoderConfig(
-    NetworkConfig(trunk="efficientnet_lite0", neck=64),
-    Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),  # what the trunk was taught with
-    aerial_footprint_m=64.0,
-)
-
 MSAE_DEMO = Recipe(
     name="msae-demo",
-    encoder=_DEMO_ENCODER,
+    encoder=EncoderConfig(
+        # It costs a CPU what the small trunk costs, and ImageNet taught it photographs.
+        NetworkConfig(trunk="efficientnet_lite0", neck=64),
+        # It was taught with (level - 127) / 128, which this is but for 0.4 %.
+        Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        aerial_footprint_m=64.0,
+    ),
     pretrained=True,
     frozen_maps=1,
     negative_distance_m=11.0,  # within half a stride on both axes a tile still is the place
@@ -205,10 +204,10 @@ MSAE_DEMO = Recipe(
     schedule="cosine",
     warmup_steps=200,
     precision="bf16",
-    stored="fp16",  # 10 MiB; validation measures what is stored
+    stored="fp16",  # 7.6 MiB; validation measures what is stored
     rotation="joint",
     mirror=True,
-    ramp_epochs=2,  # measured: docs/decisions.md
+    ramp_epochs=2,
     # No offset: the paper's panoramas stand at the tile's centre, and its loss does not bear one.
     heading_noise_deg=6.0,
     missing_band=0.15,
