@@ -185,6 +185,30 @@ MSAE_VGG16 = Recipe(
 
 MSAE_DEMO = Recipe(
     name="msae-demo",
+    encoder=EncoderConfig(NetworkConfig(), Preprocessing(), aerial_footprint_m=64.0),
+    negative_distance_m=11.0,  # within half a stride on both axes a tile still is the place
+    queue_length=1024,
+    queue_hardest=16,
+    queue_start_epoch=2,
+    epochs=12,  # of 16,000 pairs: 30 minutes on two cores
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    schedule="cosine",
+    warmup_steps=200,
+    precision="bf16",
+    stored="fp16",  # 15 MiB; validation measures what is stored
+    rotation="joint",
+    mirror=True,
+    ramp_epochs=8,  # measured: docs/decisions.md
+    heading_noise_deg=6.0,
+    offset_m=8.0,  # half the stride of the tiles that `skyfix ingest` cuts
+    missing_band=0.15,
+    colour_jitter=0.2,
+)
+
+SKYFIX_MODERN = replace(
+    MSAE_DEMO,
+    name="skyfix-modern",
     encoder=EncoderConfig(
         # It costs a CPU what the small trunk costs, and ImageNet taught it photographs.
         NetworkConfig(trunk="efficientnet_lite0", neck=64),
@@ -194,37 +218,14 @@ MSAE_DEMO = Recipe(
     ),
     pretrained=True,
     frozen_maps=1,
-    negative_distance_m=11.0,  # within half a stride on both axes a tile still is the place
-    queue_length=1024,
-    queue_hardest=16,
-    queue_start_epoch=1,
-    epochs=3,  # of 24,000 pairs: half an hour on two cores
-    learning_rate=5e-4,
-    weight_decay=1e-4,
-    schedule="cosine",
-    warmup_steps=200,
-    precision="bf16",
-    stored="fp16",  # 7.6 MiB; validation measures what is stored
-    rotation="joint",
-    mirror=True,
-    ramp_epochs=2,
-    # No offset: the paper's panoramas stand at the tile's centre, and its loss does not bear one.
-    heading_noise_deg=6.0,
-    missing_band=0.15,
-    colour_jitter=0.2,
-)
-
-SKYFIX_MODERN = replace(
-    MSAE_DEMO,
-    name="skyfix-modern",
     loss="info_nce",
     queue_length=0,
     sampling="hard",
     sampling_visual_epoch=1,
-    epochs=7,
+    epochs=7,  # of 26,400 pairs: 70 minutes on two cores
+    learning_rate=5e-4,
     ema=0.998,
     ramp_epochs=3,
-    offset_m=8.0,  # half the stride of the tiles that `skyfix ingest` cuts
     limited_view=0.1,
     # For photographs, whose two views differ more than a town's: docs/decisions.md.
     missing_band=0.3,
