@@ -118,10 +118,7 @@ def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Mo
             )
         return SmallTrunk(neck)
     if name == "efficientnet_lite0":
-        trunk = EfficientNetLite0(neck)
-        if pretrained:
-            trunk.load_imagenet()
-        return trunk
+        return EfficientNetLite0(neck, pretrained=pretrained)
     if name in _TORCHVISION_MAPS:
         return TorchvisionTrunk(name, pretrained=pretrained)
     raise ValueError(f"trunk {name!r} is unknown; known: {', '.join(TRUNKS)}")
@@ -134,9 +131,7 @@ def freeze(trunk: nn.Module, maps: int) -> None:
     """
     if not maps:
         return
-    training = trunk.training
-    last = trunk.eval()(torch.zeros(1, 3, 64, 64))[maps - 1]
-    trunk.train(training)
+    last = _probed(trunk, 64)[maps - 1]
     weights = list(trunk.parameters())
     gradients = torch.autograd.grad(last.sum(), weights, allow_unused=True)
     for one, gradient in zip(weights, gradients, strict=True):
@@ -145,8 +140,13 @@ def freeze(trunk: nn.Module, maps: int) -> None:
 
 def map_shapes(trunk: nn.Module, input_size: int) -> Sequence[torch.Size]:
     """(C, H, W) of each map for one square input, found by running the trunk once."""
-    training = trunk.training
     with torch.no_grad():
-        maps = trunk.eval()(torch.zeros(1, 3, input_size, input_size))
+        return [one.shape[1:] for one in _probed(trunk, input_size)]
+
+
+def _probed(trunk: nn.Module, input_size: int) -> list[Tensor]:
+    """The maps of one empty image, which no batch norm counts."""
+    training = trunk.training
+    maps: list[Tensor] = trunk.eval()(torch.zeros(1, 3, input_size, input_size))
     trunk.train(training)
-    return [one.shape[1:] for one in maps]
+    return maps

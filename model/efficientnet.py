@@ -73,7 +73,7 @@ class EfficientNetLite0(nn.Module):
     others of its batch.
     """
 
-    def __init__(self, neck: int = 32) -> None:
+    def __init__(self, neck: int = 32, *, pretrained: bool = False) -> None:
         super().__init__()
         channels = 32
         self.stem = _Conv(3, channels, 3, 2)
@@ -85,6 +85,8 @@ class EfficientNetLite0(nn.Module):
                 channels = width
             self.stages.append(stage)
         self.neck = nn.Sequential(nn.Conv2d(channels, neck, 1), nn.ReLU(inplace=True))
+        if pretrained:
+            self._load_imagenet()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = functional.relu6(self.stem(x))
@@ -94,7 +96,7 @@ class EfficientNetLite0(nn.Module):
             maps.append(x)
         return [*(maps[at] for at in _READ), self.neck(x)]
 
-    def load_imagenet(self) -> None:
+    def _load_imagenet(self) -> None:
         """Takes the published weights, but for the neck, which ImageNet knows nothing of.
 
         Raises:

@@ -10,9 +10,7 @@ from PIL import Image
 from training.recipes import Recipe, find
 
 CAMERA_M = 2.0
-FROM_NOTHING = ("encoder.network.trunk=small", "pretrained=false", "frozen_maps=0")
 TINY = (
-    *FROM_NOTHING,
     "encoder.network.dimension=16",
     "encoder.network.neck=8",
     "encoder.network.group_channels=4",
@@ -29,7 +27,7 @@ TINY = (
 
 
 def tiny(*overrides: str) -> Recipe:
-    """msae-demo on 32 pixels and 24 metres, from nothing, in full precision."""
+    """msae-demo on 32 pixels and 24 metres, in full precision."""
     return find("msae-demo", (*TINY, *overrides))
 
 

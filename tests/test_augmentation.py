@@ -27,7 +27,6 @@ PLAIN = (
     "offset_m=0",
     "missing_band=0",
     "colour_jitter=0",
-    "random_convolution=0",
     "ramp_epochs=0",
 )
 HERE = LatLon(50.0, 8.0)
@@ -338,4 +337,4 @@ def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
         # One level of a colour: powers, and the convolutions' TF32, are not rounded alike.
         torch.testing.assert_close(ours.cpu().double(), theirs.double(), atol=1.0, rtol=1e-12)
     assert there.strips.is_cuda
-    assert (there.tiles.cpu() == here.tiles).double().mean() > 0.95
+    assert (there.tiles.cpu() == here.tiles).double().mean() > 0.99

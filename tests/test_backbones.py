@@ -49,12 +49,17 @@ def test_every_torchvision_trunk_has_maps_and_features(name):
     assert features[1] == features[2] == 2
 
 
-def test_map_shapes_leaves_the_trunk_as_it_was():
+@pytest.mark.parametrize(
+    "probe", [lambda trunk: map_shapes(trunk, 32), lambda trunk: freeze(trunk, 1)]
+)
+def test_a_look_at_the_maps_counts_as_no_batch(probe):
     trunk = build_trunk("resnet18").train()
-    before = trunk.body.bn1.running_mean.clone()
-    map_shapes(trunk, 32)
+    norm = trunk.body.bn1
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    probe(trunk)
     assert trunk.training
-    assert torch.equal(trunk.body.bn1.running_mean, before)
+    assert torch.equal(norm.running_mean, before[0])
+    assert torch.equal(norm.running_var, before[1])
 
 
 @pytest.mark.parametrize("name", ["small", "efficientnet_lite0", "convnext_tiny"])
@@ -82,16 +87,9 @@ def test_nothing_is_frozen_unasked():
     assert all(one.requires_grad for one in trunk.parameters())
 
 
-def test_freezing_counts_no_batch():
-    trunk = build_trunk("resnet18").train()
-    before = trunk.body.bn1.running_var.clone()
-    freeze(trunk, 1)
-    assert trunk.training
-    assert torch.equal(trunk.body.bn1.running_var, before)
-
-
 def test_an_unknown_trunk_is_refused_by_name():
-    with pytest.raises(ValueError, match="'vgg99' is unknown; known: small, eff"):
+    known = "small, efficientnet_lite0, vgg16"
+    with pytest.raises(ValueError, match=f"'vgg99' is unknown; known: {known}"):
         build_trunk("vgg99")
 
 

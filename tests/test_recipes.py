@@ -107,7 +107,7 @@ def test_the_last_override_wins():
         ("offset_m=nan", "offset_m is nan: it must be at least 0"),
         ("encoder.aerial_footprint_m=0", "encoder.aerial_footprint_m is 0.0: it must be above 0"),
         ("encoder.turns=3", r"turns is 3: it must be one of \(1, 2, 4\)"),
-        ("encoder.network.trunk=foo", "encoder.network.trunk is foo: .* one of small, eff"),
+        ("encoder.network.trunk=foo", "trunk is foo: .* one of small, efficientnet_lite0, vgg16"),
         ("encoder.network.dimension=0", "encoder.network.dimension is 0: .* at least 1"),
         ("encoder.preprocessing.input_size=8", "input_size is 8: it must be at least 32"),
         ("encoder.preprocessing.strip_size=0,9", "strip_size is 0: it must be at least 1"),
