@@ -40,6 +40,7 @@ from rich.console import Console
 from benchmarks.index_peers import ENGINES, Search, Vectors, skyfix
 from benchmarks.index_versions import ENCODER, jittered, made_up, made_up_tiles, write_version
 from model.geo import LatLon
+from model.heap import keep_freed_memory
 from service.build import BATCH, build
 from service.imagery.tiles import TilePictures
 from service.index.catalogue import Catalogue, SourceRecord
@@ -63,6 +64,7 @@ RECALL_QUERIES = 1000
 
 
 def main() -> None:
+    keep_freed_memory()  # as what is measured beside it does
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -30,6 +30,7 @@ from benchmarks.load import Tally, closed_loop, open_loop, quantile, request_byt
 from benchmarks.region import SIZES, add_source, panorama
 from benchmarks.servers import cpu_s, forget_peak, free_port, peak_mib, running
 from model.encoder import Encoder
+from model.heap import keep_freed_memory
 from model.panorama import PanoramaGeometry
 from service.build import build
 from service.compose import open_encoder
@@ -179,6 +180,7 @@ def compare(arguments: argparse.Namespace, encoder: Encoder, best: Rates) -> Non
 
 def main() -> None:
     """Parse arguments, make the index, measure, print."""
+    keep_freed_memory()  # as what is measured beside it does
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=Settings().weights)
     parser.add_argument("--seconds", type=float, default=6.0, help="for each line of the table")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import SkyfixError
+from model.heap import keep_freed_memory
 from service import index_commands
 from service.hints import HintError, Hints
 from service.progress import progress_bar
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    keep_freed_memory()
     try:
         arguments.run(arguments, _settings(arguments))
     except SkyfixError as error:

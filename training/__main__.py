@@ -17,6 +17,7 @@ import torch
 
 from model.checkpoint import TURNS, Checkpoint, CheckpointError
 from model.errors import SkyfixError
+from model.heap import keep_freed_memory
 from training import data_commands, datasets, processes, recipes, study_commands
 from training.events import events
 from training.loop import train
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     try:
         if "device" in arguments:
             arguments.device = _device(arguments.device)
