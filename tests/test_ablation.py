@@ -37,7 +37,9 @@ def test_each_row_takes_one_thing_away():
     assert not rows["w/o MSAE"].encoder.network.attention
     assert (rows["w/o GMS"].queue_length, full.queue_length) == (0, 4)
     assert {one.epochs for one in rows.values()} == {2}
-    assert rows["skyfix-modern"].encoder.network == full.encoder.network
+    modern = rows["skyfix-modern"]
+    assert (modern.encoder, modern.pretrained) == (full.encoder, False)
+    assert (modern.loss, modern.sampling) == ("info_nce", "hard")
 
 
 def test_a_study_is_gone_on_with_and_makes_its_table(pairs, tmp_path):

@@ -61,7 +61,9 @@ def _add_ablate(commands: Commands, data: argparse.ArgumentParser) -> None:
         "--budget-minutes", type=float, help="of training for each run; else the recipe's epochs"
     )
     study.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    study.add_argument("--modern", action="store_true", help="skyfix-modern as a further row")
+    study.add_argument(
+        "--modern", action="store_true", help="a further row: skyfix-modern's method"
+    )
     study.add_argument("--split", help="to train on; the dataset's own by default")
     study.add_argument("--validation-split", help="what is held out of --split by default")
     _add_cache(study)
