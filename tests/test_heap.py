@@ -1,4 +1,5 @@
 import ctypes
+import importlib
 import subprocess
 import sys
 
@@ -39,3 +40,19 @@ def test_another_c_library_is_left_as_it_is_and_the_log_says_so(
     with caplog.at_level("INFO"):
         assert not keep_freed_memory()
     assert "no mallopt" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        ("service.__main__", ["verify", "--home", "none"]),
+        ("training.__main__", ["doctor", "town", "none"]),
+    ],
+)
+def test_both_programs_keep_it(
+    program: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(f"{program}.keep_freed_memory", lambda: asked.append(True))
+    importlib.import_module(program).main(command)
+    assert asked
