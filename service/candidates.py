@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.heading import FEWEST, between_rolls
 from service.hints import DEFAULT_RADIUS_M, Hints
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ class Search(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidates:
-    """The nearest rows of one panorama, best first, each once, with the north of its best roll."""
+    """The nearest rows of one panorama, best first, each once, and where north lies by each: the
+    one tried, or where the rolls tried have their peak."""
 
     rows: list[int]
     distances: list[float]
@@ -66,7 +69,8 @@ def find_candidates(
         for number in group:
             stop = start + len(blocks[number])
             part = slice(start, stop)
-            found[number] = _best_per_tile(distances[part], rows[part], searches[number])
+            best = _best_per_tile(distances[part], rows[part], searches[number])
+            found[number] = _with_norths(best, index.vectors, vectors[blocks[number]])
             start = stop
     return [found[number] for number in range(len(searches))]
 
@@ -89,3 +93,12 @@ def _best_per_tile(
         distances=[float(distance) for distance in distances.reshape(-1)[kept]],
         norths=[search.norths[int(place) // width] for place in kept],
     )
+
+
+def _with_norths(found: Candidates, tiles: Descriptors, rolls: Descriptors) -> Candidates:
+    """`found` with norths between the rolls, if there were several: (R, D), evenly spaced."""
+    if len(rolls) < FEWEST or not found.rows:
+        return found
+    distances = -2.0 * tiles[found.rows] @ rolls.T  # unit vectors': all but a constant
+    best = np.round(np.array(found.norths) * len(rolls)).astype(int)
+    return dataclasses.replace(found, norths=between_rolls(distances, best).tolist())

@@ -23,7 +23,8 @@ class Match:
     """One tile of the index.
 
     distance: squared L2 distance of unit descriptors, 0 (same) to 4.
-    heading_deg: heading of the panorama's centre column: the stated one, or the best roll's.
+    heading_deg: heading of the panorama's centre column: the stated one, or where the
+        rolls tried have their peak.
     """
 
     rank: int

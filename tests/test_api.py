@@ -54,7 +54,8 @@ async def test_an_unknown_heading_is_said_and_estimated(
     fix = (await locate(client, 5, "top_k=1")).json()
     assert fix["geometry"]["north"] == {"value": None, "source": "unknown"}
     assert fix["matches"][0]["tile_id"] == "t5"
-    assert fix["matches"][0]["heading_deg"] == 0.0
+    heading = fix["matches"][0]["heading_deg"]
+    assert min(heading, 360.0 - heading) <= 45.0  # half of the step between two of 4 rolls
 
 
 async def test_place_hints_restrict_exactly(client: httpx.AsyncClient, town: str) -> None:

@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from model.errors import SkyfixError
+from model.heading import between_rolls
 
 Array = Tensor | NDArray[np.generic]
 
@@ -112,11 +113,14 @@ def nearest(
     return result
 
 
-def best_of(street: Array, aerial: Array) -> NDArray[np.int64]:
-    """Which of its R descriptors lies nearest to one aerial: (n, R, D), (n, D) -> int64 (n,)."""
+def best_north(street: Array, aerial: Array) -> NDArray[np.float64]:
+    """At which heading, a fraction of the turn, streets lie nearest to one aerial each.
+
+    street: (n, R, D), R evenly spaced headings from 0; aerial: (n, D). Returns (n,) in 0..1.
+    """
     street, aerial = _as_tensor(street).double(), _as_tensor(aerial).double()
-    result: NDArray[np.int64] = (street - aerial[:, None]).square().sum(2).argmin(1).cpu().numpy()
-    return result
+    distances = (street - aerial[:, None]).square().sum(2).cpu().numpy()
+    return between_rolls(distances, distances.argmin(1))
 
 
 def best_among(street: Array, aerial: Array, candidates: NDArray[np.int64]) -> NDArray[np.int64]:

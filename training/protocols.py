@@ -25,7 +25,7 @@ from training.augmentation import limited
 from training.evaluate import (
     EvaluationError,
     best_among,
-    best_of,
+    best_north,
     nearest,
     ranks,
     recall_at,
@@ -77,13 +77,13 @@ class View(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of n streets, int64 (n,) each: the right tile's rank, the same but for the ignored tiles,
-    the nearest tile, and which of its headings made it the nearest."""
+    """Of n streets, int64 (n,) each: the right tile's rank, the same but for the ignored tiles, the
+    nearest tile; and where north lies as that tile has it, float64 (n,), a fraction of the turn."""
 
     rank: NDArray[np.int64]
     hit: NDArray[np.int64]
     tile: NDArray[np.int64]
-    roll: NDArray[np.int64]
+    north: NDArray[np.float64]
 
 
 def describe(name: str, options: Options) -> str:
@@ -241,18 +241,18 @@ def _described(
 def _search(street: NDArray[np.float32], gallery: Gallery, rows: range) -> Found:
     aerial = gallery.descriptors
     tile = nearest(street, aerial)
-    roll = best_of(street, aerial[tile])
+    north = best_north(street, aerial[tile])
     none = np.full(len(street), -1)
     if gallery.right is None:
-        return Found(none, none, tile, roll)
+        return Found(none, none, tile, north)
     candidates = gallery.right[rows.start : rows.stop]
     truth = best_among(street, aerial, candidates)
     others = np.where(candidates == truth[:, None], -1, candidates)
     rank = ranks(street, aerial, truth, ignored=others)
     if gallery.ignored is None:
-        return Found(rank, none, tile, roll)
+        return Found(rank, none, tile, north)
     ignored = gallery.ignored[rows.start : rows.stop]
-    return Found(rank, ranks(street, aerial, truth, ignored=ignored), tile, roll)
+    return Found(rank, ranks(street, aerial, truth, ignored=ignored), tile, north)
 
 
 def _joined(found: Sequence[Found]) -> Found:
@@ -270,7 +270,7 @@ def _figures(
     if gallery.tiles_at is not None and gallery.streets_at is not None:
         figures |= recall_within(gallery.tiles_at[found.tile], gallery.streets_at)
     if view.rolls:
-        error = heading_error_deg(found.roll / view.rolls, norths)
+        error = heading_error_deg(found.north, norths)
         figures["median_heading_deg"] = float(np.median(error))
     return figures | {"N": len(gallery), "K": recall_depths(len(gallery))["1%"]}
 
