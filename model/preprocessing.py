@@ -121,8 +121,12 @@ class Preprocessing:
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 to zero mean and unit deviation per channel."""
-        mean = images.new_tensor(self.mean).view(3, 1, 1)
-        std = images.new_tensor(self.std).view(3, 1, 1)
+        mean, std = (
+            torch.tensor(one, dtype=images.dtype)
+            .view(3, 1, 1)
+            .to(images.device, non_blocking=True)  # else all that a GPU has to do is waited for
+            for one in (self.mean, self.std)
+        )
         return (images - mean) / std
 
 

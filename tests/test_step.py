@@ -7,7 +7,7 @@ import torch
 from pair_samples import tiny, write_pairs
 
 from training import processes
-from training.augmentation import batches
+from training.augmentation import Pictures, batches
 from training.datasets import load
 from training.loop import start
 from training.pairs import read_arrays
@@ -15,6 +15,7 @@ from training.sampling import order
 from training.step import TrainingError, step
 
 EXACT = ("batch_size=8", "queue_length=8", "queue_hardest=4", "queue_start_epoch=0")
+JITTERED = ("colour_jitter=0.4", "random_convolution=0.5", "missing_band=0.5", "limited_view=0.5")
 PRETRAINED = (
     "encoder.network.trunk=efficientnet_lite0",
     "pretrained=true",
@@ -35,7 +36,7 @@ def steps(arrays, recipe, count=2, device="cpu"):
     for state.epoch in range(count):
         taken = order(recipe, arrays.positions, state.epoch, 0, state.seen)
         (batch,) = batches(arrays, recipe, state.epoch, 0, taken)
-        losses.append(step(state, batch, recipe, device))
+        losses.append(step(state, batch, recipe, device).loss())
     return state, losses
 
 
@@ -173,3 +174,42 @@ def test_a_gpu_learns_what_a_processor_learns(arrays, precision, overrides, cuda
         for state in (here, there, start(recipe, arrays, 0, "cpu"))
     ]
     assert torch.cosine_similarity(moved[0] - moved[2], moved[1] - moved[2], dim=0) > 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_gpu_tells_later_of_a_gradient_that_is_no_number_and_moves_nothing(arrays, broken, cuda):
+    recipe = tiny("batch_size=8")
+    state = start(recipe, arrays, 0, cuda)
+    before = {name: one.clone() for name, one in state.network.state_dict().items()}
+    hook = state.network.street.head.bias.register_hook(lambda gradient: gradient * broken)
+    (batch,) = batches(arrays, recipe, 0, 0, order(recipe, arrays.positions, 0, 0))
+    told = step(state, batch, recipe, cuda)
+    with pytest.raises(TrainingError, match=r"gradient's length is (nan|inf) in epoch 0, step 0"):
+        told.loss()
+    assert all(torch.equal(one, before[name]) for name, one in state.network.state_dict().items())
+    hook.remove()
+    assert math.isfinite(step(state, batch, recipe, cuda).loss())
+    moved = state.network.state_dict()
+    assert not torch.equal(moved["street.head.weight"], before["street.head.weight"])
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_not_waited_for(arrays, cuda):
+    """But where the queue reads numbers, and once a step's loss is asked for."""
+    recipe = tiny("batch_size=8", "loss=info_nce", "ema=0.9", *JITTERED)
+    state = start(recipe, arrays, 0, cuda)
+    pictures = Pictures.of(arrays, cuda)
+    taken = order(recipe, arrays.positions, 0, 0)
+
+    def once():
+        (batch,) = batches(arrays, recipe, 9, 0, taken, pictures=pictures)
+        return step(state, batch, recipe, cuda)
+
+    once().loss()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        told = once()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert math.isfinite(told.loss())

@@ -35,7 +35,7 @@ def first_steps(arrays: Arrays) -> dict[str, object]:
     taken = order(RECIPE, arrays.positions, 0, 0)
     losses, gradients = [], []
     for batch in batches(arrays, RECIPE, 0, 0, taken):
-        losses.append(step(state, batch, RECIPE, "cpu"))
+        losses.append(step(state, batch, RECIPE, "cpu").loss())
         gradients.append(torch.cat([one.grad.flatten() for one in state.network.parameters()]))
     return {
         "losses": losses,

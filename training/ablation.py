@@ -245,7 +245,7 @@ def epochs_within(minutes: float, recipe: Recipe, arrays: Arrays, device: str) -
     pictures = Pictures.of(arrays, device)
     times, began = [], time.monotonic()
     for batch in islice(batches(arrays, timed, 0, 0, shuffled, pictures=pictures), _TIMED_STEPS):
-        step(state, batch, timed, device)
+        step(state, batch, timed, device).loss()
         times.append(time.monotonic() - began)
         began = time.monotonic()
     if not times:

@@ -2,7 +2,8 @@
 
 Every draw is a function of (seed, epoch, row), never of batch, order or worker, so a resumed run
 sees what an uninterrupted one would have seen. Whole batches are changed at once, on the device
-that trains: one pair at a time, a processor would keep a GPU waiting.
+that trains: one pair at a time, a processor would keep a GPU waiting. What a GPU is sent, it is
+sent without waiting for what it still has to do.
 """
 
 from __future__ import annotations
@@ -151,7 +152,8 @@ def augment(
         torch.from_numpy(one).to(strips.device, non_blocking=True) for one in others
     )
     tiles = shifted(chips, margin, east.long(), south.long())
-    tiles, norths = turned(tiles, norths.to(strips.device) + turn, quarters.long())
+    norths = norths.to(strips.device, non_blocking=True) + turn
+    tiles, norths = turned(tiles, norths, quarters.long())
     strips, norths, tiles = mirrored(strips, norths, tiles, flip.bool())
     strips = limited(blanked(strips, blank.long(), fill), 360.0 * arc, arc_centre, fill)
     if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):  # saves time, changes nothing
@@ -211,7 +213,8 @@ def limited(strips: Tensor, fov_deg: Tensor, centre: Tensor, fill: Fill) -> Tens
 
 
 def _filled(images: Tensor, where: Tensor, fill: Fill) -> Tensor:
-    return torch.where(where, images.new_tensor(fill), images)
+    colour = torch.tensor(fill, dtype=images.dtype).to(images.device, non_blocking=True)
+    return torch.where(where, colour, images)
 
 
 def recoloured(images: Tensor, colours: Tensor) -> Tensor:
@@ -230,7 +233,8 @@ def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.fl
     if not len(rows):
         return images
     at, share, weights = (
-        torch.from_numpy(one).to(images.device) for one in (rows, blend[rows], kernels[rows])
+        torch.from_numpy(one).to(images.device, non_blocking=True)
+        for one in (rows, blend[rows], kernels[rows])
     )
     before = images[at].permute(0, 3, 1, 2).float()
     padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
@@ -325,11 +329,11 @@ def _batch(
     epoch: int,
 ) -> Batch:
     draws = drawn(uniform, recipe, epoch, arrays.margin)
-    at = torch.from_numpy(rows).to(pictures.strips.device)
+    at = torch.from_numpy(rows).to(pictures.strips.device, non_blocking=True)
     strips, norths, tiles = augment(
-        pictures.strips[at].to(pictures.device),
+        pictures.strips[at].to(pictures.device, non_blocking=True),
         torch.from_numpy(arrays.norths[rows]),
-        pictures.chips[at].to(pictures.device),
+        pictures.chips[at].to(pictures.device, non_blocking=True),
         arrays.margin,
         draws,
         recipe.encoder.preprocessing.fill,

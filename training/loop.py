@@ -30,7 +30,7 @@ from training.protocols import centre
 from training.recipes import Recipe, describe
 from training.sampling import order
 from training.state import TrainingState
-from training.step import TrainingError, record, step
+from training.step import Told, TrainingError, record, step
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +82,23 @@ def train(
         task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
         while state.epoch < recipe.epochs:
             state.network.train()
+            before: Told | None = None
             for batch in _batches_left(state, recipe, arrays, pictures, workers):
                 _set_rate(state, recipe, steps)
-                loss = step(state, batch, recipe, device)
+                told = step(state, batch, recipe, device)
                 state.step += 1
-                state.total_loss += loss
+                # A GPU has this step to do while it tells of the one before.
+                _count(state, before)
+                before = told
                 done = state.epoch * steps + state.step
-                progress.update(task, completed=done, at=f"{state.epoch}: {loss:.4f}")
+                mean = state.total_loss / max(1, state.step - 1)
+                progress.update(task, completed=done, at=f"{state.epoch}: {mean:.4f}")
                 if processes.is_first() and time.monotonic() - saved > save_every_s:
+                    _count(state, before)
+                    before = None
                     state.save(out / "state.safetensors")
                     saved = time.monotonic()
+            _count(state, before)
             report = _finish_epoch(state, recipe, validation, out, device, provenance or {})
             on_epoch(report)
     processes.wait()
@@ -114,6 +121,11 @@ def _batches_left(
         workers=workers,
         pictures=pictures,
     )
+
+
+def _count(state: TrainingState, told: Told | None) -> None:
+    if told is not None:
+        state.total_loss += told.loss()
 
 
 def _progress() -> Progress:

@@ -31,16 +31,46 @@ class TrainingError(SkyfixError):
     """Training cannot go on; the last checkpoint on disk is intact."""
 
 
-def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> float:
-    """One step down the loss of a batch against itself and the queue; returns that loss.
+class Told:
+    """A step's loss, and its gradient's length, on their way from the device."""
 
-    `batch` is this process's share; the loss is of the whole.
+    def __init__(self, state: TrainingState, loss: Tensor, length: Tensor) -> None:
+        self._where = f"in epoch {state.epoch}, step {state.step}"
+        # Both at once: each number that is read waits for the GPU.
+        self._values = torch.stack([loss.detach(), length]).to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def loss(self) -> float:
+        """Waits for the step.
+
+        Raises:
+            TrainingError: the loss or its gradient is not a number; no weight was moved.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        told: list[float] = self._values.tolist()
+        for name, value in zip(("loss", "gradient's length"), told, strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {name} is {value} {self._where}: "
+                    "lower the learning rate, or look for broken images"
+                )
+        return told[0]
+
+
+def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> Told:
+    """One step down the loss of a batch against itself and the queue; tells that loss.
+
+    `batch` is this process's share; the loss is of the whole. A GPU is not waited for: there, a
+    loss that is not a number is told later, and moves no weight meanwhile.
 
     Raises:
-        TrainingError: the loss or its gradient is not a number; no weight was moved.
+        TrainingError: as `Told.loss`, on a CPU.
     """
     ids, streets_at, tiles_at = (
-        processes.gather(one.to(device))
+        processes.gather(one.to(device, non_blocking=True))
         for one in (batch.ids, batch.street_positions, batch.tile_positions)
     )
     street, aerial, send_back = _describe(state, batch, recipe, device)
@@ -55,37 +85,36 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> flo
     state.scaler.scale(loss).backward()
     send_back()
     processes.sum_gradients(state.network.parameters())
-    told = _checked(state, loss)
-    state.scaler.step(state.optimiser)
-    state.scaler.update()
+    told = _move(state, loss)
     state.average(recipe.ema)
     if queue is not None:
+        told.loss()  # the queue reads numbers of this step, too: nothing is gained by not waiting
         queue.push(
             aerial, ids, tiles_at, street=street, hardest=recipe.queue_hardest, min_distance_m=near
         )
     if state.seen is not None:
-        rows = processes.gather(batch.rows.to(device))
+        rows = processes.gather(batch.rows.to(device, non_blocking=True))
         state.seen[:, rows] = torch.stack([street, aerial]).detach()
     return told
 
 
-def _checked(state: TrainingState, loss: Tensor) -> float:
-    """The loss as a number, once it and its gradient are found to be finite."""
+def _move(state: TrainingState, loss: Tensor) -> Told:
+    """Moves the weights, unless the loss or its gradient is not finite."""
     length = loss.new_zeros(())
     if not state.scaler.is_enabled():  # which itself leaves out such a step, and lowers the scale
         # A finite one past 1e19 overflows, too: no training comes back from there.
         length = get_total_norm(
             [one.grad for one in state.network.parameters() if one.grad is not None]
         )
-    # Both at once: each number that is read waits for the GPU.
-    told: tuple[float, float] = tuple(torch.stack([loss.detach(), length]).tolist())
-    for name, value in zip(("loss", "gradient's length"), told, strict=True):
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {name} is {value} in epoch {state.epoch}, step {state.step}: "
-                "lower the learning rate, or look for broken images"
-            )
-    return told[0]
+    told = Told(state, loss, length)
+    if not loss.is_cuda:
+        told.loss()
+    elif not state.scaler.is_enabled():
+        # As GradScaler has it: the fused optimiser itself moves nothing then.
+        state.optimiser.found_inf = (loss.detach() + length).isfinite().logical_not().float()  # type: ignore[attr-defined]
+    state.scaler.step(state.optimiser)
+    state.scaler.update()
+    return told
 
 
 def _loss(
