@@ -165,7 +165,7 @@ def one_server(
 def compare(arguments: argparse.Namespace, encoder: Encoder, best: Rates) -> None:
     """The table of ratios at each system's best number of clients."""
     alone = encoder_alone(encoder, arguments.seconds)
-    print(f"\nEncoder alone, strips ready: {alone:.1f} images/s ({encoder.dtype})\n")
+    print(f"\nEncoder alone, strips ready: {alone:.1f} images/s ({encoder.way})\n")
     row("system", "upload", "best req/s", "/ plain", "/ bare loop", "/ encoder alone")
     row(*["---"] * 6)
     for size in arguments.sizes:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,18 +21,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.checkpoint import Checkpoint
+from model.compiled import CompiledNetwork, CompileError
 from model.images import Rgb
 from model.lanes import Lanes
 from model.network import SiameseNetwork
 from model.panorama import PanoramaGeometry
-from model.precision import MIN_COSINE, fast_formats, fastest_runs
+from model.precision import EXACT, MIN_COSINE, Way, fast_ways, fastest_runs
 from model.preprocessing import to_tensor
 
 log = logging.getLogger(__name__)
 
 Descriptors = NDArray[np.float32]
 BATCH = 64
-WORTH = 0.9  # of float32's time: a format that takes more is not worth its rounding
+WORTH = 0.9  # of torch's time in float32: a way that takes more is not worth its rounding
 
 
 class Encoder:
@@ -43,7 +45,7 @@ class Encoder:
         dimension: D, the length of a descriptor.
         aerial_footprint_m: ground width of the tiles that the aerial branch expects.
         aerial_pixels: side to which tiles are resampled; larger ones gain nothing.
-        dtype: number format of the network: float32 until `accelerate`.
+        way: who runs the network, in which number format: torch in float32 until `accelerate`.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
@@ -53,8 +55,9 @@ class Encoder:
         self.aerial_footprint_m = checkpoint.config.aerial_footprint_m
         self.aerial_pixels = checkpoint.config.preprocessing.input_size
         self.device = torch.device(device)
-        self.dtype = torch.float32
-        self._network = checkpoint.network().requires_grad_(False).to(self.device)
+        self.way = EXACT
+        self._exact = checkpoint.network().requires_grad_(False).to(self.device)
+        self._network: Runner = _Eager(self._exact, torch.float32)
         self._lanes = Lanes.of(self.device)
 
     @classmethod
@@ -68,59 +71,70 @@ class Encoder:
 
     def accelerate(
         self,
-        formats: Sequence[torch.dtype] | None = None,
+        ways: Sequence[Way] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Switch to the number format that is fastest here, of those that have proved right.
+        """Switch to the way of running the network that is fastest here, if it has proved right.
 
-        A format whose descriptors of made-up images have a cosine below MIN_COSINE with those in
+        One whose descriptors of made-up images have a cosine below MIN_COSINE with torch's in
         float32 is not used, and the log says so. The others are timed: what a processor claims to
         do is no measure (docs/decisions.md). The fingerprint stays.
 
         Args:
-            formats: those to try beside float32; None: `precision.fast_formats`.
+            ways: those to try beside EXACT; None: `precision.fast_ways`.
         """
-        exact, expected = self._network, self._probe()
-        if formats is None:
-            formats = fast_formats(self.device)
-        usable: dict[torch.dtype, SiameseNetwork] = {}
-        for dtype in (*formats, torch.float32):
-            network = copy.deepcopy(exact).to(dtype)
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._use(dtype, network)
+        plain, expected = self._network, self._probe()
+        if ways is None:
+            ways = fast_ways(self.device)
+        usable: dict[Way, Runner] = {}
+        for way in (*ways, EXACT):
+            try:
+                network = self._run_by(way)
+            except CompileError as error:
+                log.warning("%s is not used: %s", way, error)
+                continue
+            self._use(way, network)
             cosine = float((self._probe() * expected).sum(1).min())
             if cosine >= MIN_COSINE:  # false for NaN
-                usable[dtype] = network
+                usable[way] = network
             else:
-                log.warning("%s is not used: cosine %.6f with float32", dtype, cosine)
-        if not usable:  # not even float32 agrees with itself: its descriptors are no numbers
-            self._use(torch.float32, exact)
+                log.warning("%s is not used: cosine %.6f with %s", way, cosine, EXACT)
+        if not usable:  # not even torch agrees with itself: its descriptors are no numbers
+            self._use(EXACT, plain)
             return
 
-        def run(dtype: torch.dtype) -> None:
-            self._use(dtype, usable[dtype])
+        def run(way: Way) -> None:
+            self._use(way, usable[way])
             self._probe()
 
         seconds = fastest_runs(list(usable), run, clock)
         best = min(seconds, key=seconds.__getitem__)
-        if torch.float32 in seconds and seconds[best] > WORTH * seconds[torch.float32]:
-            best = torch.float32  # not now this one, now the other, by the machine's noise
+        if EXACT in seconds and seconds[best] > WORTH * seconds[EXACT]:
+            best = EXACT  # not now this one, now the other, by the machine's noise
         self._use(best, usable[best])
-        times = ", ".join(f"{dtype} {1e3 * spent:.1f} ms" for dtype, spent in seconds.items())
-        log.info("encoding in %s on %s (a few images: %s)", best, self.device, times)
+        times = ", ".join(f"{way} {1e3 * spent:.1f} ms" for way, spent in seconds.items())
+        log.info("encoding by %s on %s (a few images: %s)", best, self.device, times)
 
-    def _use(self, dtype: torch.dtype, network: SiameseNetwork) -> None:
-        self.dtype, self._network = dtype, network
+    def _run_by(self, way: Way) -> Runner:
+        if way.engine == "openvino":
+            side = self.config.preprocessing.input_size
+            return CompiledNetwork(self._exact, side, self._lanes.cores, way.dtype)
+        network = copy.deepcopy(self._exact).to(way.dtype)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return _Eager(network, way.dtype)
+
+    def _use(self, way: Way, network: Runner) -> None:
+        self.way, self._network = way, network
 
     def _probe(self) -> Descriptors:
-        """Descriptors of the same made-up images by both branches, unturned."""
+        """Descriptors of the same made-up images by both branches."""
         random = np.random.default_rng(0)
         height, width = self.config.preprocessing.strip_size
         coarse = random.integers(0, 256, (8, 8, 16, 3), np.uint8)
         blocks = coarse.repeat(-(-height // 8), axis=1).repeat(-(-width // 16), axis=2)
         strips = list(blocks[:, :height, :width])
-        streets = self._described_strips(strips, [0.5] * len(strips))
-        return np.concatenate([streets, self._described_tiles(strips)])
+        streets = self.encode_strips(strips, [0.5] * len(strips))
+        return np.concatenate([streets, self.encode_aerials(strips)])
 
     def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
         """Encoded panorama to strip; see `Preprocessing.read_strip`."""
@@ -137,32 +151,42 @@ class Encoder:
     def encode_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> Descriptors:
         """Strips and, for each, the fraction of the turn that faces north, to (N, D).
 
-        With turns, norths count as the same when they differ by less than 1e-6 of a turn.
+        Norths count as the same when they differ by less than 1e-6 of a turn.
         """
-        if self.config.turns == 1:
-            return self._described_strips(strips, norths)
         strips = list(strips)  # an array's rows would be other objects each time
         # The views of one roll are other rolls turned: each is described once.
-        views: dict[tuple[int, float], int] = {}
-        rows = [
-            [
-                views.setdefault((which, round((north + turn) % 1.0, 6) % 1.0), len(views))
-                for which, north in zip(_first_of_each(strips), norths, strict=True)
-            ]
-            for turn in self._turns()
+        turns = self.config.turns
+        wanted = [
+            self._view(which, north + turn / turns)
+            for which, north in zip(_first_of_each(strips), norths, strict=True)
+            for turn in range(turns)
         ]
-        described = self._described_strips(
-            [strips[which] for which, _ in views], [north for _, north in views]
-        )
-        return self._side_by_side([described[one] for one in rows])
+        views = sorted(set(wanted))  # those of one projection side by side
+        place = {view: at for at, view in enumerate(views)}
+        described = self._described_views(strips, views)
+        return self._side_by_side(described[[place[view] for view in wanted]])
 
-    def _described_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> Descriptors:
+    def _view(self, which: int, north: float) -> _View:
+        north = round(north % 1.0, 6) % 1.0
+        # To another quarter of the turn the projection turns as a whole; a mere resize does not.
+        quarters = int(4.0 * north) if self.config.preprocessing.projection != "none" else 0
+        return _View(which, round(north - quarters / 4.0, 6), quarters)
+
+    def _described_views(self, strips: Sequence[Rgb], views: Sequence[_View]) -> Descriptors:
         def branch(batch: slice) -> Tensor:
-            north = torch.tensor(norths[batch], dtype=torch.float64, device=self.device)
-            views = self.config.preprocessing.project(to_tensor(strips[batch], self.device), north)
-            return self._street_descriptors(views)
+            bases = list(dict.fromkeys((which, north) for which, north, _ in views[batch]))
+            north = torch.tensor([one for _, one in bases], dtype=torch.float64, device=self.device)
+            shown = to_tensor([strips[which] for which, _ in bases], self.device)
+            shown = self.config.preprocessing.project(shown, north)
+            shown = self.config.preprocessing.normalise(shown)
+            at = {base: row for row, base in enumerate(bases)}
+            turned = [
+                shown[at[which, north]].rot90(quarters, (1, 2))
+                for which, north, quarters in views[batch]
+            ]
+            return self._network.street(torch.stack(turned))
 
-        return self._in_batches(len(strips), branch)
+        return self._in_batches(len(views), branch)
 
     def encode_streets(
         self, images: Sequence[Rgb], geometries: Sequence[PanoramaGeometry] | None = None
@@ -191,10 +215,10 @@ class Encoder:
         side = self.config.preprocessing.input_size
         with torch.inference_mode():
             view = self.config.preprocessing.project(to_tensor([strip], self.device), north)
-            pixels = self._input(self.config.preprocessing.normalise(view))
-            mask = self._network.street.attention_mask(pixels)
+            pixels = self.config.preprocessing.normalise(view)
+            mask = self._exact.street.attention_mask(pixels)
             if mask is not None:
-                mask = functional.interpolate(mask.float(), (side, side), mode="bilinear")
+                mask = functional.interpolate(mask, (side, side), mode="bilinear")
         picture = (view[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).cpu().numpy()
         return picture, None if mask is None else mask[0, 0].cpu().numpy()
 
@@ -205,38 +229,26 @@ class Encoder:
 
     def encode_aerials(self, images: Sequence[Rgb]) -> Descriptors:
         """North-up tiles, uint8 (H, W, 3), to descriptors: float32 (N, D), rows of length 1."""
-        turned = [self._described_tiles(images, round(4 * turn)) for turn in self._turns()]
-        return self._side_by_side(turned)
-
-    def _described_tiles(self, images: Sequence[Rgb], quarters: int = 0) -> Descriptors:
-        """Turned by so many of np.rot90's quarters: IPT(strip, north + quarters / 4) is so too."""
+        turns = self.config.turns
+        views = range(turns * len(images))
 
         def branch(batch: slice) -> Tensor:
-            tiles = [self.config.preprocessing.tile(image) for image in images[batch]]
+            first, last = (view // turns for view in (views[batch][0], views[batch][-1]))
+            tiles = [self.config.preprocessing.tile(image) for image in images[first : last + 1]]
             pixels = self.config.preprocessing.normalise(to_tensor(tiles, self.device))
-            turned = pixels.rot90(quarters, (2, 3))
-            described: Tensor = self._network.aerial(self._input(turned))
-            return described
+            # As the projection turns with its north: by np.rot90's quarters.
+            turned = [
+                pixels[view // turns - first].rot90(view % turns * 4 // turns, (1, 2))
+                for view in views[batch]
+            ]
+            return self._network.aerial(torch.stack(turned))
 
-        return self._in_batches(len(images), branch)
+        return self._side_by_side(self._in_batches(len(views), branch))
 
-    def _turns(self) -> list[float]:
-        """Fractions of a full turn."""
-        return [turn / self.config.turns for turn in range(self.config.turns)]
-
-    def _side_by_side(self, turned: Sequence[Descriptors]) -> Descriptors:
-        """A squared distance is then the mean of the turned views' own."""
-        if len(turned) == 1:
-            return turned[0]
-        return np.concatenate(turned, axis=1) / np.float32(math.sqrt(len(turned)))
-
-    def _street_descriptors(self, views: Tensor) -> Tensor:
-        pixels = self.config.preprocessing.normalise(views)
-        described: Tensor = self._network.street(self._input(pixels))
-        return described
-
-    def _input(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self.dtype).contiguous(memory_format=torch.channels_last)
+    def _side_by_side(self, described: Descriptors) -> Descriptors:
+        """(N * turns, D) to (N, turns * D): a squared distance is the mean of the turned views'."""
+        turns = self.config.turns
+        return described.reshape(-1, self.dimension) / np.float32(math.sqrt(turns))
 
     def _in_batches(self, count: int, branch: Callable[[slice], Tensor]) -> Descriptors:
         described = np.empty((count, self.config.network.dimension), np.float32)
@@ -245,8 +257,49 @@ class Encoder:
             with torch.inference_mode():
                 described[batch] = branch(batch).cpu().numpy()
 
-        self._lanes.run(describe, count, BATCH)
+        self._lanes.run(describe, count, self._network.batch)
         return described
+
+
+class _View(NamedTuple):
+    """A strip by its number, where its north lies, 0 to a quarter of a turn, and how many quarters
+    what it then shows is turned by."""
+
+    strip: int
+    north: float
+    quarters: int
+
+
+class Runner(Protocol):
+    """Each branch: normalised images, float32 (N, 3, S, S), N up to `batch`, to (N, D)."""
+
+    batch: int
+
+    @property
+    def street(self) -> Callable[[Tensor], Tensor]: ...
+
+    @property
+    def aerial(self) -> Callable[[Tensor], Tensor]: ...
+
+
+class _Eager:
+    """torch runs it, operation by operation."""
+
+    batch = BATCH
+
+    def __init__(self, network: SiameseNetwork, dtype: torch.dtype) -> None:
+        self._network, self._dtype = network, dtype
+
+    def street(self, images: Tensor) -> Tensor:
+        described: Tensor = self._network.street(self._input(images))
+        return described
+
+    def aerial(self, images: Tensor) -> Tensor:
+        described: Tensor = self._network.aerial(self._input(images))
+        return described
+
+    def _input(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self._dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _first_of_each(strips: Sequence[Rgb]) -> list[int]:

@@ -20,7 +20,7 @@ class Lanes:
     """So many threads; the first work starts them."""
 
     def __init__(self, cores: int) -> None:
-        self._cores = cores
+        self.cores = cores
         self._lanes = ThreadPoolExecutor(cores, "lane")
         # A team of threads belongs to the thread that it once worked for: hence always the same.
         self._lone = ThreadPoolExecutor(1, "lane")
@@ -37,11 +37,11 @@ class Lanes:
         Which slices there are depends on `count` and the number of cores alone. The first error of
         a lane is raised here, once no lane works any more.
         """
-        if self._cores == 1:
+        if self.cores == 1:
             for part in _parts(count, most):
                 work(part)
             return
-        lanes = max(1, min(self._cores, count // LEAST))
+        lanes = max(1, min(self.cores, count // LEAST))
         pool, threads = (self._lone, self._team) if lanes == 1 else (self._lanes, 1)
 
         def alone(part: slice) -> None:

@@ -1,28 +1,56 @@
-"""The number formats in which a device may run networks faster. Knows nothing of images."""
+"""The ways in which a device may run a network faster. Knows nothing of images."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
+
+from model.compiled import is_installed
 
 K = TypeVar("K", bound=Hashable)
 
 MIN_COSINE = 0.999  # between a descriptor and the same in float32
 
 
-def fast_formats(device: torch.device) -> tuple[torch.dtype, ...]:
-    """Formats that may be faster than float32 on this device, the most exact first.
+class Way(NamedTuple):
+    """Who runs the network, and in which number format."""
+
+    engine: Literal["torch", "openvino"]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.engine} {str(self.dtype).removeprefix('torch.')}"
+
+
+EXACT = Way("torch", torch.float32)
+
+
+def fast_ways(device: torch.device) -> tuple[Way, ...]:
+    """Those that may be faster than EXACT on this device, the most exact first.
 
     A CPU can gain from bfloat16 only where it multiplies it in hardware: AMX does, by much;
     AVX512-BF16 without AMX halves the time on some processors and doubles it on others.
     """
     if device.type == "cuda":
-        return torch.float16, torch.bfloat16
+        return Way("torch", torch.float16), Way("torch", torch.bfloat16)
     can = torch.cpu.get_capabilities()
-    return (torch.bfloat16,) if can.get("amx_bf16") or can.get("avx512_bf16") else ()
+    formats = [torch.float32]
+    if can.get("amx_bf16") or can.get("avx512_bf16"):
+        formats.append(torch.bfloat16)
+    engines: tuple[Literal["torch", "openvino"], ...] = ("torch",)
+    if is_installed():
+        engines = ("openvino", "torch")
+    return tuple(
+        way for dtype in formats for way in (Way(one, dtype) for one in engines) if way != EXACT
+    )
+
+
+def exact_ways(device: torch.device) -> tuple[Way, ...]:
+    """Those of `fast_ways` that calculate in float32: what is measured in one is so in all."""
+    return tuple(way for way in fast_ways(device) if way.dtype == torch.float32)
 
 
 def fastest_runs(

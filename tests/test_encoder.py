@@ -155,9 +155,9 @@ def test_rolls_share_their_turned_views(checkpoint):
     class Counting(Encoder):
         described = 0
 
-        def _described_strips(self, strips, norths):
-            self.described += len(strips)
-            return super()._described_strips(strips, norths)
+        def _described_views(self, strips, views):
+            self.described += len(views)
+            return super()._described_views(strips, views)
 
     encoder = Counting(replace(checkpoint, config=replace(CONFIG, turns=4)))
     (image,) = panoramas(1)

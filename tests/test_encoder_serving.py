@@ -11,7 +11,7 @@ from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.network import NetworkConfig
 from model.panorama import PanoramaGeometry
-from model.precision import fast_formats, fastest_runs
+from model.precision import EXACT, Way, fast_ways, fastest_runs
 
 CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
 
@@ -30,10 +30,10 @@ def streets(count: int) -> list[np.ndarray]:
     return [World(seed).panorama(64, 128) for seed in range(count)]
 
 
-def test_the_fastest_format_gives_nearly_the_same_descriptors() -> None:
+def test_the_fastest_way_gives_nearly_the_same_descriptors() -> None:
     exact, fast = encoder_of(), encoder_of()
     fast.accelerate()
-    assert fast.dtype in (*fast_formats(fast.device), torch.float32)
+    assert fast.way in (*fast_ways(fast.device), EXACT)
     images = streets(4)
     for encode in ("encode_streets", "encode_aerials"):
         described = getattr(fast, encode)(images)
@@ -48,20 +48,20 @@ def test_a_format_that_does_not_agree_is_not_used(
 ) -> None:
     encoder = encoder_of(gain=1e6)  # overflows float16
     expected = encoder.encode_streets(streets(2))
-    encoder.accelerate([torch.float16])
-    assert encoder.dtype == torch.float32
+    encoder.accelerate([Way("torch", torch.float16)])
+    assert encoder.way == EXACT
     assert "float16 is not used" in caplog.text
     np.testing.assert_allclose(encoder.encode_streets(streets(2)), expected, atol=1e-5)
 
 
 class Clock:
-    """By which each format takes so long."""
+    """By which each number format takes so long."""
 
     def __init__(self, encoder: Encoder, **seconds: float) -> None:
         self.encoder, self.seconds, self.now = encoder, seconds, 0.0
 
     def __call__(self) -> float:
-        self.now += self.seconds[str(self.encoder.dtype).removeprefix("torch.")]
+        self.now += self.seconds[str(self.encoder.way.dtype).removeprefix("torch.")]
         return self.now
 
 
@@ -71,8 +71,9 @@ class Clock:
 )
 def test_a_format_must_be_faster_by_more_than_noise(seconds: float, chosen: torch.dtype) -> None:
     encoder = encoder_of()
-    encoder.accelerate([torch.bfloat16], Clock(encoder, bfloat16=seconds, float32=1.0))
-    assert encoder.dtype == chosen
+    bfloat16 = Way("torch", torch.bfloat16)
+    encoder.accelerate([bfloat16], Clock(encoder, bfloat16=seconds, float32=1.0))
+    assert encoder.way.dtype == chosen
     assert (encoder.encode_streets(streets(2)) == encoder.encode_streets(streets(2))).all()
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
+from model.precision import exact_ways
 from training import ablation, datasets, figures, report
 from training.pairs import SKIP_SHARE, Reference, read_arrays
 from training.progress import bar
@@ -135,6 +136,7 @@ def _measured(
 ) -> dict[str, Any]:
     """One checkpoint on every root."""
     encoder = Encoder.load(weights, arguments.device)
+    encoder.accelerate(exact_ways(encoder.device))
     reports, queries = {}, {}
     for root in arguments.root:
         pairs = datasets.load(arguments.dataset, root, _split(arguments))

@@ -1,0 +1,142 @@
+"""A network compiled by OpenVINO against the same network in torch."""
+
+import dataclasses
+import logging
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from pair_samples import tiny
+from torch import nn
+
+from model import compiled, precision
+from model.checkpoint import Checkpoint
+from model.compiled import CompiledNetwork, CompileError
+from model.encoder import Encoder
+from model.network import SiameseNetwork
+from model.precision import EXACT, Way, exact_ways, fast_ways
+
+CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
+OPENVINO = Way("openvino", torch.float32)
+
+
+@pytest.fixture(autouse=True)
+def installed():
+    pytest.importorskip("openvino", reason="needs the extra `cpu`")
+
+
+def network_of(trunk: str = "small", attention: bool = True) -> SiameseNetwork:
+    torch.manual_seed(0)
+    wanted = dataclasses.replace(CONFIG.network, trunk=trunk, attention=attention)
+    return dataclasses.replace(CONFIG, network=wanted).build().eval().requires_grad_(False)
+
+
+def images(count: int) -> torch.Tensor:
+    side = CONFIG.preprocessing.input_size
+    return torch.from_numpy(
+        np.random.default_rng(count).normal(size=(count, 3, side, side))
+    ).float()
+
+
+@pytest.mark.parametrize(
+    "trunk", ["small", "efficientnet_lite0", "vgg16", "resnet18", "convnext_tiny"]
+)
+def test_it_describes_as_torch_does(trunk: str) -> None:
+    network = network_of(trunk)
+    fast = CompiledNetwork(network, CONFIG.preprocessing.input_size, 2)
+    views = images(5)
+    for branch in ("street", "aerial"):
+        expected = getattr(network, branch)(views)
+        found = getattr(fast, branch)(views)
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_many_threads_may_call_and_keep_what_they_were_given() -> None:
+    network = network_of()
+    fast = CompiledNetwork(network, CONFIG.preprocessing.input_size, 2)
+    batches = [images(1 + number % 3) for number in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(fast.street, batches))
+    for one, views in zip(found, batches, strict=True):
+        np.testing.assert_allclose(one, network.street(views), atol=2e-5)
+
+
+def test_the_log_stays_as_it_was_set_up() -> None:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers), list(root.filters)
+    CompiledNetwork(network_of(), CONFIG.preprocessing.input_size, 1)
+    assert (root.level, list(root.handlers), list(root.filters)) == before
+
+
+def test_nobody_is_told_of_it() -> None:
+    """In a process of its own: whatever imported the companion before would hide it."""
+    code = (
+        "import sys; from model.compiled import _openvino; _openvino();"
+        "print([name for name, one in sys.modules.items() if 'openvino_telemetry' in name and one])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
+
+
+class Untraceable(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not on this branch")
+
+
+def test_a_network_that_it_cannot_run_is_left_to_torch(caplog: pytest.LogCaptureFixture) -> None:
+    network = network_of()
+    network.aerial = Untraceable()
+    with pytest.raises(CompileError, match="not on this branch"):
+        CompiledNetwork(network, CONFIG.preprocessing.input_size, 1)
+
+
+def test_without_openvino_torch_is_used_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+    monkeypatch.setattr(precision, "is_installed", compiled.is_installed)
+    assert all(way.engine == "torch" for way in fast_ways(torch.device("cpu")))
+    encoder = Encoder(Checkpoint(CONFIG, network_of().state_dict()))
+    encoder.accelerate([OPENVINO])
+    assert encoder.way == EXACT
+    assert "openvino float32 is not used: OpenVINO is not installed" in caplog.text
+
+
+def test_an_encoder_by_openvino_describes_and_explains_as_before() -> None:
+    checkpoint = Checkpoint(CONFIG, network_of().state_dict())
+    plain, fast = Encoder(checkpoint), Encoder(checkpoint)
+    fast.accelerate([OPENVINO], clock_of(fast, openvino=1.0, torch=2.0))
+    assert fast.way == OPENVINO
+    strips = list(np.random.default_rng(0).integers(0, 256, (5, *strip_size(), 3), np.uint8))
+    norths = [0.0, 0.1, 0.5, 0.77, 0.99]
+    found, expected = (one.encode_strips(strips, norths) for one in (fast, plain))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    found, expected = (one.encode_aerials(strips) for one in (fast, plain))
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    (view, mask), (same, its) = (one.explain_strip(strips[0], 0.3) for one in (fast, plain))
+    assert (view == same).all()
+    np.testing.assert_allclose(mask, its, atol=1e-5)
+
+
+def strip_size() -> tuple[int, int]:
+    return CONFIG.preprocessing.strip_size
+
+
+def clock_of(encoder: Encoder, **seconds: float):
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += seconds[encoder.way.engine]
+        return now[0]
+
+    return clock
+
+
+def test_what_is_measured_is_measured_in_float32() -> None:
+    ways = exact_ways(torch.device("cpu"))
+    assert OPENVINO in ways
+    assert {way.dtype for way in ways} == {torch.float32}
