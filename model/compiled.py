@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from model.errors import SkyfixError
 from model.network import SiameseNetwork
 
-# More at once gain nothing, and would leave the processor's caches.
-TOGETHER = 4
+TOGETHER = 8  # more at once gain nothing
 
 
 class CompileError(SkyfixError):

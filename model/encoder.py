@@ -180,11 +180,8 @@ class Encoder:
             shown = self.config.preprocessing.project(shown, north)
             shown = self.config.preprocessing.normalise(shown)
             at = {base: row for row, base in enumerate(bases)}
-            turned = [
-                shown[at[which, north]].rot90(quarters, (1, 2))
-                for which, north, quarters in views[batch]
-            ]
-            return self._network.street(torch.stack(turned))
+            rows = [at[which, north] for which, north, _ in views[batch]]
+            return self._network.street(_turned(shown, rows, [one[2] for one in views[batch]]))
 
         return self._in_batches(len(views), branch)
 
@@ -236,12 +233,10 @@ class Encoder:
             first, last = (view // turns for view in (views[batch][0], views[batch][-1]))
             tiles = [self.config.preprocessing.tile(image) for image in images[first : last + 1]]
             pixels = self.config.preprocessing.normalise(to_tensor(tiles, self.device))
+            rows = [view // turns - first for view in views[batch]]
             # As the projection turns with its north: by np.rot90's quarters.
-            turned = [
-                pixels[view // turns - first].rot90(view % turns * 4 // turns, (1, 2))
-                for view in views[batch]
-            ]
-            return self._network.aerial(torch.stack(turned))
+            quarters = [view % turns * 4 // turns for view in views[batch]]
+            return self._network.aerial(_turned(pixels, rows, quarters))
 
         return self._side_by_side(self._in_batches(len(views), branch))
 
@@ -300,6 +295,16 @@ class _Eager:
 
     def _input(self, pixels: Tensor) -> Tensor:
         return pixels.to(self._dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _turned(images: Tensor, rows: Sequence[int], quarters: Sequence[int]) -> Tensor:
+    """Rows of images (N, 3, S, S), each turned by so many of np.rot90's quarters.
+
+    In few operations: every one of them waits for Python's lock, which the service is busy with.
+    """
+    ways = sorted(set(quarters))
+    every = torch.stack([images.rot90(quarter, (2, 3)) for quarter in ways])
+    return every[[ways.index(quarter) for quarter in quarters], rows]
 
 
 def _first_of_each(strips: Sequence[Rgb]) -> list[int]:

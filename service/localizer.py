@@ -1,14 +1,14 @@
 """The whole query path: geometry, decode, encode, search, describe.
 
-`prepare` is safe in any thread; `answer` belongs to the one thread that owns the model and the
-index. Knows nothing of HTTP, torch or faiss: both engines stand behind their own class.
+`prepare` is safe in any thread; `answer` and `begin` belong to the thread whose turn it is with
+the model. Knows nothing of HTTP, torch or faiss: both engines stand behind their own class.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,22 +127,36 @@ class Localizer:
         Raises:
             IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.
         """
+        return self.begin(queries)()
+
+    def begin(self, queries: Sequence[Query]) -> Callable[[], list[Fix]]:
+        """The first half of `answer`, for one thread at a time: what it returns does the rest, in
+        any thread, while the encoder has the next batch.
+
+        Raises:
+            IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.
+        """
         timings: dict[str, float] = {}
         begun = time.perf_counter()
         index = self.live.get()
         with _timed(timings, "encode"):
             vectors = self._encode(queries)
-        with _timed(timings, "search"):
-            searches = [
-                self._search(index, query, allowed_rows(index, query.hints)) for query in queries
+
+        def finish() -> list[Fix]:
+            with _timed(timings, "search"):
+                searches = [
+                    self._search(index, query, allowed_rows(index, query.hints))
+                    for query in queries
+                ]
+                found = find_candidates(index, searches, vectors)
+            return [
+                self._describe(
+                    index, query, candidates, {"queue": _ms(begun - query.ready_at), **timings}
+                )
+                for query, candidates in zip(queries, found, strict=True)
             ]
-            found = find_candidates(index, searches, vectors)
-        return [
-            self._describe(
-                index, query, candidates, {"queue": _ms(begun - query.ready_at), **timings}
-            )
-            for query, candidates in zip(queries, found, strict=True)
-        ]
+
+        return finish
 
     def candidates(
         self, index: TileIndex, query: Query, masks: Sequence[Mask | None]

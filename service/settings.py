@@ -49,7 +49,7 @@ class Settings:
     max_files: int = 16  # panoramas in one request to /localize/batch
     max_in_flight: int = 32  # panoramas being decoded, waiting or encoded; more get a 503
     max_in_flight_bytes: int = 256 * MIB  # of their uploads and those arriving; more get a 503
-    max_stretch: float = 2.5  # mean latency under load, in lone requests' latencies; past it: 503
+    max_stretch: float = 2.0  # mean latency under load, in lone requests' latencies; past it: 503
     max_batch: int = 8  # panoramas in one encoder call
     decode_threads: int = 2
     header_deadline_s: float = 10.0  # for the client to finish sending a request's head

@@ -1,8 +1,8 @@
-"""One owner thread: order, isolation of failures, nothing dropped silently, nothing done twice."""
+"""Owners that take turns: order, isolation of failures, nothing dropped silently or done twice."""
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -11,23 +11,39 @@ from service.api.batching import Batcher, DeadlineExceededError, OwnerDiedError
 
 
 class Doubler:
-    """Work that can be held up, and fails for negative numbers."""
+    """Work that can be held up in either half, and fails for negative numbers: for even ones when
+    it is begun, for odd ones when it is finished. 13 and 14 end the thread likewise."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.go = threading.Event()
+        self.go, self.finish = threading.Event(), threading.Event()
         self.go.set()
+        self.finish.set()
         self.entered = threading.Event()
+        self.at_once, self.most_at_once = 0, 0
 
-    def __call__(self, numbers: Sequence[int]) -> list[int]:
+    def __call__(self, numbers: Sequence[int]) -> Callable[[], list[int]]:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
         self.entered.set()
         assert self.go.wait(10.0)
         self.batches.append(list(numbers))
-        if any(number < 0 for number in numbers):
-            raise ValueError("negative")
-        if 13 in numbers:
-            raise SystemExit
-        return [2 * number for number in numbers]
+        self.at_once -= 1
+        self._fail_for(number for number in numbers if number % 2 == 0)
+
+        def finish() -> list[int]:
+            assert self.finish.wait(10.0)
+            self._fail_for(number for number in numbers if number % 2)
+            return [2 * number for number in numbers]
+
+        return finish
+
+    def _fail_for(self, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            if number < 0:
+                raise ValueError("negative")
+            if number in (13, 14):
+                raise SystemExit
 
 
 @pytest.fixture
@@ -40,6 +56,7 @@ def batcher(work: Doubler) -> Iterator[Batcher[int, int]]:
     made = Batcher(work, max_batch=4, max_waiting=8)
     yield made
     work.go.set()
+    work.finish.set()
     made.stop()
 
 
@@ -62,13 +79,49 @@ def test_what_waits_is_answered_together(work: Doubler, batcher: Batcher[int, in
     assert work.batches == [[0], [1, 2, 3, 4], [5, 6]]
 
 
-def test_one_bad_query_fails_alone(work: Doubler, batcher: Batcher[int, int]) -> None:
+@pytest.mark.parametrize("negative", [-1, -2])
+def test_one_bad_query_fails_alone(
+    work: Doubler, batcher: Batcher[int, int], negative: int
+) -> None:
     hold(work, batcher)
-    good, bad, other = (batcher.submit(number, later()) for number in (1, -1, 2))
+    good, bad, other = (batcher.submit(number, later()) for number in (1, negative, 2))
     work.go.set()
     assert (good.result(5.0), other.result(5.0)) == (2, 4)
     with pytest.raises(ValueError, match="negative"):
         bad.result(5.0)
+
+
+def test_the_next_batch_begins_while_one_is_finished(
+    work: Doubler, batcher: Batcher[int, int]
+) -> None:
+    work.finish.clear()
+    first = batcher.submit(1, later())
+    begun(work, 1)
+    second = batcher.submit(2, later())
+    begun(work, 2)
+    assert not first.done()
+    assert not second.done()
+    work.finish.set()
+    assert (first.result(5.0), second.result(5.0)) == (2, 4)
+
+
+def begun(work: Doubler, batches: int) -> None:
+    until = time.monotonic() + 5.0
+    while len(work.batches) < batches:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_one_batch_at_a_time_has_the_model(work: Doubler, batcher: Batcher[int, int]) -> None:
+    work.go.clear()
+    futures = []
+    for number in range(8):
+        futures.append(batcher.submit(number, later()))
+        time.sleep(0.01)
+    assert work.most_at_once == 1
+    work.go.set()
+    assert [future.result(5.0) for future in futures] == [2 * number for number in range(8)]
+    assert work.most_at_once == 1
 
 
 def test_cancelled_and_expired_queries_are_never_worked(
@@ -103,11 +156,14 @@ def test_stopping_answers_what_waits(work: Doubler, batcher: Batcher[int, int]) 
         batcher.submit(2, later())
 
 
-def test_a_dead_owner_is_noticed_by_everybody(work: Doubler, batcher: Batcher[int, int]) -> None:
+@pytest.mark.parametrize("number", [13, 14])
+def test_a_dead_owner_is_noticed_by_everybody(
+    work: Doubler, batcher: Batcher[int, int], number: int
+) -> None:
     hold(work, batcher)
-    fatal, waiting = batcher.submit(13, later()), None
-    for number in range(4):
-        waiting = batcher.submit(number, later())
+    fatal, waiting = batcher.submit(number, later()), None
+    for other in range(4):
+        waiting = batcher.submit(other, later())
     work.go.set()
     for future in (fatal, waiting):
         assert future is not None

@@ -16,7 +16,7 @@ from serving import publish
 from model.images import Rgb
 from model.panorama import PanoramaGeometry
 from service.api.app import create_app
-from service.api.serving import Serving, WeightsMissing, answer
+from service.api.serving import Serving, WeightsMissing, begin
 from service.hints import Hints
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
@@ -56,11 +56,11 @@ def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, serving: 
     serving.follow()
     after = serving.localizer
     fresh = after, after.prepare(panorama_of(5), NORTH, 1)
-    old, new = answer([running, fresh])
+    old, new = begin([running, fresh])()
     assert (old.encoder, old.matches[0].tile_id) == (OLD, "t1")
     assert (new.encoder, new.index_version, new.matches[0].tile_id) == (NEW, version, "t5")
     assert old.index_version != version
-    back, forth = answer([fresh, running])
+    back, forth = begin([fresh, running])()
     assert (back.encoder, forth.encoder) == (NEW, OLD)
 
 

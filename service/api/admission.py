@@ -78,7 +78,7 @@ class Admission:
         max_panoramas: int,
         max_bytes: int,
         max_arriving: int,
-        max_stretch: float = 2.5,
+        max_stretch: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_panoramas, self._max_bytes = max_panoramas, max_bytes

@@ -1,7 +1,8 @@
-"""One thread owns the model and the index; requests wait for it in a bounded queue.
+"""One thread at a time has the model; requests wait for it in a bounded queue.
 
-Whatever waits when the owner becomes free is taken together (up to `max_batch`), so batches grow
-with load and a lone request never waits for company. Knows nothing of HTTP, images or tiles.
+Whatever waits when the model becomes free is taken together (up to `max_batch`), so batches grow
+with load and a lone request never waits for company. Two threads take turns: while one has the
+model, the other finishes what it has encoded. Knows nothing of HTTP, images or tiles.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from model.errors import SkyfixError
 from service.api.admission import OverloadedError
 
 logger = logging.getLogger(__name__)
+
+OWNERS = 2  # threads that take turns
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -61,36 +64,41 @@ class _Job(Generic[Q, A]):
 
 
 class Batcher(Generic[Q, A]):
-    """Runs `work` on batches of queries in one thread of its own.
+    """Runs `begin` on batches of queries, one at a time, in threads of its own.
 
-    work: queries to as many answers, in order. When a batch of several fails, each query is tried
-        alone, so one bad query cannot take the others down.
+    begin: from queries to what finishes them, which gives as many answers, in order; any number
+        may be finished at the same time. When a batch of several fails, each query is tried alone,
+        so one bad query cannot take the others down.
     on_batch: told the size of each batch before its work begins.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[Q]], Sequence[A]],
+        begin: Callable[[Sequence[Q]], Callable[[], Sequence[A]]],
         *,
         max_batch: int,
         max_waiting: int,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self._work = work
+        self._begin = begin
         self._on_batch = on_batch
         self._max_batch = max_batch
         self._waiting: queue.Queue[_Job[Q, A]] = queue.Queue(max_waiting)
-        self._lock = threading.Lock()  # no job may enter once the owner has gone
+        self._lock = threading.Lock()  # no job may enter once an owner has gone
+        self._turn = threading.Lock()  # held by the thread that has the model
         self._open = True
         self._stopping = threading.Event()
-        self._in_hand: list[_Job[Q, A]] = []
-        self._thread = threading.Thread(target=self._run, name="model-owner", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"model-owner-{number}", daemon=True)
+            for number in range(OWNERS)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether the owner still takes work."""
-        return self._open and self._thread.is_alive()
+        """Whether the owners still take work."""
+        return self._open and all(thread.is_alive() for thread in self._threads)
 
     @property
     def waiting(self) -> int:
@@ -119,21 +127,27 @@ class Batcher(Generic[Q, A]):
         return job.future
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Answer what waits, then end the thread."""
+        """Answer what waits, then end the threads."""
         self._stopping.set()
-        self._thread.join(timeout_s)
+        until = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
+        jobs: list[_Job[Q, A]] = []
         try:
-            while not (self._stopping.is_set() and self._waiting.empty()):
-                self._in_hand = [job for job in self._take() if job.claim()]
-                if self._in_hand:
-                    self._on_batch(len(self._in_hand))
-                    self._answer(self._in_hand)
+            while self._open and not (self._stopping.is_set() and self._waiting.empty()):
+                with self._turn:
+                    jobs = [job for job in self._take() if job.claim()]
+                    if jobs:
+                        self._on_batch(len(jobs))
+                        finish = self._begun(jobs)
+                if jobs:
+                    self._finish(jobs, finish)
         except BaseException:
             logger.critical("the model's thread died; nothing can be located", exc_info=True)
         finally:
-            self._close()
+            self._close(jobs)
 
     def _take(self) -> list[_Job[Q, A]]:
         jobs: list[_Job[Q, A]] = []
@@ -143,25 +157,39 @@ class Batcher(Generic[Q, A]):
                 jobs.append(self._waiting.get_nowait())
         return jobs
 
-    def _answer(self, jobs: Sequence[_Job[Q, A]]) -> None:
+    def _begun(self, jobs: Sequence[_Job[Q, A]]) -> Callable[[], Sequence[A]]:
+        """What finishes the jobs; it raises what beginning them has raised."""
         try:
-            answers = self._work([job.query for job in jobs])
+            return self._begin([job.query for job in jobs])
+        except Exception as error:
+            failure = error
+
+        def fail() -> Sequence[A]:
+            raise failure
+
+        return fail
+
+    def _finish(self, jobs: Sequence[_Job[Q, A]], finish: Callable[[], Sequence[A]]) -> None:
+        try:
+            answers = finish()
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
                 return
             logger.warning("a batch of %d failed (%s); trying each alone", len(jobs), error)
             for job in jobs:
-                self._answer([job])
+                with self._turn:
+                    alone = self._begun([job])
+                self._finish([job], alone)
             return
         for job, answer in zip(jobs, answers, strict=True):
             job.future.set_result(answer)
 
-    def _close(self) -> None:
+    def _close(self, in_hand: Sequence[_Job[Q, A]]) -> None:
         with self._lock:
             self._open = False
         gone = OwnerDiedError("the model's thread has stopped: restart the service")
-        for job in self._in_hand:
+        for job in in_hand:
             if not job.future.done():
                 job.future.set_exception(gone)
         while not self._waiting.empty():

@@ -13,7 +13,7 @@ from service.api.admission import Admission
 from service.api.batching import Batcher, awaited
 from service.api.canary import canary_panorama
 from service.api.metrics import Metrics
-from service.api.serving import Prepared, Serving, answer
+from service.api.serving import Prepared, Serving, begin
 from service.fix import Fix
 from service.hints import Hints
 from service.localizer import Query
@@ -25,7 +25,7 @@ class CanaryError(SkyfixError):
 
 
 class Pipeline:
-    """Decodes in a small thread pool, answers in the thread that owns model and index.
+    """Decodes in a small thread pool, answers in the threads that take turns with the model.
 
     A cancelled or expired request never reaches the encoder.
     """
@@ -43,7 +43,7 @@ class Pipeline:
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         # The canary comes on top of the admitted panoramas, hence one more place.
         self._owner: Batcher[Prepared, Fix] = Batcher(
-            answer,
+            begin,
             max_batch=settings.max_batch,
             max_waiting=settings.max_in_flight + 1,
             on_batch=metrics.batches.observe,

@@ -116,11 +116,20 @@ def live_of(request: Request) -> LiveTiles:
     return serving.localizer.live
 
 
-def answer(prepared: Sequence[Prepared]) -> list[Fix]:
-    """A batch, answered by those who prepared it: two localizers only while one takes over."""
-    fixes: dict[int, Fix] = {}
+def begin(prepared: Sequence[Prepared]) -> Callable[[], list[Fix]]:
+    """A batch, begun by those who prepared it: two localizers only while one takes over.
+
+    What is returned finishes it; see `Localizer.begin`.
+    """
+    shares = []
     for localizer in {id(one): one for one, _ in prepared}.values():
         mine = [place for place, (one, _) in enumerate(prepared) if one is localizer]
-        answered = localizer.answer([prepared[place][1] for place in mine])
-        fixes.update(zip(mine, answered, strict=True))
-    return [fixes[place] for place in range(len(prepared))]
+        shares.append((mine, localizer.begin([prepared[place][1] for place in mine])))
+
+    def finish() -> list[Fix]:
+        fixes: dict[int, Fix] = {}
+        for mine, rest in shares:
+            fixes.update(zip(mine, rest(), strict=True))
+        return [fixes[place] for place in range(len(prepared))]
+
+    return finish
