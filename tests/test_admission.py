@@ -22,7 +22,7 @@ def test_uploads_and_bytes_are_bounded_and_given_back() -> None:
 
 
 def test_a_batch_takes_as_many_places_as_it_has_panoramas() -> None:
-    admission = Admission(max_panoramas=4, max_bytes=100, max_arriving=9)
+    admission = Admission(max_panoramas=4, max_bytes=100, max_arriving=9, max_stretch=2.5)
     with admission.admitted() as batch, admission.admitted() as other:
         batch.start(3)
         with pytest.raises(OverloadedError, match="limit of 4"):
@@ -111,7 +111,7 @@ def test_missed_deadlines_lower_the_limit_to_the_least() -> None:
 
 
 def test_uploads_that_still_arrive_take_no_place_of_work() -> None:
-    admission = Admission(max_panoramas=64, max_bytes=100, max_arriving=64)
+    admission = Admission(max_panoramas=64, max_bytes=100, max_arriving=64, max_stretch=2.5)
     with ExitStack() as stack:
         places = [stack.enter_context(admission.admitted()) for _ in range(10)]
         for place in places[: admission.limit]:
