@@ -98,7 +98,7 @@ class Encoder:
             if cosine >= MIN_COSINE:  # false for NaN
                 usable[way] = network
             else:
-                log.warning("%s is not used: cosine %.6f with %s", way, cosine, EXACT)
+                log.info("%s is not used: cosine %.6f with %s", way, cosine, EXACT)
         if not usable:  # not even torch agrees with itself: its descriptors are no numbers
             self._use(EXACT, plain)
             return

@@ -37,15 +37,14 @@ def fast_ways(device: torch.device) -> tuple[Way, ...]:
     if device.type == "cuda":
         return Way("torch", torch.float16), Way("torch", torch.bfloat16)
     can = torch.cpu.get_capabilities()
-    formats = [torch.float32]
-    if can.get("amx_bf16") or can.get("avx512_bf16"):
-        formats.append(torch.bfloat16)
-    engines: tuple[Literal["torch", "openvino"], ...] = ("torch",)
+    ways = []
     if is_installed():
-        engines = ("openvino", "torch")
-    return tuple(
-        way for dtype in formats for way in (Way(one, dtype) for one in engines) if way != EXACT
-    )
+        ways.append(Way("openvino", torch.float32))
+        if can.get("amx_bf16"):
+            ways.append(Way("openvino", torch.bfloat16))
+    if can.get("amx_bf16") or can.get("avx512_bf16"):
+        ways.append(Way("torch", torch.bfloat16))
+    return tuple(ways)
 
 
 def exact_ways(device: torch.device) -> tuple[Way, ...]:

@@ -48,7 +48,8 @@ def test_a_format_that_does_not_agree_is_not_used(
 ) -> None:
     encoder = encoder_of(gain=1e6)  # overflows float16
     expected = encoder.encode_streets(streets(2))
-    encoder.accelerate([Way("torch", torch.float16)])
+    with caplog.at_level("INFO"):
+        encoder.accelerate([Way("torch", torch.float16)])
     assert encoder.way == EXACT
     assert "float16 is not used" in caplog.text
     np.testing.assert_allclose(encoder.encode_streets(streets(2)), expected, atol=1e-5)
