@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -155,12 +155,29 @@ def augment(
     norths = norths.to(strips.device, non_blocking=True) + turn
     tiles, norths = turned(tiles, norths, quarters.long())
     strips, norths, tiles = mirrored(strips, norths, tiles, flip.bool())
-    strips = limited(blanked(strips, blank.long(), fill), 360.0 * arc, arc_centre, fill)
+    strips = _where(
+        draws.blank.sum(1) > 0.0, strips, lambda some, at: blanked(some, blank[at].long(), fill)
+    )
+    strips = _where(
+        draws.arc < 1.0,
+        strips,
+        lambda some, at: limited(some, 360.0 * arc[at], arc_centre[at], fill),
+    )
     if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):  # saves time, changes nothing
         strips, tiles = recoloured(strips, colours[:, 0]), recoloured(tiles, colours[:, 1])
     strips = convolved(strips, blend[:, 0], kernels[:, 0])
     tiles = convolved(tiles, blend[:, 1], kernels[:, 1])
     return strips, norths % 1.0, tiles
+
+
+def _where(
+    rows: NDArray[np.bool_], images: Tensor, change: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The images, those of some rows as `change` makes them, which is given them and the rows."""
+    if not rows.any():
+        return images
+    at = torch.from_numpy(np.flatnonzero(rows)).to(images.device, non_blocking=True)
+    return images.index_copy(0, at, change(images[at], at))
 
 
 def shifted(chips: Tensor, margin: int, east: Tensor, south: Tensor) -> Tensor:
@@ -229,25 +246,36 @@ def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.fl
     """uint8 (B, h, w, 3) of which so much, `blend` (B,), is replaced by a correlation with a kernel
     of its own, (B, 3, 3, 3, 3), edges repeated, brought to the mean and spread that each channel
     had. What `blanked` and `limited` have filled takes part, as it does in `recoloured`."""
-    rows = np.flatnonzero(blend)
-    if not len(rows):
-        return images
-    at, share, weights = (
-        torch.from_numpy(one).to(images.device, non_blocking=True)
-        for one in (rows, blend[rows], kernels[rows])
+    share_of, weights_of = (
+        torch.from_numpy(one.astype(np.float32)).to(images.device, non_blocking=True)
+        for one in (blend, kernels)
     )
-    before = images[at].permute(0, 3, 1, 2).float()
-    padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
-    by_channel = functional.conv2d(  # a group for each image
-        padded.flatten(0, 1)[None], weights.float().flatten(0, 1), groups=len(rows)
-    )
-    after = by_channel.view_as(before)
-    spread, mean = torch.std_mean(before, (2, 3), keepdim=True)
-    own_spread, own_mean = torch.std_mean(after, (2, 3), keepdim=True)
-    after = (after - own_mean) / own_spread.clamp(min=1e-3) * spread + mean
-    levels = torch.lerp(before, after, share.float()[:, None, None, None])
-    changed = levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
-    return images.index_copy(0, at, changed)
+
+    def change(some: Tensor, at: Tensor) -> Tensor:
+        before = some.permute(0, 3, 1, 2)
+        before = before.to(torch.float32, memory_format=torch.contiguous_format)
+        padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
+        by_channel = functional.conv2d(  # a group for each image
+            padded.flatten(0, 1)[None], weights_of[at].flatten(0, 1), groups=len(at)
+        )
+        after = by_channel.view_as(before)
+        (spread, mean), (own_spread, own_mean) = map(_spread_and_mean, (before, after))
+        share = share_of[at, None, None, None]
+        gain = share * spread / own_spread.clamp(min=1e-3)
+        levels = before.mul_(1.0 - share).add_(share * mean - gain * own_mean).addcmul_(after, gain)
+        return levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
+
+    return _where(blend > 0.0, images, change)
+
+
+def _spread_and_mean(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel, (B, 3, 1, 1): torch.std_mean in a twentieth of its time, for levels whose
+    mean is not far above their spread."""
+    flat = levels.flatten(2)
+    mean = flat.mean(2)
+    square = torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
+    spread = (square - mean.square()).clamp_(min=0.0).sqrt_()
+    return spread[..., None, None], mean[..., None, None]
 
 
 def moved(

@@ -23,7 +23,7 @@ from model.errors import SkyfixError
 from model.network import SiameseNetwork
 from training.mining import HardNegativeQueue
 
-FORMAT = "skyfix-training-3"  # another number where a resumed run would go on differently
+FORMAT = "skyfix-training-4"  # another number where a resumed run would go on differently
 
 
 class ResumeError(SkyfixError):
