@@ -6,6 +6,8 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -57,21 +59,34 @@ class _Branch:
             "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
             "ENABLE_CPU_PINNING": False,  # decoding wants the same cores
         }
-        openvino = _openvino()
-        try:
-            self._model = openvino.Core().compile_model(_read(branch, size), "CPU", settings)
-        except Exception as error:  # its own, and whatever tracing the network raised
-            raise CompileError(f"OpenVINO cannot run this network: {error}") from error
+        if not is_installed():
+            raise CompileError("OpenVINO is not installed: pip install 'skyfix[cpu]'")
+        with _told():
+            self._model = _openvino().Core().compile_model(_read(branch, size), "CPU", settings)
         self._own = threading.local()
 
     def __call__(self, images: Tensor) -> Tensor:
         if not hasattr(self._own, "request"):
-            self._own.request = self._model.create_infer_request()
+            self._own.request = _request(self._model)
         pixels = np.ascontiguousarray(images.numpy())
         infer = self._own.request.infer
         few = [pixels[start : start + TOGETHER] for start in range(0, len(pixels), TOGETHER)]
-        described = [infer({0: one}, share_inputs=True)[0] for one in few]
+        with _told():
+            described = [infer({0: one}, share_inputs=True)[0] for one in few]
         return torch.from_numpy(np.concatenate(described))
+
+
+def _request(model: Any) -> Any:
+    return model.create_infer_request()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """OpenVINO's own errors, and whatever tracing the network raised, as CompileError."""
+    try:
+        yield
+    except Exception as error:
+        raise CompileError(f"OpenVINO cannot run this network: {error}") from error
 
 
 def _read(branch: nn.Module, size: int) -> Any:
@@ -99,8 +114,6 @@ def _read(branch: nn.Module, size: int) -> Any:
 
 def _openvino() -> Any:
     """The package, without the companion that would tell its maker of every start."""
-    if not is_installed():
-        raise CompileError("OpenVINO is not installed: pip install 'skyfix[cpu]'")
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 

@@ -1,7 +1,7 @@
 """Encoder: images to unit descriptors. The only class of the model that the service sees.
 
 Numpy outside, torch inside. One thread at a time may encode; `prepare_street` and `read_street`
-touch no weights and are safe in any thread.
+touch no weights, `explain_strip` only reads them, and all three are safe in any thread meanwhile.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ class Encoder:
         for way in (*ways, EXACT):
             try:
                 network = self._run_by(way)
+                self._use(way, network)
+                cosine = float((self._probe() * expected).sum(1).min())
             except CompileError as error:
                 log.warning("%s is not used: %s", way, error)
                 continue
-            self._use(way, network)
-            cosine = float((self._probe() * expected).sum(1).min())
             if cosine >= MIN_COSINE:  # false for NaN
                 usable[way] = network
             else:

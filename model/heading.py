@@ -29,5 +29,5 @@ def between_rolls(distances: ArrayLike, best: ArrayLike) -> Numbers:
         before, at, after = (distances[rows, (best + one) % rolls] for one in (-1, 0, 1))
         bend = before - 2.0 * at + after
         np.divide(before - after, 2.0 * bend, out=step, where=bend > 0.0)
-    between: Numbers = (best + step.clip(-0.5, 0.5)) / rolls % 1.0
+    between: Numbers = (best + step.clip(-0.5, 0.5)) / rolls % 1.0 % 1.0  # -1e-20 % 1.0 is 1.0
     return between

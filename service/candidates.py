@@ -21,7 +21,10 @@ Mask = NDArray[np.bool_]
 
 
 class Search(NamedTuple):
-    """One panorama's: the norths tried, a descriptor each; how many tiles; which rows may be."""
+    """One panorama's: the norths tried, a descriptor each; how many tiles; which rows may be.
+
+    Several norths are evenly spaced over the turn, from 0.
+    """
 
     norths: Sequence[float]
     depth: int

@@ -36,7 +36,8 @@ NO_HINTS = Hints()
 
 
 class StreetEncoder(Protocol):
-    """What of `model.encoder.Encoder` a query needs."""
+    """What of `model.encoder.Encoder` a query needs; while one thread encodes, others may read and
+    explain."""
 
     @property
     def fingerprint(self) -> str: ...

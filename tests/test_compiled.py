@@ -5,6 +5,8 @@ import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from pair_samples import tiny
 from torch import nn
 
-from model import compiled, precision
+from model import compiled
 from model.checkpoint import Checkpoint
 from model.compiled import CompiledNetwork, CompileError
 from model.encoder import Encoder
@@ -25,7 +27,9 @@ OPENVINO = Way("openvino", torch.float32)
 
 @pytest.fixture(autouse=True)
 def installed():
-    pytest.importorskip("openvino", reason="needs the extra `cpu`")
+    """Not by pytest.importorskip: `import openvino` by itself tells its maker (`_openvino`)."""
+    if not compiled.is_installed():
+        pytest.skip("needs the extra `cpu`")
 
 
 def network_of(trunk: str = "small", attention: bool = True) -> SiameseNetwork:
@@ -47,7 +51,7 @@ def images(count: int) -> torch.Tensor:
 def test_it_describes_as_torch_does(trunk: str) -> None:
     network = network_of(trunk)
     fast = CompiledNetwork(network, CONFIG.preprocessing.input_size, 2)
-    views = images(5)
+    views = images(compiled.TOGETHER + 5)
     for branch in ("street", "aerial"):
         expected = getattr(network, branch)(views)
         found = getattr(fast, branch)(views)
@@ -87,18 +91,32 @@ class Untraceable(nn.Module):
         raise RuntimeError("not on this branch")
 
 
-def test_a_network_that_it_cannot_run_is_left_to_torch(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_that_it_cannot_compile_is_refused() -> None:
     network = network_of()
     network.aerial = Untraceable()
     with pytest.raises(CompileError, match="not on this branch"):
         CompiledNetwork(network, CONFIG.preprocessing.input_size, 1)
 
 
+def test_one_that_it_compiles_and_cannot_run_is_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = Encoder(Checkpoint(CONFIG, network_of().state_dict()))
+    strips = list(np.random.default_rng(0).integers(0, 256, (3, *strip_size(), 3), np.uint8))
+    expected = encoder.encode_strips(strips, [0.5] * 3)
+    fails = SimpleNamespace(infer=Mock(side_effect=RuntimeError("no such instruction")))
+    monkeypatch.setattr(compiled, "_request", lambda model: fails)
+    encoder.accelerate([OPENVINO])
+    assert encoder.way == EXACT
+    assert "openvino float32 is not used" in caplog.text
+    assert "no such instruction" in caplog.text
+    np.testing.assert_allclose(encoder.encode_strips(strips, [0.5] * 3), expected, atol=2e-5)
+
+
 def test_without_openvino_torch_is_used_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(compiled, "find_spec", lambda name: None)
-    monkeypatch.setattr(precision, "is_installed", compiled.is_installed)
     assert all(way.engine == "torch" for way in fast_ways(torch.device("cpu")))
     encoder = Encoder(Checkpoint(CONFIG, network_of().state_dict()))
     encoder.accelerate([OPENVINO])

@@ -254,28 +254,27 @@ def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.fl
     def change(some: Tensor, at: Tensor) -> Tensor:
         before = some.permute(0, 3, 1, 2)
         before = before.to(torch.float32, memory_format=torch.contiguous_format)
+        mean = before.mean((2, 3), keepdim=True)
+        # Around 0, so that neither sum below loses its digits; the padding stays around it, too.
+        before = before.sub_(mean)
         padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
         by_channel = functional.conv2d(  # a group for each image
             padded.flatten(0, 1)[None], weights_of[at].flatten(0, 1), groups=len(at)
         )
         after = by_channel.view_as(before)
-        (spread, mean), (own_spread, own_mean) = map(_spread_and_mean, (before, after))
+        after = after.sub_(after.mean((2, 3), keepdim=True))
         share = share_of[at, None, None, None]
-        gain = share * spread / own_spread.clamp(min=1e-3)
-        levels = before.mul_(1.0 - share).add_(share * mean - gain * own_mean).addcmul_(after, gain)
+        gain = share * _length(before) / _length(after).clamp(min=1e-3)
+        levels = before.mul_(1.0 - share).add_(mean).addcmul_(after, gain)
         return levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
 
     return _where(blend > 0.0, images, change)
 
 
-def _spread_and_mean(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel, (B, 3, 1, 1): torch.std_mean in a twentieth of its time, for levels whose
-    mean is not far above their spread."""
-    flat = levels.flatten(2)
-    mean = flat.mean(2)
-    square = torch.linalg.vector_norm(flat, dim=2).square() / flat.shape[2]
-    spread = (square - mean.square()).clamp_(min=0.0).sqrt_()
-    return spread[..., None, None], mean[..., None, None]
+def _length(levels: Tensor) -> Tensor:
+    """Of each channel, (B, 3, 1, 1): in proportion to its spread, levels being around 0."""
+    length: Tensor = torch.linalg.vector_norm(levels.flatten(2), dim=2)
+    return length[..., None, None]
 
 
 def moved(

@@ -46,7 +46,7 @@ class Told:
         """Waits for the step.
 
         Raises:
-            TrainingError: the loss or its gradient is not a number; no weight was moved.
+            TrainingError: the loss or its gradient is not a number; that step moved no weight.
         """
         if self._arrived is not None:
             self._arrived.synchronize()

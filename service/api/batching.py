@@ -177,10 +177,10 @@ class Batcher(Generic[Q, A]):
                 jobs[0].future.set_exception(error)
                 return
             logger.warning("a batch of %d failed (%s); trying each alone", len(jobs), error)
-            for job in jobs:
-                with self._turn:
-                    alone = self._begun([job])
-                self._finish([job], alone)
+            with self._turn:
+                alone = [self._begun([job]) for job in jobs]
+            for job, rest in zip(jobs, alone, strict=True):
+                self._finish([job], rest)
             return
         for job, answer in zip(jobs, answers, strict=True):
             job.future.set_result(answer)
@@ -192,7 +192,8 @@ class Batcher(Generic[Q, A]):
         for job in in_hand:
             if not job.future.done():
                 job.future.set_exception(gone)
-        while not self._waiting.empty():
-            job = self._waiting.get_nowait()
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(gone)
+        with contextlib.suppress(queue.Empty):  # which the other owner may have made it
+            while True:
+                job = self._waiting.get_nowait()
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(gone)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import math
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +21,8 @@ from service.fix import Fix
 from service.hints import Hints
 from service.localizer import Query
 from service.settings import Settings
+
+DECODER_NICENESS = 5  # of 0 to 19
 
 
 class CanaryError(SkyfixError):
@@ -40,7 +45,7 @@ class Pipeline:
             settings.max_arriving,
             settings.max_stretch,
         )
-        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode", _give_way)
         # The canary comes on top of the admitted panoramas, hence one more place.
         self._owner: Batcher[Prepared, Fix] = Batcher(
             begin,
@@ -114,3 +119,10 @@ class Pipeline:
         """Answer what waits, then end the threads."""
         await asyncio.to_thread(self._owner.stop)
         self._decoders.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_way() -> None:
+    """Let the event loop and the encoder come first: they finish what decoding has begun, and a
+    refusal is to be quick while large uploads are decoded. On Linux priorities are a thread's."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), DECODER_NICENESS)
