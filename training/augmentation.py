@@ -236,10 +236,15 @@ def _filled(images: Tensor, where: Tensor, fill: Fill) -> Tensor:
 
 def recoloured(images: Tensor, colours: Tensor) -> Tensor:
     """Each channel's gain, and a shift and an exponent for all: colours (B, 5), of levels 0..1."""
-    colours = colours.float()[:, None, None]
-    gains, shift, exponent = colours[..., :3], colours[..., 3:4], colours[..., 4:]
-    levels = (images / 255.0).pow_(exponent).mul_(gains).add_(shift).clamp_(0.0, 1.0)
-    return levels.mul_(255.0).round_().to(torch.uint8)
+    colours = colours.float()[:, :, None]
+    gains, shift, exponent = colours[:, :3], colours[:, 3:4], colours[:, 4:]
+    levels = torch.arange(256, device=images.device) / 255.0
+    # A table for each channel: 256 powers in place of one for each pixel.
+    tables = (levels.pow(exponent) * gains + shift).clamp_(0.0, 1.0).mul_(255.0).round_()
+    tables = tables.to(torch.uint8).flatten()  # (B * 3 * 256,)
+    first = torch.arange(0, len(tables), 256, dtype=torch.int32, device=images.device)
+    at = images.to(torch.int32).add_(first.view(-1, 1, 1, 3))
+    return tables.index_select(0, at.flatten()).view(images.shape)
 
 
 def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.float64]) -> Tensor:
