@@ -269,17 +269,18 @@ def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.fl
         after = by_channel.view_as(before)
         after = after.sub_(after.mean((2, 3), keepdim=True))
         share = share_of[at, None, None, None]
-        gain = share * _length(before) / _length(after).clamp(min=1e-3)
+        gain = share * _spread(before) / _spread(after).clamp(min=1e-3)
         levels = before.mul_(1.0 - share).add_(mean).addcmul_(after, gain)
         return levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
 
     return _where(blend > 0.0, images, change)
 
 
-def _length(levels: Tensor) -> Tensor:
-    """Of each channel, (B, 3, 1, 1): in proportion to its spread, levels being around 0."""
-    length: Tensor = torch.linalg.vector_norm(levels.flatten(2), dim=2)
-    return length[..., None, None]
+def _spread(levels: Tensor) -> Tensor:
+    """Of each channel, (B, 3, 1, 1), levels being around 0."""
+    flat = levels.flatten(2)
+    spread: Tensor = torch.linalg.vector_norm(flat, dim=2) / flat.shape[2] ** 0.5
+    return spread[..., None, None]
 
 
 def moved(
