@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.heading import FEWEST, between_rolls
+from model.heading import between_rolls
 from service.hints import DEFAULT_RADIUS_M, Hints
 
 if TYPE_CHECKING:
@@ -72,36 +71,37 @@ def find_candidates(
         for number in group:
             stop = start + len(blocks[number])
             part = slice(start, stop)
-            best = _best_per_tile(distances[part], rows[part], searches[number])
-            found[number] = _with_norths(best, index.vectors, vectors[blocks[number]])
+            found[number] = _best_per_tile(
+                distances[part],
+                rows[part],
+                searches[number],
+                vectors[blocks[number]],
+                index.vectors,
+            )
             start = stop
     return [found[number] for number in range(len(searches))]
 
 
 def _best_per_tile(
-    distances: NDArray[np.float32], rows: NDArray[np.int64], search: Search
+    distances: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    search: Search,
+    rolls: Descriptors,
+    tiles: Descriptors,
 ) -> Candidates:
     """Merge the rolls of one panorama: each tile once, at its best roll.
 
-    distances, rows: (rolls, k). Exact for the nearest tiles: a tile among the best k over all
-    rolls is among the best k of its own best roll.
+    distances, rows: (R, k). rolls: (R, D), what was searched for; tiles: all descriptors. Exact for
+    the nearest tiles: a tile among the best k over all rolls is among the best k of its own best
+    roll.
     """
     order = np.argsort(distances, axis=None, kind="stable")
     flat_rows = rows.reshape(-1)[order]
     _, first = np.unique(flat_rows, return_index=True)
     kept = order[np.sort(first)[: search.depth]]
-    width = max(rows.shape[1], 1)
-    return Candidates(
-        rows=[int(row) for row in rows.reshape(-1)[kept]],
-        distances=[float(distance) for distance in distances.reshape(-1)[kept]],
-        norths=[search.norths[int(place) // width] for place in kept],
-    )
-
-
-def _with_norths(found: Candidates, tiles: Descriptors, rolls: Descriptors) -> Candidates:
-    """`found` with norths between the rolls, if there were several: (R, D), evenly spaced."""
-    if len(rolls) < FEWEST or not found.rows:
-        return found
-    distances = -2.0 * tiles[found.rows] @ rolls.T  # unit vectors': all but a constant
-    best = np.round(np.array(found.norths) * len(rolls)).astype(int)
-    return dataclasses.replace(found, norths=between_rolls(distances, best).tolist())
+    nearest = rows.reshape(-1)[kept]
+    norths = list(search.norths) * len(nearest)
+    if len(search.norths) > 1:
+        squared = -2.0 * tiles[nearest] @ rolls.T  # of unit vectors: all but a constant
+        norths = between_rolls(squared, kept // max(rows.shape[1], 1)).tolist()
+    return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), norths)

@@ -32,9 +32,9 @@ def installed():
         pytest.skip("needs the extra `cpu`")
 
 
-def network_of(trunk: str = "small", attention: bool = True) -> SiameseNetwork:
+def network_of(trunk: str = "small") -> SiameseNetwork:
     torch.manual_seed(0)
-    wanted = dataclasses.replace(CONFIG.network, trunk=trunk, attention=attention)
+    wanted = dataclasses.replace(CONFIG.network, trunk=trunk)
     return dataclasses.replace(CONFIG, network=wanted).build().eval().requires_grad_(False)
 
 

@@ -19,8 +19,8 @@ from training.pairs import Arrays, read_arrays
 from training.protocols import centre
 from training.recipes import describe, find
 from training.sampling import order
-from training.state import ResumeError
-from training.step import TrainingError, step
+from training.state import ResumeError, TrainingError
+from training.step import step
 
 STILL = (
     "rotation=none",

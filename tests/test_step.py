@@ -12,7 +12,8 @@ from training.datasets import load
 from training.loop import start
 from training.pairs import read_arrays
 from training.sampling import order
-from training.step import TrainingError, step
+from training.state import TrainingError
+from training.step import step
 
 EXACT = ("batch_size=8", "queue_length=8", "queue_hardest=4", "queue_start_epoch=0")
 JITTERED = ("colour_jitter=0.4", "random_convolution=0.5", "missing_band=0.5", "limited_view=0.5")

@@ -13,7 +13,8 @@ from training.datasets import load
 from training.loop import start, train
 from training.pairs import Arrays, read_arrays
 from training.sampling import order
-from training.step import TrainingError, step
+from training.state import TrainingError
+from training.step import step
 
 RECIPE = tiny(
     "batch_size=4",

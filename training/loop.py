@@ -29,8 +29,8 @@ from training.pairs import Arrays
 from training.protocols import centre
 from training.recipes import Recipe, describe
 from training.sampling import order
-from training.state import TrainingState
-from training.step import Told, TrainingError, record, step
+from training.state import TrainingError, TrainingState
+from training.step import record, step
 
 log = logging.getLogger(__name__)
 
@@ -82,23 +82,16 @@ def train(
         task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
         while state.epoch < recipe.epochs:
             state.network.train()
-            before: Told | None = None
             for batch in _batches_left(state, recipe, arrays, pictures, workers):
                 _set_rate(state, recipe, steps)
-                told = step(state, batch, recipe, device)
+                state.tell(step(state, batch, recipe, device))
                 state.step += 1
-                # A GPU has this step to do while it tells of the one before.
-                _count(state, before)
-                before = told
                 done = state.epoch * steps + state.step
                 mean = state.total_loss / max(1, state.step - 1)
                 progress.update(task, completed=done, at=f"{state.epoch}: {mean:.4f}")
                 if processes.is_first() and time.monotonic() - saved > save_every_s:
-                    _count(state, before)
-                    before = None
                     state.save(out / "state.safetensors")
                     saved = time.monotonic()
-            _count(state, before)
             report = _finish_epoch(state, recipe, validation, out, device, provenance or {})
             on_epoch(report)
     processes.wait()
@@ -121,11 +114,6 @@ def _batches_left(
         workers=workers,
         pictures=pictures,
     )
-
-
-def _count(state: TrainingState, told: Told | None) -> None:
-    if told is not None:
-        state.total_loss += told.loss()
 
 
 def _progress() -> Progress:
@@ -269,6 +257,7 @@ def _finish_epoch(
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Measure, and write checkpoints, log and the state to go on from; returns the log's line."""
+    state.settle()
     report: dict[str, Any] = {"epoch": state.epoch, "loss": state.total_loss / state.step}
     described = {**provenance, "epochs": state.epoch + 1, "recipe": describe(recipe)}
     dtype = torch.float16 if recipe.stored == "fp16" else torch.float32

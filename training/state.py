@@ -7,6 +7,7 @@ weights, optimiser and queue are everything.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,39 @@ class ResumeError(SkyfixError):
     """The saved state cannot be gone on with."""
 
 
+class TrainingError(SkyfixError):
+    """Training cannot go on; the last checkpoint on disk is intact."""
+
+
+class Told:
+    """A step's loss, and its gradient's length, on their way from the device."""
+
+    def __init__(self, where: str, loss: Tensor, length: Tensor) -> None:
+        self._where = where
+        # Both at once: each number that is read waits for the GPU.
+        self._values = torch.stack([loss.detach(), length]).to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def loss(self) -> float:
+        """Waits for the step.
+
+        Raises:
+            TrainingError: the loss or its gradient is not a number; that step moved no weight.
+        """
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        told: list[float] = self._values.tolist()
+        for name, value in zip(("loss", "gradient's length"), told, strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {name} is {value} {self._where}: "
+                    "lower the learning rate, or look for broken images"
+                )
+        return told[0]
+
+
 @dataclass
 class TrainingState:
     """A run in progress.
@@ -37,7 +71,7 @@ class TrainingState:
     Attributes:
         run: what must be the same to go on: the resolved recipe, the seed, the pairs.
         epoch, step: the next batch to be trained on.
-        total_loss: of this epoch's batches so far.
+        total_loss: of this epoch's batches so far, but for what `settle` has yet to read.
         history: one report for each finished epoch.
         order: the pairs in the order in which this epoch takes them.
         seen: (2, N, D), descriptors of streets and aerials as last seen; None: not needed.
@@ -61,6 +95,7 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     averaged: dict[str, Tensor] = field(init=False)
     averaged_steps: int = 0
+    untold: Told | None = None
 
     def __post_init__(self) -> None:
         self.averaged = self.network.state_dict()
@@ -83,8 +118,20 @@ class TrainingState:
         for name in weights.keys() - floating:  # what batch norm counts has no mean
             self.averaged[name].copy_(weights[name])
 
+    def tell(self, told: Told) -> None:
+        """Count the step before this one: a GPU has this one to do meanwhile."""
+        self.settle()
+        self.untold = told
+
+    def settle(self) -> None:
+        """Count the last step as well. Raises TrainingError: see `Told.loss`."""
+        if self.untold is not None:
+            self.total_loss += self.untold.loss()
+            self.untold = None
+
     def save(self, path: Path) -> None:
         """Write atomically: killed at any moment, the previous state is intact."""
+        self.settle()
         header = {
             "format": FORMAT,
             "run": self.run,

@@ -8,7 +8,6 @@ whatever the size of the chunks and however many processes share the batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,48 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from model.errors import SkyfixError
 from training import processes
 from training.augmentation import Batch
 from training.losses import info_nce, soft_margin_triplet
 from training.mining import same_place
 from training.recipes import Recipe
-from training.state import TrainingState
+from training.state import Told, TrainingState
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class TrainingError(SkyfixError):
-    """Training cannot go on; the last checkpoint on disk is intact."""
-
-
-class Told:
-    """A step's loss, and its gradient's length, on their way from the device."""
-
-    def __init__(self, state: TrainingState, loss: Tensor, length: Tensor) -> None:
-        self._where = f"in epoch {state.epoch}, step {state.step}"
-        # Both at once: each number that is read waits for the GPU.
-        self._values = torch.stack([loss.detach(), length]).to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
-        if self._arrived is not None:
-            self._arrived.record()
-
-    def loss(self) -> float:
-        """Waits for the step.
-
-        Raises:
-            TrainingError: the loss or its gradient is not a number; that step moved no weight.
-        """
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        told: list[float] = self._values.tolist()
-        for name, value in zip(("loss", "gradient's length"), told, strict=True):
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"the {name} is {value} {self._where}: "
-                    "lower the learning rate, or look for broken images"
-                )
-        return told[0]
 
 
 def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> Told:
@@ -106,7 +71,7 @@ def _move(state: TrainingState, loss: Tensor) -> Told:
         length = get_total_norm(
             [one.grad for one in state.network.parameters() if one.grad is not None]
         )
-    told = Told(state, loss, length)
+    told = Told(f"in epoch {state.epoch}, step {state.step}", loss, length)
     if not loss.is_cuda:
         told.loss()
     elif not state.scaler.is_enabled():

@@ -139,11 +139,11 @@ class Batcher(Generic[Q, A]):
             while self._open and not (self._stopping.is_set() and self._waiting.empty()):
                 with self._turn:
                     jobs = [job for job in self._take() if job.claim()]
-                    if jobs:
-                        self._on_batch(len(jobs))
-                        finish = self._begun(jobs)
-                if jobs:
-                    self._finish(jobs, finish)
+                    if not jobs:
+                        continue
+                    self._on_batch(len(jobs))
+                    finish = self._begun(jobs)
+                self._finish(jobs, finish)
         except BaseException:
             logger.critical("the model's thread died; nothing can be located", exc_info=True)
         finally:
