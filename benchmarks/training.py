@@ -1,8 +1,10 @@
 """Speed of training, each figure beside what bounds it: `python -m benchmarks.training`.
 
 bare: forward and backward of the same network on tensors that never change, without loss,
-optimiser or data; on a GPU recorded, as training is. The measurements take turns, round by round,
-so that a machine that slows down slows all of them; ratios are medians over the rounds.
+optimiser or data. bare, recorded: the same on a GPU as a recording, which training plays, too: what
+remains beside it is all that training adds. The measurements take turns, round by round, so that a
+machine that slows down slows all of them; ratios are medians over the rounds, and what they lie
+between at 95 %.
 """
 
 from __future__ import annotations
@@ -58,7 +60,11 @@ def endless(recipe: Recipe, arrays: Arrays, workers: int, device: str) -> Iterat
         epoch += 1
 
 
-def bare(recipe: Recipe, arrays: Arrays, device: str) -> Callable[[], None]:
+def bare(
+    recipe: Recipe, arrays: Arrays, device: str, *, recorded: bool = False
+) -> Callable[[], None]:
+    if not recorded:
+        recipe = replace(recipe, chunk_size=recipe.batch_size)  # of which nothing is recorded
     network = start(recipe, arrays, 0, device).network
     side = recipe.encoder.preprocessing.input_size
     shape = (recipe.batch_size, 3, side, side)
@@ -106,6 +112,15 @@ def seconds(once: Callable[[], None], repeats: int, device: str) -> float:
     return (time.perf_counter() - began) / repeats
 
 
+def between(values: list[float]) -> list[float]:
+    """Their median, and what it lies between at 95 %, by the binomial distribution's normal
+    approximation: for ten values or more."""
+    ordered, half = sorted(values), len(values) / 2.0
+    reach = 0.98 * len(values) ** 0.5
+    low, high = max(0, int(half - reach)), min(len(values) - 1, int(half + reach))
+    return [round(one, 4) for one in (statistics.median(values), ordered[low], ordered[high])]
+
+
 def main() -> None:
     keep_freed_memory()  # as what is measured beside it does
     parser = argparse.ArgumentParser(description=__doc__)
@@ -125,6 +140,8 @@ def main() -> None:
         "without GMS": training(without, arrays, device, arguments.workers),
         "loading": loading(recipe, arrays, arguments.workers, device),
     }
+    if device == "cuda":
+        kinds["bare, recorded"] = bare(recipe, arrays, device, recorded=True)
     for once in kinds.values():
         once()
     batches_at_once = {"loading": LOADED}
@@ -135,6 +152,10 @@ def main() -> None:
         }
         for _ in track(range(arguments.rounds), "rounds", console=Console(file=sys.stderr))
     ]
+
+    def ratio(of: str, to: str) -> list[float]:
+        return between([one[of] / one[to] for one in rounds])
+
     report = {
         "recipe": recipe.name,
         "device": device,
@@ -143,10 +164,9 @@ def main() -> None:
             name: recipe.batch_size / statistics.median(one[name] for one in rounds)
             for name in kinds
         },
-        "training / bare": statistics.median(one["bare"] / one["training"] for one in rounds),
-        "cost of GMS": statistics.median(one["training"] / one["without GMS"] for one in rounds)
-        - 1.0,
-        "loading / training": statistics.median(one["training"] / one["loading"] for one in rounds),
+        **{f"training / {name}": ratio(name, "training") for name in kinds if "bare" in name},
+        "cost of GMS": [one - 1.0 for one in ratio("training", "without GMS")],
+        "loading / training": ratio("training", "loading"),
     }
     print(json.dumps(report, indent=1))
 

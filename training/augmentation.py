@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,110 +140,136 @@ def metres_per_pixel(recipe: Recipe) -> float:
 
 
 def augment(
-    strips: Tensor, norths: Tensor, chips: Tensor, margin: int, draws: Draws, fill: Fill
+    strips: Tensor,
+    norths: NDArray[np.float64],
+    chips: Tensor,
+    margin: int,
+    draws: Draws,
+    fill: Fill,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(strips, norths, tiles) of B pairs after what was drawn, on the device of the pictures.
 
-    strips: uint8 (B, h, w, 3). norths: float64 (B,). chips: uint8 (B, P, P, 3), the tile and
-    `margin` pixels around it.
+    strips: uint8 (B, h, w, 3). norths: (B,). chips: uint8 (B, P, P, 3), the tile and `margin`
+    pixels around it.
     """
-    *others, blend, kernels = draws
-    east, south, quarters, turn, flip, blank, arc, arc_centre, colours = (
-        torch.from_numpy(one).to(strips.device, non_blocking=True) for one in others
+    flip = draws.flip > 0.0
+    norths = norths + draws.turn + draws.quarters / 4.0
+    norths = np.where(flip, -norths, norths) % 1.0
+    tiles = turned(shifted(chips, margin, draws.east, draws.south), draws.quarters)
+    strips, tiles = mirrored(strips, tiles, flip)
+    strips = blanked(strips, draws.blank, fill)
+    strips = limited(strips, 360.0 * draws.arc, draws.arc_centre, fill)
+    strips, tiles = (
+        convolved(recoloured(images, colours), blend, kernels)
+        for images, colours, blend, kernels in zip(
+            (strips, tiles), *(np.moveaxis(one, 1, 0) for one in draws[-3:]), strict=True
+        )
     )
-    tiles = shifted(chips, margin, east.long(), south.long())
-    norths = norths.to(strips.device, non_blocking=True) + turn
-    tiles, norths = turned(tiles, norths, quarters.long())
-    strips, norths, tiles = mirrored(strips, norths, tiles, flip.bool())
-    strips = _where(
-        draws.blank.sum(1) > 0.0, strips, lambda some, at: blanked(some, blank[at].long(), fill)
-    )
-    strips = _where(
-        draws.arc < 1.0,
-        strips,
-        lambda some, at: limited(some, 360.0 * arc[at], arc_centre[at], fill),
-    )
-    if bool((draws.colours != [1.0, 1.0, 1.0, 0.0, 1.0]).any()):  # saves time, changes nothing
-        strips, tiles = recoloured(strips, colours[:, 0]), recoloured(tiles, colours[:, 1])
-    strips = convolved(strips, blend[:, 0], kernels[:, 0])
-    tiles = convolved(tiles, blend[:, 1], kernels[:, 1])
-    return strips, norths % 1.0, tiles
+    return strips, _sent(norths, strips.device), tiles
+
+
+def _sent(values: NDArray[Any], device: torch.device) -> Tensor:
+    """On the device, which is not waited for."""
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _where(
-    rows: NDArray[np.bool_], images: Tensor, change: Callable[[Tensor, Tensor], Tensor]
+    rows: NDArray[np.bool_], images: Tensor, change: Callable[[Tensor, NDArray[np.int64]], Tensor]
 ) -> Tensor:
     """The images, those of some rows as `change` makes them, which is given them and the rows."""
-    if not rows.any():
+    at = np.flatnonzero(rows)
+    if not len(at):
         return images
-    at = torch.from_numpy(np.flatnonzero(rows)).to(images.device, non_blocking=True)
-    return images.index_copy(0, at, change(images[at], at))
+    changed = change(images.index_select(0, _sent(at, images.device)), at)
+    # Rows taken from both cost a processor half of what writing into some does.
+    order = np.arange(len(images))
+    order[at] = len(images) + np.arange(len(at))
+    return torch.cat([images, changed]).index_select(0, _sent(order, images.device))
 
 
-def shifted(chips: Tensor, margin: int, east: Tensor, south: Tensor) -> Tensor:
-    """Tiles out of chips, their centres moved by so many pixels each, int64 (B,)."""
-    side = torch.arange(chips.shape[1] - 2 * margin, device=chips.device)
-    pair = torch.arange(len(chips), device=chips.device)
-    rows = (margin + south)[:, None] + side
-    columns = (margin + east)[:, None] + side
-    return chips[pair[:, None, None], rows[:, :, None], columns[:, None, :]]
+def shifted(
+    chips: Tensor, margin: int, east: NDArray[np.float64], south: NDArray[np.float64]
+) -> Tensor:
+    """Tiles out of chips, their centres moved by so many whole pixels each, (B,)."""
+    count, size = len(chips), chips.shape[1]
+    side = np.arange(size - 2 * margin)
+    rows = (size * np.arange(count) + margin + south.astype(np.int64))[:, None] + side
+    columns = (margin + east.astype(np.int64))[:, None] + side
+    at = (size * rows)[:, :, None] + columns[:, None, :]
+    pixels = chips.reshape(-1, 3).index_select(0, _sent(at.ravel(), chips.device))
+    return pixels.view(count, len(side), len(side), 3)
 
 
-def turned(tiles: Tensor, norths: Tensor, quarters: Tensor) -> tuple[Tensor, Tensor]:
-    """(tiles, norths) of pairs whose ground is turned by so many quarters; north may pass 1."""
-    # Turned counter-clockwise by a quarter, a tile has its east on top.
-    ways = torch.stack([tiles.rot90(quarter, (1, 2)) for quarter in range(4)])
-    pair = torch.arange(len(tiles), device=tiles.device)
-    return ways[quarters, pair], norths + quarters / 4.0
+def turned(tiles: Tensor, quarters: NDArray[np.float64]) -> Tensor:
+    """Tiles turned counter-clockwise by so many quarters each: a quarter, and east is on top."""
+
+    def by(quarter: int) -> Callable[[Tensor, NDArray[np.int64]], Tensor]:
+        return lambda some, _: some.rot90(quarter, (1, 2))
+
+    for quarter in (1, 2, 3):
+        tiles = _where(quarters == quarter, tiles, by(quarter))
+    return tiles
 
 
-def mirrored(
-    strips: Tensor, norths: Tensor, tiles: Tensor, flip: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(strips, norths, tiles) with east for west where `flip`; north changes its sign."""
-    where = flip.view(-1, 1, 1, 1)
-    # The transform counts columns by index: column 0 is its own mirror image.
+def mirrored(strips: Tensor, tiles: Tensor, flip: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """(strips, tiles) with east for west where `flip`."""
     return (
-        torch.where(where, strips.flip(2).roll(1, 2), strips),
-        torch.where(flip, -norths, norths),
-        torch.where(where, tiles.flip(2), tiles),
+        # The transform counts columns by index: column 0 is its own mirror image.
+        _where(flip, strips, lambda some, _: some.flip(2).roll(1, 2)),
+        _where(flip, tiles, lambda some, _: some.flip(2)),
     )
 
 
-def blanked(strips: Tensor, rows: Tensor, fill: Fill) -> Tensor:
-    """The strips with so many rows filled at the top and at the bottom, int64 (B, 2)."""
-    height = strips.shape[1]
-    row = torch.arange(height, device=strips.device)
-    lost = (row < rows[:, :1]) | (row >= height - rows[:, 1:])
-    return _filled(strips, lost[:, :, None, None], fill)
+def blanked(strips: Tensor, rows: NDArray[np.float64], fill: Fill) -> Tensor:
+    """The strips with so many rows filled at the top and at the bottom, (B, 2)."""
+    row = np.arange(strips.shape[1])
+
+    def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
+        top, bottom = rows[at, None].transpose(2, 0, 1)
+        lost = (row < top) | (row >= len(row) - bottom)
+        return _filled(some, lost[:, :, None], fill)
+
+    return _where(rows.sum(1) > 0.0, strips, change)
 
 
-def limited(strips: Tensor, fov_deg: Tensor, centre: Tensor, fill: Fill) -> Tensor:
+def limited(
+    strips: Tensor, fov_deg: NDArray[np.float64], centre: NDArray[np.float64], fill: Fill
+) -> Tensor:
     """The strips with every column more than half of `fov_deg` (B,) from `centre` (B,) filled.
 
     `centre` is a fraction of the width; a strip is a full turn, so the view may wrap.
     """
-    width = strips.shape[2]
-    columns = (torch.arange(width, dtype=torch.float64, device=strips.device) + 0.5) / width
-    away = ((columns - centre[:, None] + 0.5) % 1.0 - 0.5).abs()
-    return _filled(strips, (away > fov_deg[:, None] / 720.0)[:, None, :, None], fill)
+    columns = (np.arange(strips.shape[2]) + 0.5) / strips.shape[2]
+
+    def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
+        away = np.abs((columns - centre[at, None] + 0.5) % 1.0 - 0.5)
+        lost = away > fov_deg[at, None] / 720.0
+        return _filled(some, lost.repeat(3, axis=1)[:, None], fill)
+
+    return _where(fov_deg < 360.0, strips, change)
 
 
-def _filled(images: Tensor, where: Tensor, fill: Fill) -> Tensor:
-    colour = torch.tensor(fill, dtype=images.dtype).to(images.device, non_blocking=True)
-    return torch.where(where, colour, images)
+def _filled(images: Tensor, where: NDArray[np.bool_], fill: Fill) -> Tensor:
+    """Images (n, h, w, 3), `where` of (n, h or 1, w * 3 or 1): levels lie in one long row."""
+    row = np.tile(np.array(fill, np.uint8), images.shape[2])
+    levels = torch.where(_sent(where, images.device), _sent(row, images.device), images.flatten(2))
+    return levels.view(images.shape)
 
 
-def recoloured(images: Tensor, colours: Tensor) -> Tensor:
+def recoloured(images: Tensor, colours: NDArray[np.float64]) -> Tensor:
     """Each channel's gain, and a shift and an exponent for all: colours (B, 5), of levels 0..1."""
-    colours = colours.float()[:, :, None]
-    gains, shift, exponent = colours[:, :3], colours[:, 3:4], colours[:, 4:]
+    if (colours == [1.0, 1.0, 1.0, 0.0, 1.0]).all():  # saves time, changes nothing
+        return images
+    of = _sent(colours.astype(np.float32), images.device)[:, :, None]
+    gains, shift, exponent = of[:, :3], of[:, 3:4], of[:, 4:]
     levels = torch.arange(256, device=images.device) / 255.0
     # A table for each channel: 256 powers in place of one for each pixel.
     tables = (levels.pow(exponent) * gains + shift).clamp_(0.0, 1.0).mul_(255.0).round_()
     tables = tables.to(torch.uint8).flatten()  # (B * 3 * 256,)
     first = torch.arange(0, len(tables), 256, dtype=torch.int32, device=images.device)
-    at = images.to(torch.int32).add_(first.view(-1, 1, 1, 3))
+    # Of a row of pixels, which is added faster than three channels are.
+    first = first.view(-1, 1, 3).repeat(1, 1, images.shape[2])
+    at = images.flatten(2).to(torch.int32).add_(first)
     return tables.index_select(0, at.flatten()).view(images.shape)
 
 
@@ -251,12 +277,12 @@ def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.fl
     """uint8 (B, h, w, 3) of which so much, `blend` (B,), is replaced by a correlation with a kernel
     of its own, (B, 3, 3, 3, 3), edges repeated, brought to the mean and spread that each channel
     had. What `blanked` and `limited` have filled takes part, as it does in `recoloured`."""
-    share_of, weights_of = (
-        torch.from_numpy(one.astype(np.float32)).to(images.device, non_blocking=True)
-        for one in (blend, kernels)
-    )
 
-    def change(some: Tensor, at: Tensor) -> Tensor:
+    def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
+        share, weights = (
+            _sent(one[at].astype(np.float32), images.device) for one in (blend, kernels)
+        )
+        share = share[:, None, None, None]
         before = some.permute(0, 3, 1, 2)
         before = before.to(torch.float32, memory_format=torch.contiguous_format)
         mean = before.mean((2, 3), keepdim=True)
@@ -264,11 +290,10 @@ def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.fl
         before = before.sub_(mean)
         padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
         by_channel = functional.conv2d(  # a group for each image
-            padded.flatten(0, 1)[None], weights_of[at].flatten(0, 1), groups=len(at)
+            padded.flatten(0, 1)[None], weights.flatten(0, 1), groups=len(at)
         )
         after = by_channel.view_as(before)
         after = after.sub_(after.mean((2, 3), keepdim=True))
-        share = share_of[at, None, None, None]
         gain = share * _spread(before) / _spread(after).clamp(min=1e-3)
         levels = before.mul_(1.0 - share).add_(mean).addcmul_(after, gain)
         return levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
@@ -362,11 +387,11 @@ def _batch(
     epoch: int,
 ) -> Batch:
     draws = drawn(uniform, recipe, epoch, arrays.margin)
-    at = torch.from_numpy(rows).to(pictures.strips.device, non_blocking=True)
+    at = _sent(rows, pictures.strips.device)
     strips, norths, tiles = augment(
-        pictures.strips[at].to(pictures.device, non_blocking=True),
-        torch.from_numpy(arrays.norths[rows]),
-        pictures.chips[at].to(pictures.device, non_blocking=True),
+        pictures.strips.index_select(0, at).to(pictures.device, non_blocking=True),
+        arrays.norths[rows],
+        pictures.chips.index_select(0, at).to(pictures.device, non_blocking=True),
         arrays.margin,
         draws,
         recipe.encoder.preprocessing.fill,

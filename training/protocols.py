@@ -225,8 +225,8 @@ def _described(
         strips = list(
             limited(
                 torch.from_numpy(np.stack(strips)),
-                torch.full((len(strips),), view.fov_deg),
-                torch.tensor(centres, dtype=torch.float64),
+                np.full(len(strips), view.fov_deg),
+                np.array(centres),
                 encoder.config.preprocessing.fill,
             ).numpy()
         )
