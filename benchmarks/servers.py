@@ -54,7 +54,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120.0
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise RuntimeError(f"{process.args} does not listen on port {port}")
+    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
 
 
 def children(pid: int) -> list[int]:

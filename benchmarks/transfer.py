@@ -78,7 +78,7 @@ def rank_of(encoder: Encoder, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     settings, footprint_m = encoder.config.preprocessing, encoder.aerial_footprint_m
     streets = [read_strip(one, settings) for one in pairs]
     before = torch.tensor(np.stack([strip for strip, _ in streets]))
-    facing = torch.tensor([north for _, north in streets], dtype=torch.float64)
+    facing = np.array([north for _, north in streets])
     chips = torch.tensor(
         np.stack(
             [
@@ -90,10 +90,10 @@ def rank_of(encoder: Encoder, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     found = []
     for mirror in (False, True):
         for quarter in range(4):
-            tiles, norths = turned(chips, facing, torch.full((len(pairs),), quarter))
-            flip = torch.full((len(pairs),), mirror)
-            strips, norths, tiles = mirrored(before, norths, tiles, flip)
-            described = encoder.encode_strips(list(strips.numpy()), (norths % 1.0).tolist())
+            tiles = turned(chips, np.full(len(pairs), quarter))
+            strips, tiles = mirrored(before, tiles, np.full(len(pairs), mirror))
+            norths = (facing + quarter / 4.0) * (-1.0 if mirror else 1.0)
+            described = encoder.encode_strips(list(strips.numpy()), list(norths % 1.0))
             aerials = encoder.encode_aerials(list(tiles.numpy()))
             found.append(ranks(described, aerials) + 1)
     return np.stack(found)
