@@ -42,6 +42,17 @@ def test_train_stores_recipe_data_and_seed(weights):
     assert Checkpoint.load(weights).config.preprocessing.input_size == 32
 
 
+def test_several_seeds_train_as_each_does_alone(data, weights, tmp_path, capsys):
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    assert main([*common, "--out", str(tmp_path), "--seed", "0-1", *OVERRIDES]) == 0
+    paths = [tmp_path / seed / "last.safetensors" for seed in "01"]
+    assert capsys.readouterr().out.split() == [str(one) for one in paths]
+    first, second = (Checkpoint.load(one) for one in paths)
+    assert (first.provenance["seed"], second.provenance["seed"]) == (0, 1)
+    alone = Checkpoint.load(weights.with_name("last.safetensors"))
+    assert first.fingerprint == alone.fingerprint != second.fingerprint
+
+
 def test_evaluate_prints_one_json_document(data, weights, capsys):
     assert evaluate([data], weights, "--json") == 0
     document = json.loads(capsys.readouterr().out)

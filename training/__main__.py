@@ -24,6 +24,8 @@ from training.loop import train
 from training.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
 from training.progress import bar
 
+SEVERAL = "folder; several seeds get a folder each inside it"
+
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     synth = commands.add_parser("synth", help="make procedural towns")
-    synth.add_argument("out", type=Path, help="folder; several seeds get a folder each inside it")
+    synth.add_argument("out", type=Path, help=SEVERAL)
     synth.add_argument(
         "--seed", type=study_commands.seeds, default=[0], help="a seed, or a range such as 100-139"
     )
@@ -82,13 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     training = commands.add_parser("train", parents=[data], help="train a recipe")
     training.add_argument("recipe", help=", ".join(recipes.RECIPES))
     training.add_argument("root", type=Path, help="the dataset's folder")
-    training.add_argument("--out", type=Path, required=True, help="folder for weights and log")
+    training.add_argument("--out", type=Path, required=True, help=SEVERAL)
     training.add_argument("--split", help="to train on; the dataset's own by default")
     training.add_argument("--validation", type=Path, help="a dataset folder measured every epoch")
     training.add_argument("--validation-split", help="what is held out of --split by default")
     training.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
     training.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    training.add_argument("--seed", type=int, default=0)
+    training.add_argument(
+        "--seed", type=study_commands.seeds, default=[0], help="a seed, or a range such as 0-2"
+    )
     training.add_argument(
         "--workers",
         type=int,
@@ -119,8 +123,7 @@ def _synth(arguments: argparse.Namespace) -> None:
     # The renderer compiles on import; the other commands must not wait for it.
     from training.town import TownSpec, write_town
 
-    for seed in arguments.seed:
-        folder = arguments.out / f"{seed}" if len(arguments.seed) > 1 else arguments.out
+    for seed, folder in _folders(arguments):
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_town(
             folder,
@@ -130,6 +133,12 @@ def _synth(arguments: argparse.Namespace) -> None:
             workers=arguments.workers,
             min_spacing_m=arguments.spacing_m,
         )
+
+
+def _folders(arguments: argparse.Namespace) -> list[tuple[int, Path]]:
+    """Where the results of each seed go."""
+    several = len(arguments.seed) > 1
+    return [(one, arguments.out / f"{one}" if several else arguments.out) for one in arguments.seed]
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -153,26 +162,26 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
     provenance = {
         "init": None if init is None else init.fingerprint,
         "data": f"{arguments.dataset}, {len(arrays)} pairs",
-        "seed": arguments.seed,
         "started": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    with events(arguments.out, wanted=arguments.tensorboard) as on_epoch:
-        checkpoint = train(
-            recipe,
-            arrays,
-            arguments.out,
-            validation=validation,
-            seed=arguments.seed,
-            device=device,
-            provenance=provenance,
-            workers=arguments.workers,
-            init=init,
-            on_epoch=on_epoch,
-        )
-    if processes.is_first():
-        print(checkpoint)
+    for seed, out in _folders(arguments):
+        with events(out, wanted=arguments.tensorboard) as on_epoch:
+            checkpoint = train(
+                recipe,
+                arrays,
+                out,
+                validation=validation,
+                seed=seed,
+                device=device,
+                provenance=provenance | {"seed": seed},
+                workers=arguments.workers,
+                init=init,
+                on_epoch=on_epoch,
+            )
+        if processes.is_first():
+            print(checkpoint)
 
 
 def _turn(arguments: argparse.Namespace) -> None:
