@@ -10,7 +10,7 @@ STAMP := .venv/installed-$(EXTRA)
 TOWN := $(HOME_DIR)/demo-town
 WEIGHTS := model/weights/skyfix-modern.safetensors
 
-.PHONY: demo test soak lint clean
+.PHONY: demo test soak compose lint clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -52,6 +52,11 @@ soak: $(STAMP)
 	$(BIN)/python tests/kills.py --kills 200 --home $(HOME_DIR)/soak
 	SOAK=20 $(BIN)/pytest tests/test_api_abuse.py --timeout 3600 -p no:logging
 	$(BIN)/python -m benchmarks.soak --minutes 16 --requests 10000 --swaps 20 --json /dev/null
+
+# Needs a Docker engine: builds the image, and runs the compose file as a whole.
+compose: $(STAMP)
+	docker compose build api
+	COMPOSE=1 $(BIN)/pytest tests/test_compose_engine.py
 
 clean:
 	rm -rf .venv $(HOME_DIR) .mypy_cache .pytest_cache .ruff_cache

@@ -98,7 +98,7 @@ def test_only_the_proxy_is_published_and_only_for_this_host() -> None:
     assert started == ["proxy", "api"]
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {
-        "proxy": ["${PUBLISH:-127.0.0.1:8000}:8080", "127.0.0.1:8001:8081"],
+        "proxy": ["${PUBLISH:-127.0.0.1:8000}:8080", "127.0.0.1:${OPERATORS:-8001}:8081"],
         "prometheus": ["127.0.0.1:9090:9090"],
     }
 
