@@ -159,13 +159,12 @@ def augment(
     strips, tiles = mirrored(strips, tiles, flip)
     strips = blanked(strips, draws.blank, fill)
     strips = limited(strips, 360.0 * draws.arc, draws.arc_centre, fill)
-    strips, tiles = (
-        convolved(recoloured(images, colours), blend, kernels)
-        for images, colours, blend, kernels in zip(
-            (strips, tiles), *(np.moveaxis(one, 1, 0) for one in draws[-3:]), strict=True
-        )
-    )
-    return strips, _sent(norths, strips.device), tiles
+
+    def altered(images: Tensor, view: int) -> Tensor:
+        images = recoloured(images, draws.colours[:, view])
+        return convolved(images, draws.blend[:, view], draws.kernels[:, view])
+
+    return altered(strips, 0), _sent(norths, strips.device), altered(tiles, 1)
 
 
 def _sent(values: NDArray[Any], device: torch.device) -> Tensor:
