@@ -1,8 +1,8 @@
-"""One thread at a time has the model; requests wait for it in a bounded queue.
+"""A few threads have the model at a time; requests wait for them in a bounded queue.
 
 Whatever waits when the model becomes free is taken together (up to `max_batch`), so batches grow
-with load and a lone request never waits for company. Two threads take turns: while one has the
-model, the other finishes what it has encoded. Knows nothing of HTTP, images or tiles.
+with load and a lone request never waits for company. There is a thread more than may have the
+model: it finishes what it has encoded. Knows nothing of HTTP, images or tiles.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from model.errors import SkyfixError
 from service.api.admission import OverloadedError
 
 logger = logging.getLogger(__name__)
-
-OWNERS = 2  # threads that take turns
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -64,7 +62,7 @@ class _Job(Generic[Q, A]):
 
 
 class Batcher(Generic[Q, A]):
-    """Runs `begin` on batches of queries, one at a time, in threads of its own.
+    """Runs `begin` on batches of queries, `at_once` at a time, in threads of its own.
 
     begin: from queries to what finishes them, which gives as many answers, in order; any number
         may be finished at the same time. When a batch of several fails, each query is tried alone,
@@ -78,6 +76,7 @@ class Batcher(Generic[Q, A]):
         *,
         max_batch: int,
         max_waiting: int,
+        at_once: int = 1,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._begin = begin
@@ -85,12 +84,12 @@ class Batcher(Generic[Q, A]):
         self._max_batch = max_batch
         self._waiting: queue.Queue[_Job[Q, A]] = queue.Queue(max_waiting)
         self._lock = threading.Lock()  # no job may enter once an owner has gone
-        self._turn = threading.Lock()  # held by the thread that has the model
+        self._turn = threading.Semaphore(at_once)  # held by the threads that have the model
         self._open = True
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"model-owner-{number}", daemon=True)
-            for number in range(OWNERS)
+            for number in range(at_once + 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -192,7 +191,7 @@ class Batcher(Generic[Q, A]):
         for job in in_hand:
             if not job.future.done():
                 job.future.set_exception(gone)
-        with contextlib.suppress(queue.Empty):  # which the other owner may have made it
+        with contextlib.suppress(queue.Empty):  # which another owner may have made it
             while True:
                 job = self._waiting.get_nowait()
                 if job.future.set_running_or_notify_cancel():
