@@ -83,6 +83,7 @@ class Batcher(Generic[Q, A]):
         self._on_batch = on_batch
         self._max_batch = max_batch
         self._waiting: queue.Queue[_Job[Q, A]] = queue.Queue(max_waiting)
+        self._arrivals = threading.Semaphore(0)  # at least one for each job that waits
         self._lock = threading.Lock()  # no job may enter once an owner has gone
         self._turn = threading.Semaphore(at_once)  # held by the threads that have the model
         self._open = True
@@ -123,6 +124,7 @@ class Batcher(Generic[Q, A]):
                 raise OverloadedError(
                     f"{self._waiting.maxsize} requests already wait for the model: try again later"
                 ) from None
+        self._arrivals.release()
         return job.future
 
     def stop(self, timeout_s: float = 30.0) -> None:
@@ -136,6 +138,9 @@ class Batcher(Generic[Q, A]):
         jobs: list[_Job[Q, A]] = []
         try:
             while self._open and not (self._stopping.is_set() and self._waiting.empty()):
+                # Not in the turn: whoever tries a batch's queries alone would wait for idle owners.
+                if not self._arrivals.acquire(timeout=0.1):
+                    continue
                 with self._turn:
                     jobs = [job for job in self._take() if job.claim()]
                     if not jobs:
@@ -151,7 +156,6 @@ class Batcher(Generic[Q, A]):
     def _take(self) -> list[_Job[Q, A]]:
         jobs: list[_Job[Q, A]] = []
         with contextlib.suppress(queue.Empty):
-            jobs.append(self._waiting.get(timeout=0.1))
             while len(jobs) < self._max_batch:
                 jobs.append(self._waiting.get_nowait())
         return jobs
