@@ -1,7 +1,8 @@
 """Encoder: images to unit descriptors. The only class of the model that the service sees.
 
-Numpy outside, torch inside. One thread at a time may encode; `prepare_street` and `read_street`
-touch no weights, `explain_strip` only reads them, and all three are safe in any thread meanwhile.
+Numpy outside, torch inside. `at_once` threads may encode at the same time; `prepare_street` and
+`read_street` touch no weights, `explain_strip` only reads them, and all three are safe in any
+thread meanwhile.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class Encoder:
             CheckpointError: the file is not a usable checkpoint.
         """
         return cls(Checkpoint.load(path), device)
+
+    @property
+    def at_once(self) -> int:
+        """How many threads may encode at the same time; more would only wait for each other."""
+        return self._lanes.at_once
 
     def accelerate(
         self,

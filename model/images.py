@@ -47,6 +47,7 @@ _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _FRAMES = {0xC0 + low for low in range(16)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_MCU_ROWS = 32  # at most: four blocks
 _REFUSED = {0xC8, 0xD8, *range(0xF0, 0xFE)}  # by libjpeg; Pillow would read on behind them
 
 _ORIENTATION = 0x0112
@@ -112,7 +113,7 @@ def _kind(data: bytes) -> str:
     if not data.startswith(b"\xff\xd8"):
         return "PNG" if data.startswith(b"\x89PNG") else "WEBP"
     kind, components, scans, exifs = _BASELINE, 0, 0, 0
-    for marker, segment in _segments(data):
+    for marker, _, segment in _segments(data):
         if marker in _FRAMES:
             kind = "progressive JPEG" if marker in _PROGRESSIVE else _BASELINE
             components = int.from_bytes(segment[7:8], "big")
@@ -133,8 +134,8 @@ def _kind(data: bytes) -> str:
     return kind
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and segment, from its length on, up to the end of a JPEG or where it is cut."""
+def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Marker, place and segment, from its length on, up to the end of a JPEG or where it is cut."""
     at = 2
     for _ in range(MAX_SEGMENTS):
         found = _MARKER.search(data, at)
@@ -144,7 +145,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise ImageError(f"the JPEG is damaged: unknown marker FF{found[1][0]:X}")
         at = found.end()
         length = max(2, int.from_bytes(data[at : at + 2], "big"))
-        yield found[1][0], data[at : at + length]
+        yield found[1][0], at, data[at : at + length]
         at += length
     raise ImageError(f"the JPEG has more than {MAX_SEGMENTS} segments")
 
@@ -196,7 +197,11 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_image(
-    data: bytes, *, min_size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+    data: bytes,
+    *,
+    min_size: tuple[int, int] | None = None,
+    rows: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Rgb:
     """Decode to RGB, upright.
 
@@ -205,6 +210,8 @@ def decode_image(
         min_size: (height, width) that suffices: a JPEG larger than that is decoded at the
             smallest of the scales 1/2, 1/4, 1/8 that keeps both sides at least so large; others
             are averaged down by a whole number that keeps both sides at least twice so large.
+        rows: of an image stored upright so many suffice, from the top, before any scaling: those
+            of a JPEG in one sequential scan that lie below them may be left black.
         max_pixels: refuse images whose header states more, before decoding a pixel.
 
     Returns:
@@ -216,18 +223,61 @@ def decode_image(
     image = open_image(data, max_pixels=max_pixels)
     orientation = read_exif(image).get(_ORIENTATION)
     is_jpeg = isinstance(image, JpegImageFile)  # also where its format is MPO, several in a file
+    stored, upper = image.size, None
     if min_size is not None and is_jpeg:
         height, width = min_size
         image.draft(None, (height, width) if orientation in _LYING else (width, height))
+    scaled = image.size
+    if rows is not None and is_jpeg and orientation not in _UPRIGHT:
+        upper = _upper(data, rows, stored, scaled[0])
+    image = upper or image
     try:
         with _without_warnings():
             image.load()
         if min_size is not None and not is_jpeg:
             image = _reduced(image, min_size[::-1] if orientation in _LYING else min_size)
         upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-        return np.asarray(_to_rgb(upright), dtype=np.uint8)
+        pixels = np.asarray(_to_rgb(upright), dtype=np.uint8)
+        return pixels if upper is None else _on_black(pixels, scaled[1])
     except Exception as error:  # see open_image
         raise ImageError(f"the image is damaged and cannot be decoded: {error}") from error
+
+
+def _upper(data: bytes, rows: int, stored: tuple[int, int], columns: int) -> Image.Image | None:
+    """The JPEG, at the same scale, as if it were little higher than so many rows: libjpeg leaves
+    the rest of its scan alone. At least an MCU higher, for the last rows' colours are not
+    interpolated as they were.
+
+    None where that saves nothing, where the rows do not come in order, and where the end is
+    missing: libjpeg would not tell.
+    """
+    width, height = stored
+    kept = (-(-rows // _MCU_ROWS) + 1) * _MCU_ROWS
+    if kept >= height or _kind(data) != _BASELINE:
+        return None
+    frame = scan = 0
+    for marker, at, _ in _segments(data):
+        if marker in _FRAMES:
+            frame = at
+        elif marker == _SCAN:
+            scan = at
+            break
+    if data.rfind(bytes([0xFF, _END]), scan) < 0:
+        return None
+    rest = memoryview(data)[frame + 5 :]
+    shorter = b"".join([data[: frame + 3], kept.to_bytes(2, "big"), rest])
+    image = open_image(shorter, max_pixels=width * height)
+    if image.size != (width, kept):  # Pillow has taken its size from elsewhere
+        return None
+    scale = next(one for one in (1, 2, 4, 8) if -(-width // one) == columns)
+    image.draft(None, (width // scale, kept // scale))
+    return image
+
+
+def _on_black(pixels: Rgb, height: int) -> Rgb:
+    whole = np.zeros((height, *pixels.shape[1:]), np.uint8)
+    whole[: len(pixels)] = pixels
+    return whole
 
 
 def _reduced(image: Image.Image, min_size: tuple[int, int]) -> Image.Image:

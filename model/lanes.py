@@ -6,8 +6,10 @@ of a processor's time went into that (docs/decisions.md). Threads that work alon
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -17,14 +19,23 @@ TEAM = 8  # threads that may serve one operation
 
 
 class Lanes:
-    """So many threads; the first work starts them."""
+    """So many threads; the first work starts them.
+
+    Attributes:
+        at_once: how many threads may `run` work at the same time: with two, a lane that is done
+            goes on with the other's instead of waiting for the slowest of its own.
+    """
 
     def __init__(self, cores: int) -> None:
         self.cores = cores
+        self.at_once = 1 if cores == 1 else 2
         self._lanes = ThreadPoolExecutor(cores, "lane")
         # A team of threads belongs to the thread that it once worked for: hence always the same.
         self._lone = ThreadPoolExecutor(1, "lane")
         self._team = min(max(1, cores // 2), TEAM)  # the other cores decode
+        self._lock = threading.Lock()
+        self._running = 0
+        self._threads = 0  # torch's number while nothing runs
 
     @classmethod
     def of(cls, device: torch.device) -> Lanes:
@@ -49,12 +60,26 @@ class Lanes:
             work(part)
 
         parts = _parts(count, max(1, min(most, -(-count // lanes))))
-        before = torch.get_num_threads()
-        working = [pool.submit(alone, part) for part in parts]
-        wait(working)
-        torch.set_num_threads(before)  # a lane's number is also that of threads yet to begin
+        with self._torch_as_it_was():
+            working = [pool.submit(alone, part) for part in parts]
+            wait(working)
         for one in working:
             one.result()
+
+    @contextmanager
+    def _torch_as_it_was(self) -> Iterator[None]:
+        """Until the last work ends: a lane's number is also that of threads yet to begin."""
+        with self._lock:
+            if self._running == 0:
+                self._threads = torch.get_num_threads()
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    torch.set_num_threads(self._threads)
 
 
 @cache

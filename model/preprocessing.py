@@ -85,8 +85,20 @@ class Preprocessing:
         Raises:
             ImageError: not a readable image. GeometryError: impossible for this image.
         """
-        size = self.sufficient_size(geometry, image_size(data))
-        return self.strip(decode_image(data, min_size=size), geometry)
+        size = image_size(data)
+        enough, rows = self.sufficient_size(geometry, size), self._rows_used(geometry, size)
+        return self.strip(decode_image(data, min_size=enough, rows=rows), geometry)
+
+    def _rows_used(self, geometry: PanoramaGeometry, size: tuple[int, int]) -> int:
+        """Of a panorama of `size`, from the top: down to the band's end and two of the strip's rows
+        below it, into which averaging reaches."""
+        extent = geometry.extent(*size)
+        if self.band is None:
+            return size[0]
+        row_deg = (self.band.top_deg - self.band.bottom_deg) / self.strip_size[0]
+        used_deg = extent.top_deg - (self.band.bottom_deg - 2.0 * row_deg)
+        share = used_deg / (extent.top_deg - extent.bottom_deg)
+        return math.ceil(min(max(share, 0.0), 1.0) * size[0])
 
     def strip(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
         """uint8 (H, W, 3) panorama to uint8 (*strip_size, 3); see `panorama.cut_band`."""

@@ -1,6 +1,6 @@
 """The whole query path: geometry, decode, encode, search, describe.
 
-`prepare` is safe in any thread; `answer` and `begin` belong to the thread whose turn it is with
+`prepare` is safe in any thread; `answer` and `begin` belong to the threads whose turn it is with
 the model. Knows nothing of HTTP, torch or faiss: both engines stand behind their own class.
 """
 
@@ -36,11 +36,14 @@ NO_HINTS = Hints()
 
 
 class StreetEncoder(Protocol):
-    """What of `model.encoder.Encoder` a query needs; while one thread encodes, others may read and
-    explain."""
+    """What of `model.encoder.Encoder` a query needs; while `at_once` threads encode, others may
+    read and explain."""
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def at_once(self) -> int: ...
 
     def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Strip: ...
 
@@ -131,8 +134,8 @@ class Localizer:
         return self.begin(queries)()
 
     def begin(self, queries: Sequence[Query]) -> Callable[[], list[Fix]]:
-        """The first half of `answer`, for one thread at a time: what it returns does the rest, in
-        any thread, while the encoder has the next batch.
+        """The first half of `answer`, for as many threads at a time as may encode: what it returns
+        does the rest, in any thread, while the encoder has the next batch.
 
         Raises:
             IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.

@@ -34,8 +34,8 @@ class Settings:
     """Everything configurable about the service. Sizes in bytes, times in seconds.
 
     Uploads held in memory are bounded by `max_in_flight_bytes`, with a second copy of the one that
-    is being taken out of its form, and those whose client has left while they are decoded; images
-    being decoded by `decode_threads`, at most 512 MiB each.
+    is being taken out of its form and of those being decoded, and those whose client has left while
+    they are decoded; images being decoded by `decode_threads`, at most 512 MiB each.
     """
 
     home: Path = Path("skyfix-data")

@@ -22,6 +22,7 @@ class FakeEncoder:
     """
 
     GRID = 8
+    at_once = 1
 
     def __init__(
         self,

@@ -21,15 +21,14 @@ class Doubler:
         self.go.set()
         self.finish.set()
         self.entered = threading.Event()
-        self.at_once, self.most_at_once = 0, 0
+        self.lock, self.at_once, self.most_at_once = threading.Lock(), 0, 0
 
     def __call__(self, numbers: Sequence[int]) -> Callable[[], list[int]]:
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self._count(1)
         self.entered.set()
         assert self.go.wait(10.0)
         self.batches.append(list(numbers))
-        self.at_once -= 1
+        self._count(-1)
         self._fail_for(number for number in numbers if number % 2 == 0)
 
         def finish() -> list[int]:
@@ -38,6 +37,11 @@ class Doubler:
             return [2 * number for number in numbers]
 
         return finish
+
+    def _count(self, change: int) -> None:
+        with self.lock:
+            self.at_once += change
+            self.most_at_once = max(self.most_at_once, self.at_once)
 
     def _fail_for(self, numbers: Iterator[int]) -> None:
         for number in numbers:
@@ -113,16 +117,20 @@ def begun(work: Doubler, batches: int) -> None:
         time.sleep(0.001)
 
 
-def test_one_batch_at_a_time_has_the_model(work: Doubler, batcher: Batcher[int, int]) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_so_many_batches_at_a_time_have_the_model(work: Doubler, at_once: int) -> None:
+    batcher = Batcher(work, max_batch=4, max_waiting=8, at_once=at_once)
     work.go.clear()
     futures = []
-    for number in range(8):
-        futures.append(batcher.submit(number, later()))
+    for number in range(1, 9):
+        futures.append(batcher.submit(-number if number == 4 else number, later()))
         time.sleep(0.01)
-    assert work.most_at_once == 1
+    assert work.most_at_once == at_once
     work.go.set()
-    assert [future.result(5.0) for future in futures] == [2 * number for number in range(8)]
-    assert work.most_at_once == 1
+    batcher.stop()  # what waits is answered, all but the one that fails
+    assert isinstance(futures.pop(3).exception(0.0), ValueError)
+    assert [one.result(0.0) for one in futures] == [2, 4, 6, 10, 12, 14, 16]
+    assert work.most_at_once == at_once
 
 
 def test_cancelled_and_expired_queries_are_never_worked(

@@ -119,6 +119,8 @@ class SlowEncoder(FakeEncoder):
     """OLD's or NEW's: neither can search the other's index, and its strips are upside down to the
     other. Slow enough that panoramas are in both steps, and wait for the second, at any time."""
 
+    at_once = 2
+
     def __init__(self, fingerprint: str) -> None:
         super().__init__({OLD: 32, NEW: 40}[fingerprint], fingerprint)
         self._order = {OLD: 1, NEW: -1}[fingerprint]

@@ -54,16 +54,45 @@ def test_a_lone_lane_has_half_the_cores_up_to_a_team(cores, count, threads):
     assert seen == {threads}
 
 
-def test_threads_that_begin_after_lanes_find_torch_as_it_was():
+@pytest.fixture
+def three_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    try:
-        Lanes(2).run(lambda part: None, 8, 64)
-        with ThreadPoolExecutor(1) as fresh:
-            assert fresh.submit(torch.get_num_threads).result() == 3
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_threads_that_begin_after_lanes_find_torch_as_it_was():
+    Lanes(2).run(lambda part: None, 8, 64)
+    with ThreadPoolExecutor(1) as fresh:
+        assert fresh.submit(torch.get_num_threads).result() == 3
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_works_at_the_same_time_leave_torch_as_it_was():
+    """The second begins when a lane has set its own number, and ends last."""
+    lanes = Lanes(2)
+    begun, go = ([threading.Event(), threading.Event()] for _ in range(2))
+
+    def run(number):
+        def work(part):
+            if part.start == 0:
+                begun[number].set()
+                assert go[number].wait(timeout=10)
+
+        lanes.run(work, 4, 64)
+
+    with ThreadPoolExecutor(2) as callers, ThreadPoolExecutor(1) as fresh:
+        works = []
+        for number in range(2):
+            works.append(callers.submit(run, number))
+            assert begun[number].wait(timeout=10)
+        for number in range(2):
+            go[number].set()
+            works[number].result()
+        assert fresh.submit(torch.get_num_threads).result() == 3
 
 
 def test_an_error_waits_for_the_other_lanes():

@@ -30,6 +30,7 @@ class TurningEncoder:
     """A descriptor is the strip turned north-up, as one unit vector: exact under rolls."""
 
     fingerprint = "turning"
+    at_once = 1
 
     def __init__(self) -> None:
         self.encoded: list[int] = []

@@ -81,6 +81,19 @@ def test_a_jpeg_decoded_at_the_sufficient_size_gives_the_same_strip(geometry, ba
     assert rows >= preprocessing.strip_size[0] - 1
 
 
+@pytest.mark.parametrize("size", [(256, 128), (1001, 499), (1024, 512), (2047, 1023)])
+@pytest.mark.parametrize("band", [DEFAULT_BAND, Band(30.0, -20.0), Band(-10.0, -30.0), None])
+@pytest.mark.parametrize("strip", [(12, 64), (96, 512)])
+def test_a_strip_is_the_same_whether_or_not_the_rows_below_it_are_decoded(size, band, strip):
+    preprocessing = Preprocessing(band=band, strip_size=strip)
+    buffer = io.BytesIO()
+    Image.fromarray(noise(size[1], size[0], 3)).save(buffer, "JPEG")
+    for geometry in (PanoramaGeometry(), PanoramaGeometry(horizon=0.3, vertical_fov_deg=150.0)):
+        least = preprocessing.sufficient_size(geometry, size[::-1])
+        expected = preprocessing.strip(decode_image(buffer.getvalue(), min_size=least), geometry)
+        assert (preprocessing.read_strip(buffer.getvalue(), geometry) == expected).all()
+
+
 def test_a_panorama_that_lies_on_its_side_in_the_file_is_read_upright():
     upright = smooth(128, 256)
     exif = Image.Exif()

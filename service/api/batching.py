@@ -1,8 +1,8 @@
-"""One thread at a time has the model; requests wait for it in a bounded queue.
+"""A few threads have the model at a time; requests wait for them in a bounded queue.
 
 Whatever waits when the model becomes free is taken together (up to `max_batch`), so batches grow
-with load and a lone request never waits for company. Two threads take turns: while one has the
-model, the other finishes what it has encoded. Knows nothing of HTTP, images or tiles.
+with load and a lone request never waits for company. There is a thread more than may have the
+model: it finishes what it has encoded. Knows nothing of HTTP, images or tiles.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from model.errors import SkyfixError
 from service.api.admission import OverloadedError
 
 logger = logging.getLogger(__name__)
-
-OWNERS = 2  # threads that take turns
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -64,7 +62,7 @@ class _Job(Generic[Q, A]):
 
 
 class Batcher(Generic[Q, A]):
-    """Runs `begin` on batches of queries, one at a time, in threads of its own.
+    """Runs `begin` on batches of queries, `at_once` at a time, in threads of its own.
 
     begin: from queries to what finishes them, which gives as many answers, in order; any number
         may be finished at the same time. When a batch of several fails, each query is tried alone,
@@ -78,19 +76,21 @@ class Batcher(Generic[Q, A]):
         *,
         max_batch: int,
         max_waiting: int,
+        at_once: int = 1,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._begin = begin
         self._on_batch = on_batch
         self._max_batch = max_batch
         self._waiting: queue.Queue[_Job[Q, A]] = queue.Queue(max_waiting)
+        self._arrivals = threading.Semaphore(0)  # at least one for each job that waits
         self._lock = threading.Lock()  # no job may enter once an owner has gone
-        self._turn = threading.Lock()  # held by the thread that has the model
+        self._turn = threading.Semaphore(at_once)  # held by the threads that have the model
         self._open = True
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, name=f"model-owner-{number}", daemon=True)
-            for number in range(OWNERS)
+            for number in range(at_once + 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -124,6 +124,7 @@ class Batcher(Generic[Q, A]):
                 raise OverloadedError(
                     f"{self._waiting.maxsize} requests already wait for the model: try again later"
                 ) from None
+        self._arrivals.release()
         return job.future
 
     def stop(self, timeout_s: float = 30.0) -> None:
@@ -137,6 +138,9 @@ class Batcher(Generic[Q, A]):
         jobs: list[_Job[Q, A]] = []
         try:
             while self._open and not (self._stopping.is_set() and self._waiting.empty()):
+                # Not in the turn: whoever tries a batch's queries alone would wait for idle owners.
+                if not self._arrivals.acquire(timeout=0.1):
+                    continue
                 with self._turn:
                     jobs = [job for job in self._take() if job.claim()]
                     if not jobs:
@@ -152,7 +156,6 @@ class Batcher(Generic[Q, A]):
     def _take(self) -> list[_Job[Q, A]]:
         jobs: list[_Job[Q, A]] = []
         with contextlib.suppress(queue.Empty):
-            jobs.append(self._waiting.get(timeout=0.1))
             while len(jobs) < self._max_batch:
                 jobs.append(self._waiting.get_nowait())
         return jobs
@@ -192,7 +195,7 @@ class Batcher(Generic[Q, A]):
         for job in in_hand:
             if not job.future.done():
                 job.future.set_exception(gone)
-        with contextlib.suppress(queue.Empty):  # which the other owner may have made it
+        with contextlib.suppress(queue.Empty):  # which another owner may have made it
             while True:
                 job = self._waiting.get_nowait()
                 if job.future.set_running_or_notify_cancel():

@@ -51,6 +51,7 @@ class Pipeline:
             begin,
             max_batch=settings.max_batch,
             max_waiting=settings.max_in_flight + 1,
+            at_once=serving.localizer.encoder.at_once,
             on_batch=metrics.batches.observe,
         )
         self._canary: asyncio.Task[Fix] | None = None
