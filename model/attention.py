@@ -34,8 +34,19 @@ class MultiScaleAttention(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Maps (N, C_i, H_i, W_i) and the features' (H, W) to a mask (N, 1, H, W) in 0..1."""
-        joined = torch.cat([functional.adaptive_avg_pool2d(one, size) for one in maps], dim=1)
+        joined = torch.cat([_averaged(one, size) for one in maps], dim=1)
         context = torch.cat([torch.relu(group(joined)) for group in self.groups], dim=1)
         logits = self.weigh(context)
         mask = torch.sigmoid(logits - logits.mean((2, 3), keepdim=True))
         return functional.interpolate(mask, size, mode="bilinear", align_corners=False)
+
+
+def _averaged(one: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (N, C, H, W) at another resolution, each of its pixels counted alike where H and W are
+    multiples of it."""
+    (rows, more_rows), (columns, more_columns) = (
+        divmod(int(have), int(wanted)) for have, wanted in zip(one.shape[2:], size, strict=True)
+    )
+    if more_rows or more_columns:
+        return functional.adaptive_avg_pool2d(one, size)
+    return functional.avg_pool2d(one, (rows, columns))  # the same, and engines have it vectorised
