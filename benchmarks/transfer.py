@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
 from training import datasets
-from training.augmentation import mirrored, turned
+from training.augmentation import facing, mirrored, turned
 from training.datasets import cvact
 from training.evaluate import ranks
 from training.pairs import AerialView, Pair, read_chip, read_strip
@@ -78,7 +78,7 @@ def rank_of(encoder: Encoder, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     settings, footprint_m = encoder.config.preprocessing, encoder.aerial_footprint_m
     streets = [read_strip(one, settings) for one in pairs]
     before = torch.tensor(np.stack([strip for strip, _ in streets]))
-    facing = np.array([north for _, north in streets])
+    norths = np.array([north for _, north in streets])
     chips = torch.tensor(
         np.stack(
             [
@@ -90,10 +90,11 @@ def rank_of(encoder: Encoder, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     found = []
     for mirror in (False, True):
         for quarter in range(4):
-            tiles = turned(chips, np.full(len(pairs), quarter))
-            strips, tiles = mirrored(before, tiles, np.full(len(pairs), mirror))
-            norths = (facing + quarter / 4.0) * (-1.0 if mirror else 1.0)
-            described = encoder.encode_strips(list(strips.numpy()), list(norths % 1.0))
+            quarters, flip = np.full(len(pairs), float(quarter)), np.full(len(pairs), mirror)
+            strips, tiles = mirrored(before, turned(chips, quarters), flip)
+            described = encoder.encode_strips(
+                list(strips.numpy()), list(facing(norths, quarters, flip))
+            )
             aerials = encoder.encode_aerials(list(tiles.numpy()))
             found.append(ranks(described, aerials) + 1)
     return np.stack(found)

@@ -72,7 +72,7 @@ class Encoder:
 
     @property
     def at_once(self) -> int:
-        """How many threads may encode at the same time; more would only wait for each other."""
+        """How many threads may encode at the same time: what keeps the device busy."""
         return self._lanes.at_once
 
     def accelerate(

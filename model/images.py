@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     if not data:
         raise ImageError("the image is empty (0 bytes): send a JPEG, PNG or WebP file")
-    kind = _kind(data)
+    kind = _coding(data).kind
     try:
         with _without_warnings():
             image = Image.open(_Bounded(data), formats=FORMATS)
@@ -102,26 +103,33 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return image
 
 
-def _kind(data: bytes) -> str:
-    """What bounds the image's pixels: its format, and of a JPEG how it is coded.
+class _Coding(NamedTuple):
+    """What bounds the image's pixels, its format and of a JPEG how it is coded; and of a baseline
+    JPEG where the segments of its frame and of its scan begin."""
 
-    libjpeg holds all coefficients unless one sequential scan has all components.
+    kind: str
+    frame: int = 0
+    scan: int = 0
+
+
+def _coding(data: bytes) -> _Coding:
+    """libjpeg holds all coefficients unless one sequential scan has all components.
 
     Raises:
         ImageError: a JPEG without a scan, or of more scans, segments or EXIF than cameras write.
     """
     if not data.startswith(b"\xff\xd8"):
-        return "PNG" if data.startswith(b"\x89PNG") else "WEBP"
-    kind, components, scans, exifs = _BASELINE, 0, 0, 0
-    for marker, _, segment in _segments(data):
+        return _Coding("PNG" if data.startswith(b"\x89PNG") else "WEBP")
+    kind, frame, components, scans, exifs = _BASELINE, 0, 0, 0, 0
+    for marker, at, segment in _segments(data):
         if marker in _FRAMES:
-            kind = "progressive JPEG" if marker in _PROGRESSIVE else _BASELINE
+            kind, frame = "progressive JPEG" if marker in _PROGRESSIVE else _BASELINE, at
             components = int.from_bytes(segment[7:8], "big")
         elif marker == _SCAN:
             scans += 1
             if kind == _BASELINE:
                 if int.from_bytes(segment[2:3], "big") >= components:
-                    return kind
+                    return _Coding(kind, frame, at)
                 kind = "JPEG of several scans"
         elif marker == _APP1:
             exifs += segment.startswith(b"Exif\0\0", 2)
@@ -131,7 +139,7 @@ def _kind(data: bytes) -> str:
             raise ImageError(f"the JPEG has more than {_MAX_EXIF_SEGMENTS} segments of EXIF")
     if not scans:
         raise ImageError(f"not a whole JPEG ({len(data)} bytes): it ends before its first scan")
-    return kind
+    return _Coding(kind)
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -223,60 +231,54 @@ def decode_image(
     image = open_image(data, max_pixels=max_pixels)
     orientation = read_exif(image).get(_ORIENTATION)
     is_jpeg = isinstance(image, JpegImageFile)  # also where its format is MPO, several in a file
-    stored, upper = image.size, None
+    stored = image.size
     if min_size is not None and is_jpeg:
         height, width = min_size
         image.draft(None, (height, width) if orientation in _LYING else (width, height))
-    scaled = image.size
     if rows is not None and is_jpeg and orientation not in _UPRIGHT:
-        upper = _upper(data, rows, stored, scaled[0])
-    image = upper or image
+        upper = _upper(data, rows, stored, image.size)
+        if upper is not None:
+            return upper
     try:
         with _without_warnings():
             image.load()
         if min_size is not None and not is_jpeg:
             image = _reduced(image, min_size[::-1] if orientation in _LYING else min_size)
         upright = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-        pixels = np.asarray(_to_rgb(upright), dtype=np.uint8)
-        return pixels if upper is None else _on_black(pixels, scaled[1])
+        return np.asarray(_to_rgb(upright), dtype=np.uint8)
     except Exception as error:  # see open_image
         raise ImageError(f"the image is damaged and cannot be decoded: {error}") from error
 
 
-def _upper(data: bytes, rows: int, stored: tuple[int, int], columns: int) -> Image.Image | None:
-    """The JPEG, at the same scale, as if it were little higher than so many rows: libjpeg leaves
-    the rest of its scan alone. At least an MCU higher, for the last rows' colours are not
-    interpolated as they were.
+def _upper(data: bytes, rows: int, stored: tuple[int, int], scaled: tuple[int, int]) -> Rgb | None:
+    """A JPEG of which so many rows are decoded, and at least an MCU more, for the last rows'
+    colours are not interpolated as they were; black below. As if the file were no higher.
 
-    None where that saves nothing, where the rows do not come in order, and where the end is
-    missing: libjpeg would not tell.
+    stored, scaled: (width, height) in the file, and as it is to be decoded. None where that saves
+    nothing, where the rows do not come in order, and where only the whole file can tell whether it
+    is damaged: libjpeg looks for the end of what it leaves, but does not miss it.
     """
     width, height = stored
     kept = (-(-rows // _MCU_ROWS) + 1) * _MCU_ROWS
-    if kept >= height or _kind(data) != _BASELINE:
+    coding = _coding(data)
+    if kept >= height or coding.kind != _BASELINE:
         return None
-    frame = scan = 0
-    for marker, at, _ in _segments(data):
-        if marker in _FRAMES:
-            frame = at
-        elif marker == _SCAN:
-            scan = at
-            break
-    if data.rfind(bytes([0xFF, _END]), scan) < 0:
+    if data.rfind(bytes([0xFF, _END]), coding.scan) < 0:
         return None
-    rest = memoryview(data)[frame + 5 :]
-    shorter = b"".join([data[: frame + 3], kept.to_bytes(2, "big"), rest])
-    image = open_image(shorter, max_pixels=width * height)
-    if image.size != (width, kept):  # Pillow has taken its size from elsewhere
+    rest = memoryview(data)[coding.frame + 5 :]
+    shorter = b"".join([data[: coding.frame + 3], kept.to_bytes(2, "big"), rest])
+    scale = next(one for one in (1, 2, 4, 8) if -(-width // one) == scaled[0])
+    try:
+        image = open_image(shorter, max_pixels=width * height)
+        if image.size != (width, kept):  # Pillow has taken its size from elsewhere
+            return None
+        image.draft(None, (width // scale, kept // scale))
+        with _without_warnings():
+            upper = np.asarray(_to_rgb(image), dtype=np.uint8)
+    except Exception:  # of any kind, see open_image
         return None
-    scale = next(one for one in (1, 2, 4, 8) if -(-width // one) == columns)
-    image.draft(None, (width // scale, kept // scale))
-    return image
-
-
-def _on_black(pixels: Rgb, height: int) -> Rgb:
-    whole = np.zeros((height, *pixels.shape[1:]), np.uint8)
-    whole[: len(pixels)] = pixels
+    whole = np.zeros((scaled[1], scaled[0], 3), np.uint8)
+    whole[: len(upper)] = upper
     return whole
 
 

@@ -26,6 +26,11 @@ class Lanes:
             goes on with the other's instead of waiting for the slowest of its own.
     """
 
+    # Of all lanes there are, as torch's number is of the process.
+    _lock = threading.Lock()
+    _running = 0
+    _threads = 0  # torch's number while nothing runs
+
     def __init__(self, cores: int) -> None:
         self.cores = cores
         self.at_once = 1 if cores == 1 else 2
@@ -33,9 +38,6 @@ class Lanes:
         # A team of threads belongs to the thread that it once worked for: hence always the same.
         self._lone = ThreadPoolExecutor(1, "lane")
         self._team = min(max(1, cores // 2), TEAM)  # the other cores decode
-        self._lock = threading.Lock()
-        self._running = 0
-        self._threads = 0  # torch's number while nothing runs
 
     @classmethod
     def of(cls, device: torch.device) -> Lanes:
@@ -66,20 +68,21 @@ class Lanes:
         for one in working:
             one.result()
 
+    @classmethod
     @contextmanager
-    def _torch_as_it_was(self) -> Iterator[None]:
+    def _torch_as_it_was(cls) -> Iterator[None]:
         """Until the last work ends: a lane's number is also that of threads yet to begin."""
-        with self._lock:
-            if self._running == 0:
-                self._threads = torch.get_num_threads()
-            self._running += 1
+        with Lanes._lock:
+            if Lanes._running == 0:
+                Lanes._threads = torch.get_num_threads()
+            Lanes._running += 1
         try:
             yield
         finally:
-            with self._lock:
-                self._running -= 1
-                if self._running == 0:
-                    torch.set_num_threads(self._threads)
+            with Lanes._lock:
+                Lanes._running -= 1
+                if Lanes._running == 0:
+                    torch.set_num_threads(Lanes._threads)
 
 
 @cache

@@ -31,6 +31,7 @@ class HeldEncoder(FakeEncoder):
         super().__init__()
         self.go, self.entered, self.deadly = threading.Event(), threading.Event(), False
         self.decode, self.decoding = threading.Event(), threading.Event()
+        self.begun: list[int] = []  # panoramas of each batch
         self.go.set()
         self.decode.set()
 
@@ -41,6 +42,7 @@ class HeldEncoder(FakeEncoder):
         return super().read_street(data, geometry)
 
     def encode_strips(self, strips: Sequence[Strip], norths: Sequence[float]) -> Descriptors:
+        self.begun.append(len(strips))
         self.entered.set()
         assert self.go.wait(10.0)
         if self.deadly:
@@ -95,6 +97,24 @@ async def test_more_than_the_limit_is_refused_at_once(
     encoder.go.set()
     assert [answer.status_code for answer in await asyncio.gather(*accepted)] == [200] * 3
     assert (await post(client)).status_code == 200
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+async def test_so_many_batches_are_encoded_at_a_time_as_the_encoder_says(
+    client: httpx.AsyncClient, encoder: HeldEncoder, tmp_path: Path, at_once: int
+) -> None:
+    encoder.at_once = at_once
+    async with served(tmp_path, encoder) as other:
+        encoder.go.clear()
+        encoder.begun.clear()
+        answers = []
+        for _ in range(3):
+            answers.append(post(other))
+            await asyncio.sleep(0.3)
+        assert len(encoder.begun) == at_once
+        encoder.go.set()
+        assert [one.status_code for one in await asyncio.gather(*answers)] == [200] * 3
+        assert sum(encoder.begun) == 3
 
 
 async def post_and_leave(client: httpx.AsyncClient) -> None:

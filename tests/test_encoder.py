@@ -1,4 +1,5 @@
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -65,6 +66,14 @@ def test_order_and_batch_leave_a_descriptor_alone(encoder):
     assert (encoder.encode_streets(images[::-1])[::-1] == together).all()
     alone = np.concatenate([encoder.encode_streets([image]) for image in images])
     assert (alone * together).sum(1).min() >= 0.9999
+
+
+def test_as_many_threads_as_may_encode_at_once_describe_as_one_does(encoder):
+    images = panoramas(6)
+    expected = encoder.encode_streets(images)
+    with ThreadPoolExecutor(encoder.at_once) as threads:
+        each = list(threads.map(lambda _: encoder.encode_streets(images), range(8)))
+    assert all((one == expected).all() for one in each)
 
 
 def test_training_and_serving_describe_a_file_by_the_same_bits(encoder, tmp_path):

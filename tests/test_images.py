@@ -165,6 +165,17 @@ def test_what_does_not_come_row_by_row_from_the_top_is_decoded_whole(data):
         assert (upper == decode_image(data, min_size=least)).all()
 
 
+@pytest.mark.parametrize("share", [0.45, 0.5, 0.55, 0.6])
+def test_what_libjpeg_passes_over_in_a_whole_file_is_passed_over_in_its_upper_part(share):
+    """An unknown marker, which it finds where it looks for the end of what is left."""
+    pixels = np.random.default_rng(1).integers(0, 256, (600, 400, 3), np.uint8)
+    data = bytearray(encoded(Image.fromarray(pixels), "JPEG", restart_marker_rows=1))
+    place = int(share * len(data))
+    data[place : place + 2] = b"\xff\x42"
+    whole, upper = (decode_image(bytes(data), rows=rows) for rows in (None, 200))
+    assert (upper[:200] == whole[:200]).all()
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.999])
 def test_a_jpeg_cut_off_is_refused_wherever_it_is_cut(share):
     data = encoded(ROUGH, "JPEG")

@@ -95,6 +95,10 @@ def test_works_at_the_same_time_leave_torch_as_it_was():
         assert fresh.submit(torch.get_num_threads).result() == 3
 
 
+def test_a_second_work_is_welcome_where_lanes_would_wait_for_each_other():
+    assert [Lanes(cores).at_once for cores in (1, 2, 16)] == [1, 2, 2]
+
+
 def test_an_error_waits_for_the_other_lanes():
     first, done = threading.Event(), []
 

@@ -305,13 +305,6 @@ def test_a_run_with_every_kind_of_state_goes_on_on_a_gpu(arrays, tmp_path, cuda)
     assert (apart / way).sqrt() < 0.1
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_processor_that_bf16_is_slow_on_is_told_of(arrays, tmp_path, caplog, precision):
-    train(recipe("epochs=1", f"precision={precision}"), arrays, tmp_path)
-    slow = precision == "bf16" and not torch.cpu.get_capabilities().get("amx_bf16")
-    assert ("no AMX" in caplog.text) == slow
-
-
 def test_weights_of_another_preprocessing_are_begun_with_under_a_warning(arrays, caplog):
     other = recipe("encoder.preprocessing.projection=none", "encoder.aerial_footprint_m=40")
     init = Checkpoint(other.encoder, other.encoder.build().state_dict())

@@ -83,7 +83,8 @@ def test_a_jpeg_decoded_at_the_sufficient_size_gives_the_same_strip(geometry, ba
 
 @pytest.mark.parametrize("size", [(256, 128), (1001, 499), (1024, 512), (2047, 1023)])
 @pytest.mark.parametrize("band", [DEFAULT_BAND, Band(30.0, -20.0), Band(-10.0, -30.0), None])
-@pytest.mark.parametrize("strip", [(12, 64), (96, 512)])
+# Of the first, a row may be 85 of the image's: more than are decoded for interpolation's sake.
+@pytest.mark.parametrize("strip", [(4, 64), (96, 512)])
 def test_a_strip_is_the_same_whether_or_not_the_rows_below_it_are_decoded(size, band, strip):
     preprocessing = Preprocessing(band=band, strip_size=strip)
     buffer = io.BytesIO()

@@ -42,15 +42,25 @@ def test_train_stores_recipe_data_and_seed(weights):
     assert Checkpoint.load(weights).config.preprocessing.input_size == 32
 
 
-def test_several_seeds_train_as_each_does_alone(data, weights, tmp_path, capsys):
+def test_several_seeds_train_as_each_does_alone(data, tmp_path, capsys):
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     assert main([*common, "--out", str(tmp_path), "--seed", "0-1", *OVERRIDES]) == 0
     paths = [tmp_path / seed / "last.safetensors" for seed in "01"]
     assert capsys.readouterr().out.split() == [str(one) for one in paths]
     first, second = (Checkpoint.load(one) for one in paths)
     assert (first.provenance["seed"], second.provenance["seed"]) == (0, 1)
-    alone = Checkpoint.load(weights.with_name("last.safetensors"))
-    assert first.fingerprint == alone.fingerprint != second.fingerprint
+    assert main([*common, "--out", str(tmp_path / "alone"), "--seed", "1", *OVERRIDES]) == 0
+    alone = Checkpoint.load(tmp_path / "alone" / "last.safetensors")
+    assert first.fingerprint != second.fingerprint == alone.fingerprint
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_processor_that_bf16_is_slow_on_is_told_of(data, tmp_path, caplog, precision):
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    more = ["--out", str(tmp_path), "--device", "cpu", "--set", f"precision={precision}"]
+    assert main([*common, *OVERRIDES, *more]) == 0
+    slow = precision == "bf16" and not torch.cpu.get_capabilities().get("amx_bf16")
+    assert ("no AMX" in caplog.text) == slow
 
 
 def test_evaluate_prints_one_json_document(data, weights, capsys):

@@ -156,13 +156,14 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
         other = arguments.validation_split or other
         held_out = datasets.load(arguments.dataset, arguments.validation, other)
         datasets.warn_of_overlap(pairs, held_out)
+    if device == "cpu" and recipe.precision == "bf16":
+        _tell_of_bf16()
     arrays = _read(pairs, recipe, recipe.offset_m, arguments, SKIP_SHARE)
     validation = _read(held_out, recipe, 0.0, arguments) if held_out else None
     init = Checkpoint.load(arguments.init) if arguments.init else None
     provenance = {
         "init": None if init is None else init.fingerprint,
         "data": f"{arguments.dataset}, {len(arrays)} pairs",
-        "started": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
@@ -175,13 +176,18 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
                 validation=validation,
                 seed=seed,
                 device=device,
-                provenance=provenance | {"seed": seed},
+                provenance=provenance | {"seed": seed, "started": time.strftime("%Y-%m-%d")},
                 workers=arguments.workers,
                 init=init,
                 on_epoch=on_epoch,
             )
         if processes.is_first():
             print(checkpoint)
+
+
+def _tell_of_bf16() -> None:
+    if not torch.cpu.get_capabilities().get("amx_bf16"):
+        log.warning("this processor has no AMX: --set precision=fp32 is likely faster on it")
 
 
 def _turn(arguments: argparse.Namespace) -> None:

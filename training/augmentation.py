@@ -153,8 +153,7 @@ def augment(
     pixels around it.
     """
     flip = draws.flip > 0.0
-    norths = norths + draws.turn + draws.quarters / 4.0
-    norths = np.where(flip, -norths, norths) % 1.0
+    norths = facing(norths + draws.turn, draws.quarters, flip)
     tiles = turned(shifted(chips, margin, draws.east, draws.south), draws.quarters)
     strips, tiles = mirrored(strips, tiles, flip)
     strips = blanked(strips, draws.blank, fill)
@@ -190,13 +189,11 @@ def shifted(
     chips: Tensor, margin: int, east: NDArray[np.float64], south: NDArray[np.float64]
 ) -> Tensor:
     """Tiles out of chips, their centres moved by so many whole pixels each, (B,)."""
-    count, size = len(chips), chips.shape[1]
-    side = np.arange(size - 2 * margin)
-    rows = (size * np.arange(count) + margin + south.astype(np.int64))[:, None] + side
-    columns = (margin + east.astype(np.int64))[:, None] + side
-    at = (size * rows)[:, :, None] + columns[:, None, :]
-    pixels = chips.reshape(-1, 3).index_select(0, _sent(at.ravel(), chips.device))
-    return pixels.view(count, len(side), len(side), 3)
+    count, size, on = len(chips), chips.shape[1], chips.device
+    side = torch.arange(size - 2 * margin, device=on)
+    corner = (np.arange(count) * size + margin + south) * size + margin + east
+    at = _sent(corner.astype(np.int64), on)[:, None, None] + size * side[:, None] + side
+    return chips.reshape(-1, 3).index_select(0, at.flatten()).view(*at.shape, 3)
 
 
 def turned(tiles: Tensor, quarters: NDArray[np.float64]) -> Tensor:
@@ -208,6 +205,14 @@ def turned(tiles: Tensor, quarters: NDArray[np.float64]) -> Tensor:
     for quarter in (1, 2, 3):
         tiles = _where(quarters == quarter, tiles, by(quarter))
     return tiles
+
+
+def facing(
+    norths: NDArray[np.float64], quarters: NDArray[np.float64], flip: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Where north lies, 0 to 1, after `turned` and `mirrored` have had their way."""
+    norths = norths + quarters / 4.0
+    return np.where(flip, -norths, norths) % 1.0
 
 
 def mirrored(strips: Tensor, tiles: Tensor, flip: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:

@@ -73,9 +73,6 @@ def train(
             f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}: "
             "add pairs, or override batch_size"
         )
-    has_amx = torch.cpu.get_capabilities().get("amx_bf16")
-    if device == "cpu" and recipe.precision == "bf16" and not has_amx:
-        log.warning("this processor has no AMX: precision=fp32 is likely faster on it")
     state = start(recipe, arrays, seed, device, init)
     if state.resume(out / "state.safetensors"):
         log.info("going on at epoch %d, step %d", state.epoch, state.step)

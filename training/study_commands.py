@@ -90,7 +90,10 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
 def seeds(text: str) -> list[int]:
     """ "3" or a range such as "0-2"."""
     first, _, last = text.partition("-")
-    return list(range(int(first), int(last or first) + 1))
+    found = list(range(int(first), int(last or first) + 1))
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} holds no seed: the first comes first")
+    return found
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -158,6 +158,8 @@ class Batcher(Generic[Q, A]):
         with contextlib.suppress(queue.Empty):
             while len(jobs) < self._max_batch:
                 jobs.append(self._waiting.get_nowait())
+                if len(jobs) > 1:  # the first one's arrival has been waited for
+                    self._arrivals.acquire(blocking=False)
         return jobs
 
     def _begun(self, jobs: Sequence[_Job[Q, A]]) -> Callable[[], Sequence[A]]:

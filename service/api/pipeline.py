@@ -30,7 +30,7 @@ class CanaryError(SkyfixError):
 
 
 class Pipeline:
-    """Decodes in a small thread pool, answers in the threads that take turns with the model.
+    """Decodes in a small thread pool, answers in the threads that share the model.
 
     A cancelled or expired request never reaches the encoder.
     """
