@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
 from training import datasets
-from training.augmentation import facing, mirrored, turned
+from training.alterations import facing, mirrored, turned
 from training.datasets import cvact
 from training.evaluate import ranks
 from training.pairs import AerialView, Pair, read_chip, read_strip

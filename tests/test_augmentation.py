@@ -12,7 +12,8 @@ from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
 from training import augmentation
-from training.augmentation import BLANK_SHARE, Pictures, batches, convolved, drawn, draws_of
+from training.alterations import convolved
+from training.augmentation import BLANK_SHARE, Pictures, batches, drawn, draws_of
 from training.mining import same_place
 from training.pairs import Arrays
 from training.recipes import find

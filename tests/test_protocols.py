@@ -11,7 +11,7 @@ from rasterio.transform import Affine
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
-from training.augmentation import limited
+from training.alterations import limited
 from training.datasets import load
 from training.evaluate import EvaluationError
 from training.gallery import dataset_tiles, in_chunks, lattice

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model.encoder import Encoder
 from model.errors import SkyfixError
 from model.images import Rgb
-from training.augmentation import limited
+from training.alterations import limited
 from training.evaluate import (
     EvaluationError,
     best_among,
