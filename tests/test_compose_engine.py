@@ -49,15 +49,18 @@ class Project:
 
     def version(self) -> str:
         """The live one, as soon as the service is ready."""
+        said = ""
         for _ in range(120):
             try:
                 answer = httpx.get(self.url("/readyz"))
+            except httpx.TransportError as error:  # nginx does not listen yet
+                said = repr(error)
+            else:
                 if answer.status_code == 200:
                     return answer.json()["index_version"]
-            except httpx.TransportError:
-                pass
+                said = answer.text
             time.sleep(0.5)
-        raise AssertionError(self("logs", "--tail", "20"))
+        raise AssertionError(f"not ready: {said}\n{self('logs', '--tail', '20')}")
 
     def locate(self) -> httpx.Response:
         stream = io.BytesIO()
