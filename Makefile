@@ -46,11 +46,10 @@ test: lint
 
 # Longer than anyone waits for: 200 kills of ingest, build, publish and prune; 6,000 mutated images;
 # 10,000 panoramas located by a real server while versions are swapped.
-# pytest keeps every log record, and with a record's exception the image: hence `no:logging`.
 # Stopped kills go on where they were; after a whole soak `rm -r $(HOME_DIR)/soak` begins anew.
 soak: $(STAMP)
 	$(BIN)/python tests/kills.py --kills 200 --home $(HOME_DIR)/soak
-	SOAK=20 $(BIN)/pytest tests/test_api_abuse.py --timeout 3600 -p no:logging
+	SOAK=20 $(BIN)/pytest tests/test_api_abuse.py --timeout 3600
 	$(BIN)/python -m benchmarks.soak --minutes 16 --requests 10000 --swaps 20 --json /dev/null
 
 # Needs a Docker engine: builds the image, and runs the compose file as a whole.

@@ -260,10 +260,10 @@ def _upper(data: bytes, rows: int, stored: tuple[int, int], scaled: tuple[int, i
     """
     width, height = stored
     kept = (-(-rows // _MCU_ROWS) + 1) * _MCU_ROWS
-    coding = _coding(data)
-    if kept >= height or coding.kind != _BASELINE:
+    if kept >= height:
         return None
-    if data.rfind(bytes([0xFF, _END]), coding.scan) < 0:
+    coding = _coding(data)
+    if coding.kind != _BASELINE or data.rfind(bytes([0xFF, _END]), coding.scan) < 0:
         return None
     rest = memoryview(data)[coding.frame + 5 :]
     shorter = b"".join([data[: coding.frame + 3], kept.to_bytes(2, "big"), rest])

@@ -68,9 +68,9 @@ class Lanes:
         for one in working:
             one.result()
 
-    @classmethod
+    @staticmethod
     @contextmanager
-    def _torch_as_it_was(cls) -> Iterator[None]:
+    def _torch_as_it_was() -> Iterator[None]:
         """Until the last work ends: a lane's number is also that of threads yet to begin."""
         with Lanes._lock:
             if Lanes._running == 0:

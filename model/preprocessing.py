@@ -92,9 +92,9 @@ class Preprocessing:
     def _rows_used(self, geometry: PanoramaGeometry, size: tuple[int, int]) -> int:
         """Of a panorama of `size`, from the top: down to the band's end and two of the strip's rows
         below it, into which averaging reaches."""
-        extent = geometry.extent(*size)
         if self.band is None:
             return size[0]
+        extent = geometry.extent(*size)
         row_deg = (self.band.top_deg - self.band.bottom_deg) / self.strip_size[0]
         used_deg = extent.top_deg - (self.band.bottom_deg - 2.0 * row_deg)
         share = used_deg / (extent.top_deg - extent.bottom_deg)
