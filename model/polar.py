@@ -91,11 +91,13 @@ def _sample(panorama: Tensor, rows: Tensor, angle: Tensor, north: North) -> Tens
     count = flat.shape[0]
     turn = torch.as_tensor(north, dtype=torch.float64, device=panorama.device)
     turn = turn.expand(lead).reshape(count, 1, 1)
-    columns = torch.remainder(angle + (turn - LITERAL_NORTH), 1.0)
+    columns = angle + (turn - LITERAL_NORTH)
+    columns -= columns.floor()
     # One wrapped column makes the seam an ordinary neighbour: x in [0, W] maps to [-1, 1].
     wrapped = torch.cat([flat, flat[..., :1]], dim=-1)
-    y = (2.0 * rows / (height - 1) - 1.0).expand_as(columns)
-    grid = torch.stack([2.0 * columns - 1.0, y], dim=-1).to(panorama.dtype)
+    grid = panorama.new_empty((*columns.shape, 2))
+    grid[..., 0] = 2.0 * columns - 1.0
+    grid[..., 1] = 2.0 * rows / (height - 1) - 1.0
     sampled = functional.grid_sample(
         wrapped, grid, mode="bilinear", padding_mode="border", align_corners=True
     )

@@ -1,3 +1,4 @@
+import math
 from collections import deque
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn.functional import normalize
 from training.mining import HardNegativeQueue, QueueError, same_place
 
 LENGTH, DIMENSION, HARDEST, NEAR_M = 7, 3, 3, 2.0
+EMPTY = [0.0] * DIMENSION
 batches = st.lists(
     st.lists(st.tuples(st.integers(0, 9), st.integers(-5, 5)), min_size=1, max_size=6),
     min_size=1,
@@ -24,15 +26,16 @@ def batch_of(places, seed):
 
 
 def hardest_by_loop(street, aerial, ids, positions):
-    """Rows to enqueue, in batch order, found one triplet at a time."""
-    hardness = {}
+    """Rows to enqueue, in batch order, and what of each, found one triplet at a time."""
+    hardness = dict.fromkeys(range(len(ids)), -math.inf)
     for j in range(len(ids)):
         for i in range(len(ids)):
             if ids[i] != ids[j] and (positions[i] - positions[j]).norm() >= NEAR_M:
                 own = (street[i] - aerial[i]).square().sum().item()
                 violation = own - (street[i] - aerial[j]).square().sum().item()
-                hardness[j] = max(hardness.get(j, violation), violation)
-    return sorted(sorted(hardness, key=lambda j: (-hardness[j], j))[:HARDEST])
+                hardness[j] = max(hardness[j], violation)
+    rows = sorted(sorted(hardness, key=lambda j: (-hardness[j], j))[:HARDEST])
+    return [(j, aerial[j].tolist() if hardness[j] > -math.inf else EMPTY) for j in rows]
 
 
 @settings(deadline=None)
@@ -44,11 +47,12 @@ def test_queue_is_a_bounded_deque_of_the_hardest(history):
         street, aerial, ids, positions = batch_of(places, seed)
         masked = queue.mask(ids, positions, NEAR_M)
         assert masked.tolist() == [
-            [i == j or abs(x - y) < NEAR_M for j, y, _ in model] for i, x in places
+            [i == j or abs(x - y) < NEAR_M or row == EMPTY for j, y, row in model]
+            for i, x in places
         ]
         queue.push(aerial, ids, positions, street=street, hardest=HARDEST, min_distance_m=NEAR_M)
-        for j in hardest_by_loop(street, aerial, ids, positions):
-            model.append((*places[j], aerial[j].tolist()))
+        for j, row in hardest_by_loop(street, aerial, ids, positions):
+            model.append((*places[j], row))
         assert queue.negatives().tolist() == [row for *_, row in model]
         assert len(queue) == len(model)
 
@@ -68,11 +72,23 @@ def test_ties_go_to_the_lower_row():
     assert queue.state_dict()["tile_ids"].tolist() == [0, 1]
 
 
-def test_nobodys_negative_is_left_out():
+def test_nobodys_negative_is_nobodys_later():
     queue = HardNegativeQueue(4, 2)
     queue.push(torch.eye(2), torch.tensor([5, 5]), street=torch.eye(2), hardest=2)
     queue.push(torch.eye(2)[:1], torch.tensor([6]), street=torch.eye(2)[:1], hardest=2)
-    assert queue.negatives().shape == (0, 2)
+    assert queue.mask(torch.tensor([7, 8])).tolist() == 2 * [3 * [True]]
+    assert not queue.negatives().any()
+
+
+def test_no_value_is_waited_for():
+    """The meta device, which holds none, refuses whatever depends on one."""
+    queue = HardNegativeQueue(5, DIMENSION, "meta")
+    street, aerial = torch.empty(2, 4, DIMENSION, device="meta")
+    ids = torch.empty(4, dtype=torch.int64, device="meta")
+    positions = torch.empty(4, 3, device="meta")
+    for held in (0, 3, 5):
+        assert (len(queue), queue.mask(ids, positions, NEAR_M).shape) == (held, (4, held))
+        queue.push(aerial, ids, positions, street=street, hardest=3, min_distance_m=NEAR_M)
 
 
 def test_unknown_positions_mask_by_id_only():

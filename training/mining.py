@@ -43,7 +43,8 @@ class HardNegativeQueue:
 
     A tile mined again is appended again, as in the paper; its older entry leaves in its turn and
     is masked by id until then. Tensors are replaced, never written to, so what `negatives`
-    returned stays valid through backward.
+    returned stays valid through backward. No value decides how many entries there are, so a GPU
+    is not waited for.
     """
 
     def __init__(self, length: int, dimension: int, device: torch.device | str = "cpu") -> None:
@@ -74,7 +75,9 @@ class HardNegativeQueue:
         aerial, street: (B, D), row i belonging together; tile_ids: int64 (B,); positions: (B, 3)
         as in `same_place`. How difficult aerial j is: the largest d(i, i) - d(i, j), in squared
         L2, over the streets i that it is a negative of, that is, the worst triplet of eq. 4 that
-        it makes. Ties go to the lower row; an aerial that is nobody's negative is left out.
+        it makes. Ties go to the lower row; an aerial that is nobody's negative leaves its place
+        empty, that is, zeros which `mask` always masks. So does, on a GPU, a whole batch that is
+        not finite; on a CPU it is a QueueError.
         """
         positions = self._check_batch(aerial, tile_ids, positions)
         if street.shape != aerial.shape:
@@ -85,18 +88,20 @@ class HardNegativeQueue:
         distance = torch.cdist(
             street.detach().to(aerial), aerial, compute_mode="donot_use_mm_for_euclid_dist"
         ).square()
-        if not bool(distance.isfinite().all()):
+        if aerial.device.type == "cpu" and not bool(distance.isfinite().all()):
             raise QueueError("descriptors to be queued are not finite: the training diverged")
         tile_ids = tile_ids.to(self._tile_ids)
         masked = same_place(tile_ids, positions, tile_ids, positions, min_distance_m)
         violation = distance.diagonal()[:, None] - distance
         hardness = violation.masked_fill(masked, -torch.inf).amax(0)
         order = hardness.argsort(descending=True, stable=True)[: min(hardest, self.length)]
-        chosen = order[hardness[order] > -torch.inf].sort().values
-        self._append(aerial[chosen], tile_ids[chosen], positions[chosen])
+        chosen = order.sort().values
+        empty = ~(hardness[chosen] > -torch.inf)  # of NaN, too
+        kept = aerial[chosen].masked_fill(empty[:, None], 0)
+        self._append(kept, tile_ids[chosen], positions[chosen])
 
     def negatives(self) -> Tensor:
-        """The descriptors held, oldest first: float32 (Q, D), detached."""
+        """The descriptors held, oldest first: float32 (Q, D), detached; zeros in empty places."""
         return self._descriptors
 
     def mask(
@@ -104,9 +109,10 @@ class HardNegativeQueue:
     ) -> Tensor:
         """Bool (B, Q), **True = masked out**: entries that are no negatives of these anchors."""
         positions = self._check_places(tile_ids, positions)
-        return same_place(
+        masked = same_place(
             tile_ids.to(self._tile_ids), positions, self._tile_ids, self._positions, min_distance_m
         )
+        return masked | ~self._descriptors.any(1)
 
     def to(self, device: torch.device | str) -> HardNegativeQueue:
         """Move the contents; pushes and masks follow. Returns self."""

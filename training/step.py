@@ -53,7 +53,6 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> Tol
     told = _move(state, loss)
     state.average(recipe.ema)
     if queue is not None:
-        told.loss()  # the queue reads numbers of this step, too: nothing is gained by not waiting
         queue.push(
             aerial, ids, tiles_at, street=street, hardest=recipe.queue_hardest, min_distance_m=near
         )
