@@ -164,7 +164,7 @@ def cut_band(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0
     )
     strip = np.empty((height, width, 3), np.uint8)
-    strip[:] = fill
+    strip[:] = np.full((width, 3), fill, np.uint8)  # by rows: by pixels it takes 0.3 ms
     strip[top:bottom, left:right] = np.asarray(part)
     return strip
 
