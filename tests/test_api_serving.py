@@ -64,6 +64,20 @@ def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, serving: 
     assert (back.encoder, forth.encoder) == (NEW, OLD)
 
 
+def test_a_version_goes_live_before_anybody_asks(tmp_path: Path) -> None:
+    first = publish(tmp_path, "town", range(3), FakeEncoder())
+    live = LiveIndex(tmp_path, OLD, look_every_s=1e9)  # no call of its own looks
+    serving = Serving(Localizer(FakeEncoder(), live), look_every_s=0.02)
+    assert live.get().version == first
+    serving.start()
+    second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder())
+    until = time.monotonic() + 20.0
+    while live.get().version != second:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    serving.stop()
+
+
 def test_without_the_weights_the_old_pair_stays(
     tmp_path: Path, serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -86,6 +86,22 @@ def test_the_same_answers_as_faiss(tmp_path: Path, address: str) -> None:
         assert np.allclose(expected[0], found[0], atol=1e-5)
 
 
+def test_a_collection_that_was_released_is_loaded_again(
+    tmp_path: Path, uri: str, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By somebody else, or by a server that came back without it."""
+    vectors = random_units(50, 16, seed=4)
+    load(address, "v1", vectors, keep=[])
+    engine = Milvus(address, "v1", 50)
+    name = collection_name(address, "v1")
+    pymilvus.MilvusClient(uri).release_collection(name)
+    assert (engine.nearest(vectors[:3], 1)[1][:, 0] == np.arange(3)).all()
+    assert name in caplog.text
+    pymilvus.MilvusClient(uri).drop_collection(name)
+    with pytest.raises(EngineUnavailable):
+        engine.nearest(vectors[:3], 1)
+
+
 def test_a_build_loads_a_collection_and_moves_the_alias(tmp_path: Path, uri: str) -> None:
     catalogued(tmp_path, 30)
     encoder = FakeEncoder()

@@ -32,7 +32,10 @@ class WeightsMissing(SkyfixError):
 
 
 class Serving:
-    """Holds the live localizer. `reopen` None: the first one stays for good."""
+    """Holds the live localizer, and has it follow CURRENT also where nobody asks it anything.
+
+    `reopen` None: the first one stays for good.
+    """
 
     def __init__(
         self,
@@ -47,12 +50,11 @@ class Serving:
         self._seen: str | None = None  # CURRENT when last looked at
         self._refusal = Refusal(retry_every_s)  # of what it names
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="weights", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="follow", daemon=True)
 
     def start(self) -> None:
         """Begin to follow CURRENT."""
-        if self._reopen is not None:
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Follow no longer."""
@@ -75,7 +77,12 @@ class Serving:
 
     def follow(self) -> None:
         """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
-        the log then says why, the old pair stays, and a later look tries again."""
+        the log then says why, the old pair stays, and a later look tries again. An index of the
+        same weights goes live as `LiveIndex.refresh` says."""
+        self._follow_weights()
+        self.localizer.live.refresh()
+
+    def _follow_weights(self) -> None:
         try:
             name = self.localizer.live.versions.current()
         except IndexUnreadable:
@@ -107,7 +114,7 @@ class Serving:
             try:
                 self.follow()
             except Exception:  # whatever goes wrong here, the old pair still answers
-                logger.exception("looking for other weights failed")
+                logger.exception("looking for another index version failed")
 
 
 def live_of(request: Request) -> LiveTiles:

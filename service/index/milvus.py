@@ -37,6 +37,7 @@ TOKEN = "SKYFIX_MILVUS_TOKEN"
 ROWS_A_CALL = 1_000  # 2 MiB at D = 512; Milvus takes up to 64 MiB
 MAX_K = 16_384  # Milvus refuses more
 TIMEOUT_S = 10.0
+NOT_LOADED = 101  # Milvus's code
 
 
 class Milvus:
@@ -63,22 +64,32 @@ class Milvus:
             )
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """See Engine.
+        """See Engine. A collection that was released, by a restart or by somebody else, is loaded
+        again.
 
         Raises:
             EngineUnavailable: no answer.
         """
         k = min(k, self._count, MAX_K)
         with _named(self._uri):
-            answers = self._client.search(
-                self._collection, data=list(queries), limit=k, timeout=TIMEOUT_S
-            )
+            try:
+                answers = self._search(queries, k)
+            except Exception as error:
+                if getattr(error, "code", None) != NOT_LOADED:
+                    raise
+                log.warning("Milvus at %s had released %s: loading", self._uri, self._collection)
+                self._client.load_collection(self._collection)
+                answers = self._search(queries, k)
         products = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
         for number, hits in enumerate(answers):
             products[number, : len(hits)] = [hit["distance"] for hit in hits]
             rows[number, : len(hits)] = [hit["row"] for hit in hits]
         return products, rows
+
+    def _search(self, queries: Vectors, k: int) -> Any:
+        vectors = list(queries)
+        return self._client.search(self._collection, data=vectors, limit=k, timeout=TIMEOUT_S)
 
 
 def address_of(uri: str, index_folder: Path) -> str:
