@@ -25,7 +25,9 @@ COUNT = 20
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> list[str]:
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    # Else a busy machine may encode once by torch and once by OpenVINO: not the same last digits.
+    monkeypatch.setenv("SKYFIX_PRECISION", "fp32")
     weights = tmp_path / "tiny.safetensors"
     Checkpoint(TINY, TINY.build().state_dict()).save(weights)
     return ["--home", str(tmp_path / "home"), "--weights", str(weights), "--device", "cpu"]
@@ -42,7 +44,11 @@ def street(tmp_path: Path, options: list[str]) -> Path:
     rows = ["file,latitude,longitude"]
     localizer = open_localizer(
         Settings(
-            home=tmp_path / "home", weights=tmp_path / "tiny.safetensors", device="cpu", rolls=2
+            home=tmp_path / "home",
+            weights=tmp_path / "tiny.safetensors",
+            device="cpu",
+            precision="fp32",
+            rolls=2,
         )
     )
     for seed in range(COUNT):
