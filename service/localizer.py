@@ -55,7 +55,7 @@ class StreetEncoder(Protocol):
 
 
 class LiveTiles(Protocol):
-    """What of `service.index.live.LiveIndex` a query needs."""
+    """What of `service.index.live.LiveIndex` a query needs, and whoever follows CURRENT."""
 
     @property
     def versions(self) -> Versions: ...

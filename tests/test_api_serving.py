@@ -66,16 +66,18 @@ def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, serving: 
 
 def test_a_version_goes_live_before_anybody_asks(tmp_path: Path) -> None:
     first = publish(tmp_path, "town", range(3), FakeEncoder())
-    live = LiveIndex(tmp_path, OLD, look_every_s=1e9)  # no call of its own looks
+    live = LiveIndex(tmp_path, OLD, look_every_s=1e9)
     serving = Serving(Localizer(FakeEncoder(), live), look_every_s=0.02)
-    assert live.get().version == first
-    serving.start()
+    assert [live.get().version for _ in range(2)] == [first] * 2  # the second looked; no other will
     second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder())
-    until = time.monotonic() + 20.0
-    while live.get().version != second:
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    serving.stop()
+    serving.start()
+    try:
+        until = time.monotonic() + 20.0
+        while live.get().version != second:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    finally:
+        serving.stop()
 
 
 def test_without_the_weights_the_old_pair_stays(

@@ -102,6 +102,23 @@ def test_a_collection_that_was_released_is_loaded_again(
         engine.nearest(vectors[:3], 1)
 
 
+def test_a_collection_that_does_not_load_is_waited_for_only_so_long(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = random_units(50, 16, seed=4)
+    load(address, "v1", vectors, keep=[])
+    engine = Milvus(address, "v1", 50)
+    for name in ("TIMEOUT_S", "LOAD_S"):
+        monkeypatch.setattr(f"service.index.milvus.{name}", 2.0)
+    handler = "pymilvus.client.grpc_handler.GrpcHandler"
+    monkeypatch.setattr(f"{handler}.get_loading_progress", lambda *_, **__: 50)
+    engine._client.release_collection(collection_name(address, "v1"))
+    with pytest.raises(EngineUnavailable):
+        engine.nearest(vectors[:3], 1)
+    with pytest.raises(EngineUnavailable):
+        Milvus(address, "v1", 50)
+
+
 def test_a_build_loads_a_collection_and_moves_the_alias(tmp_path: Path, uri: str) -> None:
     catalogued(tmp_path, 30)
     encoder = FakeEncoder()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from training.mining import HardNegativeQueue, QueueError, same_place
+from training.mining import HardNegativeQueue, QueueError, hardest_rows, same_place
 
 LENGTH, DIMENSION, HARDEST, NEAR_M = 7, 3, 3, 2.0
 EMPTY = [0.0] * DIMENSION
@@ -26,7 +26,7 @@ def batch_of(places, seed):
 
 
 def hardest_by_loop(street, aerial, ids, positions):
-    """Rows to enqueue, in batch order, and what of each, found one triplet at a time."""
+    """Rows to enqueue, in batch order, and what each place holds, found one triplet at a time."""
     hardness = dict.fromkeys(range(len(ids)), -math.inf)
     for j in range(len(ids)):
         for i in range(len(ids)):
@@ -78,6 +78,17 @@ def test_nobodys_negative_is_nobodys_later():
     queue.push(torch.eye(2)[:1], torch.tensor([6]), street=torch.eye(2)[:1], hardest=2)
     assert queue.mask(torch.tensor([7, 8])).tolist() == 2 * [3 * [True]]
     assert not queue.negatives().any()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, 1e30])
+def test_a_row_that_is_not_finite_leaves_its_place_empty(broken):
+    """On a GPU; a CPU refuses the batch."""
+    street, aerial, ids, _ = batch_of([(i, 0) for i in range(5)], 0)
+    aerial[2, 0] = broken
+    distance = torch.cdist(street, aerial).square()
+    rows, empty = hardest_rows(distance, torch.eye(5, dtype=torch.bool), 5)
+    assert rows.tolist() == ids.tolist()
+    assert empty[2]
 
 
 def test_no_value_is_waited_for():

@@ -198,7 +198,7 @@ def test_a_gpu_tells_later_of_a_gradient_that_is_no_number_and_moves_nothing(arr
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_gpu_is_not_waited_for(arrays, cuda):
-    """But once a step's loss is asked for."""
+    """Only when a step's loss is asked for."""
     recipe = tiny(*EXACT, "loss=info_nce", "ema=0.9", *JITTERED)
     state = start(recipe, arrays, 0, cuda)
     pictures = Pictures.of(arrays, cuda)

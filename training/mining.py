@@ -38,6 +38,21 @@ def same_place(
     return masked | (apart < min_distance_m**2)  # NaN compares False
 
 
+def hardest_rows(distance: Tensor, masked: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The aerials of a batch that make the worst triplets; see `HardNegativeQueue.push`.
+
+    distance: (B, B), squared, from street i to aerial j, their own on the diagonal; masked: bool
+    (B, B), **True = masked out**.
+
+    Returns: `count` rows, fewer where B is less, int64, ascending; and bool, True where one is not
+    finite or makes no triplet. How many there are depends on no value.
+    """
+    violation = distance.diagonal()[:, None] - distance
+    hardness = violation.masked_fill(masked, -torch.inf).amax(0)
+    rows = hardness.argsort(descending=True, stable=True)[:count].sort().values
+    return rows, ~(hardness[rows] > -torch.inf)  # NaN is not
+
+
 class HardNegativeQueue:
     """First in, first out, at most `length` aerial descriptors, the hardest of each batch only.
 
@@ -76,8 +91,8 @@ class HardNegativeQueue:
         as in `same_place`. How difficult aerial j is: the largest d(i, i) - d(i, j), in squared
         L2, over the streets i that it is a negative of, that is, the worst triplet of eq. 4 that
         it makes. Ties go to the lower row; an aerial that is nobody's negative leaves its place
-        empty, that is, zeros which `mask` always masks. So does, on a GPU, a whole batch that is
-        not finite; on a CPU it is a QueueError.
+        empty, that is, zeros which `mask` always masks. On a GPU a row that is not finite does so,
+        too, and may empty the places of others; on a CPU it is a QueueError.
         """
         positions = self._check_batch(aerial, tile_ids, positions)
         if street.shape != aerial.shape:
@@ -92,11 +107,7 @@ class HardNegativeQueue:
             raise QueueError("descriptors to be queued are not finite: the training diverged")
         tile_ids = tile_ids.to(self._tile_ids)
         masked = same_place(tile_ids, positions, tile_ids, positions, min_distance_m)
-        violation = distance.diagonal()[:, None] - distance
-        hardness = violation.masked_fill(masked, -torch.inf).amax(0)
-        order = hardness.argsort(descending=True, stable=True)[: min(hardest, self.length)]
-        chosen = order.sort().values
-        empty = ~(hardness[chosen] > -torch.inf)  # of NaN, too
+        chosen, empty = hardest_rows(distance, masked, min(hardest, self.length))
         kept = aerial[chosen].masked_fill(empty[:, None], 0)
         self._append(kept, tile_ids[chosen], positions[chosen])
 

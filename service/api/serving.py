@@ -80,7 +80,8 @@ class Serving:
         the log then says why, the old pair stays, and a later look tries again. An index of the
         same weights goes live as `LiveIndex.refresh` says."""
         self._follow_weights()
-        self.localizer.live.refresh()
+        if self._refusal.why is None:
+            self.localizer.live.refresh()
 
     def _follow_weights(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""LiveIndex: the version that answers now. Follows CURRENT while requests run."""
+"""LiveIndex: the version that answers now. Follows CURRENT, on requests and when told to."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ TOKEN = "SKYFIX_MILVUS_TOKEN"
 ROWS_A_CALL = 1_000  # 2 MiB at D = 512; Milvus takes up to 64 MiB
 MAX_K = 16_384  # Milvus refuses more
 TIMEOUT_S = 10.0
+LOAD_S = 120.0  # a collection into memory, before a version goes live; Milvus itself goes on
 NOT_LOADED = 101  # Milvus's code
 
 
@@ -55,7 +56,7 @@ class Milvus:
         self._count = count
         with _named(self._uri):
             self._client = _connect(self._uri)
-            self._client.load_collection(self._collection)
+            self._client.load_collection(self._collection, timeout=LOAD_S)
             found = _rows_in(self._client, self._collection)
         if found != count:
             raise EngineUnavailable(
@@ -77,9 +78,9 @@ class Milvus:
             except Exception as error:
                 if getattr(error, "code", None) != NOT_LOADED:
                     raise
-                log.warning("Milvus at %s had released %s: loading", self._uri, self._collection)
-                self._client.load_collection(self._collection)
+                self._client.load_collection(self._collection, timeout=TIMEOUT_S)
                 answers = self._search(queries, k)
+                log.warning("Milvus at %s had released %s", self._uri, self._collection)
         products = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
         for number, hits in enumerate(answers):
@@ -202,7 +203,12 @@ def _collections(client: Any, address: str) -> list[str]:
 
 
 def _rows_in(client: Any, collection: str) -> int:
-    counted = client.query(collection, output_fields=["count(*)"], consistency_level="Strong")
+    counted = client.query(
+        collection,
+        output_fields=["count(*)"],
+        consistency_level="Strong",
+        timeout=TIMEOUT_S,
+    )
     return int(counted[0]["count(*)"])
 
 
