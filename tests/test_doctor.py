@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from dataset_samples import cvact_tree, cvusa_tree, touch, vigor_tree, write_rows
+from pair_samples import write_pairs
 from PIL import Image
 
 from training import recipes
@@ -44,6 +45,35 @@ def test_an_unreadable_image_and_a_missing_list_leave_the_rest_usable(tmp_path):
     text = told("cvusa", root)
     assert "train: UNUSABLE: " in text
     assert text.endswith("\nusable")
+
+
+def test_pairs_without_a_heading_are_not_called_usable(tmp_path):
+    root = write_pairs(tmp_path, 2)
+    assert told("folder", root).endswith("\nusable")
+    table = root / "pairs.csv"
+    table.write_text("".join(f"{row[:-2]}\n" for row in table.read_text().splitlines()[1:]))
+    header = "street,aerial,metres_per_pixel,latitude,longitude\n"
+    table.write_text(header + table.read_text())
+    text = told("folder", root)
+    assert "UNREADABLE: street-0: north is unknown" in text
+    assert text.endswith("NOT USABLE: no pair can be read")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content"),
+    [
+        ("folder", "pairs.csv", b"street,aerial,metres_per_pixel\n\xff\xfe,b,1"),
+        ("town", "poses.csv", b"id,file,latitude,longitude\n0,0.jpg,north,8"),
+        ("town", "poses.csv", b"id,file\n0,0.jpg"),
+        ("cvusa", "splits/train-19zl.csv", b"\xff\xfe,\xff"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_told_of(tmp_path, name, file, content):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    text = told(name, tmp_path)
+    assert f"UNUSABLE: a list of {name} at {tmp_path} cannot be read: " in text
 
 
 def test_vigor_s_places_are_checked_against_coordinates(tmp_path):

@@ -54,13 +54,14 @@ def test_several_seeds_train_as_each_does_alone(data, tmp_path, capsys):
     assert first.fingerprint != second.fingerprint == alone.fingerprint
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_processor_that_bf16_is_slow_on_is_told_of(data, tmp_path, caplog, precision):
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_precision_that_is_slow_on_this_processor_is_told_of(data, tmp_path, caplog, precision):
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     more = ["--out", str(tmp_path), "--device", "cpu", "--set", f"precision={precision}"]
     assert main([*common, *OVERRIDES, *more]) == 0
     slow = precision == "bf16" and not torch.cpu.get_capabilities().get("amx_bf16")
     assert ("no AMX" in caplog.text) == slow
+    assert ("fp16 takes" in caplog.text) == (precision == "fp16")
 
 
 def test_evaluate_prints_one_json_document(data, weights, capsys):
@@ -222,9 +223,73 @@ def test_train_writes_tensorboard_events_beside_the_log(data, tmp_path):
     assert (tmp_path / "log.jsonl").is_file()
 
 
-def test_evaluate_for_people_names_the_protocol(data, weights, capsys):
+def test_evaluate_for_people_names_weights_data_and_protocol(data, weights, capsys):
     assert evaluate([data], weights) == 0
-    assert capsys.readouterr().out.startswith("centre")
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == f"weights {weights} ({Encoder.load(weights).fingerprint[:12]})"
+    assert second == "folder, split all: 4 queries; seed 0."
+    assert third.startswith("centre   R@1 ")
+    assert "  R@5 100.0  " in third
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("--rolls=0", "rolls is 0"),
+        ("--rolls=-3", "rolls is -3"),
+        ("--stride-m=0", "stride_m is 0"),
+        ("--stride-m=nan", "stride_m is nan"),
+        ("--near-m=-1", "near_m is -1"),
+        ("--fov=90,400", "fov_deg holds 400"),
+        ("--fov=0", "fov_deg holds 0"),
+    ],
+)
+def test_numbers_that_measure_nothing_are_refused(data, weights, capsys, option, names):
+    assert evaluate([data], weights, option) == 1
+    streams = capsys.readouterr()
+    assert names in streams.err
+    assert streams.out == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "msae-demo", "x", "--out", "y", "--workers", "0"],
+        ["figures", "x", "--weights", "w", "--out", "y", "--rows", "0"],
+        ["figures", "x", "--weights", "w", "--out", "y", "--pairs", "-1"],
+        ["synth", "x", "--panoramas", "0"],
+    ],
+)
+def test_nothing_is_no_number_of_things(capsys, words):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"{words[-1]}: it must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_study_without_time_is_refused(data, tmp_path, capsys):
+    common = ["ablate", str(data), "--validation", str(data), "--dataset", "folder"]
+    assert main([*common, "--out", str(tmp_path), "--budget-minutes", "-1"]) == 1
+    assert "minutes is -1" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_not_trained_again(data, weights, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    out = shutil.copytree(weights.parent, tmp_path / "out")
+    before = (out / "last.safetensors").stat().st_mtime_ns
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    assert main([*common, "--out", str(out), *OVERRIDES]) == 0
+    assert f"{out} holds this run, finished after 1 epochs" in caplog.text
+    assert capsys.readouterr().out.split() == [str(out / "last.safetensors")]
+    assert (out / "last.safetensors").stat().st_mtime_ns == before
+
+
+def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.datasets.load", interrupted)
+    assert main(["train", "msae-demo", "x", "--out", "y"]) == 130
+    assert "goes on by the same command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -254,5 +319,8 @@ def test_an_error_is_one_line_and_exit_code_1(arguments, names, capsys, tmp_path
 def test_a_folder_that_cannot_be_written_is_one_line_too(data, tmp_path, capsys):
     (tmp_path / "file").touch()
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
-    assert main([*common, "--out", str(tmp_path / "file" / "out"), *OVERRIDES]) == 1
-    assert "skyfix-train: " in capsys.readouterr().err
+    for out in ("file", "file/out"):
+        assert main([*common, "--out", str(tmp_path / out), *OVERRIDES]) == 1
+        said = capsys.readouterr().err
+        assert "skyfix-train: " in said
+        assert "msae-demo ━" not in said  # before anything is trained

@@ -18,7 +18,7 @@ import torch
 from model.checkpoint import TURNS, Checkpoint, CheckpointError
 from model.errors import SkyfixError
 from model.heap import keep_freed_memory
-from training import data_commands, datasets, processes, recipes, study_commands
+from training import data_commands, datasets, numbers, processes, recipes, study_commands
 from training.events import events
 from training.loop import train
 from training.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SkyfixError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"skyfix-train: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("skyfix-train: stopped; a training run goes on by the same command", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -65,21 +68,28 @@ def _parser() -> argparse.ArgumentParser:
     synth = commands.add_parser("synth", help="make procedural towns")
     synth.add_argument("out", type=Path, help=SEVERAL)
     synth.add_argument(
-        "--seed", type=study_commands.seeds, default=[0], help="a seed, or a range such as 100-139"
+        "--seed", type=numbers.seeds, default=[0], help="a seed, or a range such as 100-139"
     )
-    synth.add_argument("--panoramas", type=int, default=500)
+    synth.add_argument("--panoramas", type=numbers.count, default=500, help="of each town (500)")
     synth.add_argument("--size-m", type=float, default=800.0, help="side of the town")
     synth.add_argument("--width", type=int, default=1024, help="of a panorama in pixels")
     synth.add_argument("--spacing-m", type=float, default=10.0, help="between panoramas, at least")
     synth.add_argument(
         "--varied", action="store_true", help="climates, materials and cameras far apart"
     )
-    synth.add_argument("--workers", type=int, default=2)
+    synth.add_argument("--workers", type=numbers.count, default=2, help="threads that draw (2)")
     synth.set_defaults(run=_synth)
 
     data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("--dataset", choices=sorted(datasets.DATASETS), default="town")
-    data.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    data.add_argument(
+        "--dataset",
+        choices=sorted(datasets.DATASETS),
+        default="town",
+        help="what the folder holds (town); folder: pairs.csv",
+    )
+    data.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is"
+    )
 
     training = commands.add_parser("train", parents=[data], help="train a recipe")
     training.add_argument("recipe", help=", ".join(recipes.RECIPES))
@@ -89,13 +99,19 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--validation", type=Path, help="a dataset folder measured every epoch")
     training.add_argument("--validation-split", help="what is held out of --split by default")
     training.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
-    training.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     training.add_argument(
-        "--seed", type=study_commands.seeds, default=[0], help="a seed, or a range such as 0-2"
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of the recipe; may be given several times",
+    )
+    training.add_argument(
+        "--seed", type=numbers.seeds, default=[0], help="a seed, or a range such as 0-2"
     )
     training.add_argument(
         "--workers",
-        type=int,
+        type=numbers.count,
         default=2,
         help="threads that read, and augment where the pictures are not on a GPU",
     )
@@ -104,13 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     training.set_defaults(run=_train)
 
     turning = commands.add_parser("turn", help="have weights describe several turned views")
-    turning.add_argument("weights", type=Path)
+    turning.add_argument("weights", type=Path, help="the checkpoint to begin with")
     turning.add_argument("--turns", type=int, default=4, choices=TURNS, help="views of each (4)")
     turning.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     turning.set_defaults(run=_turn)
 
     meaning = commands.add_parser("mean", help="average the weights of runs with one beginning")
-    meaning.add_argument("weights", type=Path, nargs="+")
+    meaning.add_argument("weights", type=Path, nargs="+", help="the checkpoints")
     meaning.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     meaning.set_defaults(run=_mean)
 
@@ -156,8 +172,8 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
         other = arguments.validation_split or other
         held_out = datasets.load(arguments.dataset, arguments.validation, other)
         datasets.warn_of_overlap(pairs, held_out)
-    if device == "cpu" and recipe.precision == "bf16":
-        _tell_of_bf16()
+    if device == "cpu":
+        _tell_of_slow(recipe.precision)
     arrays = _read(pairs, recipe, recipe.offset_m, arguments, SKIP_SHARE)
     validation = _read(held_out, recipe, 0.0, arguments) if held_out else None
     init = Checkpoint.load(arguments.init) if arguments.init else None
@@ -185,9 +201,11 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
             print(checkpoint)
 
 
-def _tell_of_bf16() -> None:
-    if not torch.cpu.get_capabilities().get("amx_bf16"):
+def _tell_of_slow(precision: str) -> None:
+    if precision == "bf16" and not torch.cpu.get_capabilities().get("amx_bf16"):
         log.warning("this processor has no AMX: --set precision=fp32 is likely faster on it")
+    if precision == "fp16":
+        log.warning("fp16 takes many times as long on a processor: use --set precision=fp32")
 
 
 def _turn(arguments: argparse.Namespace) -> None:

@@ -65,6 +65,8 @@ class Study:
     def __post_init__(self) -> None:
         if not self.rows or not self.seeds:
             raise AblationError("a study needs at least one row and one seed")
+        if self.minutes is not None and not 0.0 < self.minutes < math.inf:
+            raise AblationError(f"minutes is {self.minutes:g}: each run needs more than 0")
 
 
 def table_2(overrides: Sequence[str] = (), *, modern: bool = False) -> dict[str, Recipe]:

@@ -90,6 +90,7 @@ def _sampled(pairs: Sequence[Pair]) -> Sample:
         try:
             height, width = decode_image(pair.street.read_bytes()).shape[:2]
             aerial = raster_size(pair.aerial.path)
+            read_strip(pair, recipes.find("msae-demo").encoder.preprocessing)  # has it a heading?
         except (SkyfixError, OSError) as error:
             sample.unreadable.append(f"{pair.id}: {error}")
             continue
@@ -199,6 +200,7 @@ def write_picture(pair: Pair, path: Path) -> None:
         raise PairError(f"{path}: a picture's name ends in .png, .jpg or .webp")
     encoded = io.BytesIO()
     Image.fromarray(_side_by_side(_parts(pair))).save(encoded, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(encoded.getvalue())

@@ -73,8 +73,12 @@ def train(
             f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}: "
             "add pairs, or override batch_size"
         )
+    out.mkdir(parents=True, exist_ok=True)  # now, not after an epoch
     state = start(recipe, arrays, seed, device, init)
     if state.resume(out / "state.safetensors"):
+        if state.epoch == recipe.epochs:
+            log.info("%s holds this run, finished after %d epochs", out, recipe.epochs)
+            return out / "last.safetensors"
         log.info("going on at epoch %d, step %d", state.epoch, state.step)
     pictures = Pictures.of(arrays, device)
     saved = time.monotonic()

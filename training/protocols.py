@@ -68,6 +68,18 @@ class Options:
     near_m: float = 5.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises EvaluationError where a number measures nothing."""
+        for name, low, high in (
+            ("stride_m", 1.0, 1e4), ("rolls", 1, 3600), ("near_m", 0.0, 1e4), ("seed", 0, 2**63)
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise EvaluationError(f"{name} is {value:g}; it must be {low:g} to {high:g}")
+        for angle in self.fov_deg:
+            if not 1.0 <= angle <= 360.0:
+                raise EvaluationError(f"fov_deg holds {angle:g}; each must be 1 to 360")
+
 
 class View(NamedTuple):
     """How a panorama is seen: an angle of it, and how many headings are tried (0: known)."""

@@ -38,10 +38,15 @@ def deviation(reports: Sequence[Figures]) -> dict[str, dict[str, float]]:
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """A line for each protocol's mean, for people."""
+    """What was measured, and a line for each protocol's mean, for people; shares in percent."""
     return [
-        f"{protocol:8} " + "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        for protocol, figures in document["mean"].items()
+        *_weights(document),
+        _caption(document),
+        *(
+            f"{protocol:8} "
+            + "  ".join(f"{_heading(key)} {_cell(key, one, None)}" for key, one in means.items())
+            for protocol, means in document["mean"].items()
+        ),
     ]
 
 
@@ -49,16 +54,22 @@ def markdown(document: Mapping[str, Any]) -> str:
     """A table, a row a protocol; mean ± deviation where several checkpoints were measured."""
     means, spread = document["mean"], document.get("deviation", {})
     names = list(dict.fromkeys(name for figures in means.values() for name in figures))
-    headings = [f"R@{name}" if name in _SHARES[:4] else _heading(name) for name in names]
-    rows = [["protocol", *headings], ["---", *["---:"] * len(names)]]
+    rows = [["protocol", *map(_heading, names)], ["---", *["---:"] * len(names)]]
     for protocol, figures in means.items():
         cells = [
             _cell(name, figures.get(name), spread.get(protocol, {}).get(name)) for name in names
         ]
         rows.append([protocol, *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    notes = "\n".join(f"- {name}: {text}" for name, text in document["protocols"].items())
+    told = [f"{name}: {text}" for name, text in document["protocols"].items()]
+    notes = "\n".join(f"- {one}" for one in (*_weights(document), *told))
     return f"{table}\n\n{_caption(document)}\n\n{notes}\n"
+
+
+def _weights(document: Mapping[str, Any]) -> list[str]:
+    """Each checkpoint's file and fingerprint."""
+    each = document.get("checkpoints", [document])
+    return [f"weights {one['weights']} ({one['encoder'][:12]})" for one in each]
 
 
 def _caption(document: Mapping[str, Any]) -> str:
@@ -72,6 +83,8 @@ def _caption(document: Mapping[str, Any]) -> str:
 
 
 def _heading(name: str) -> str:
+    if name in _SHARES[:4]:
+        return f"R@{name}"
     if name.endswith(" m"):
         return f"within {name}"
     return {"median_m": "median m", "median_heading_deg": "median heading error °"}.get(name, name)

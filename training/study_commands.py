@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.precision import exact_ways
-from training import ablation, datasets, figures, report
+from training import ablation, datasets, figures, numbers, report
 from training.pairs import SKIP_SHARE, Reference, read_arrays
 from training.progress import bar
 from training.protocols import PROTOCOLS, Options, describe, evaluate
@@ -43,7 +43,10 @@ def _add_evaluate(commands: Commands, data: argparse.ArgumentParser) -> None:
     )
     measure.add_argument("--rolls", type=int, default=defaults.rolls, help="headings tried")
     measure.add_argument(
-        "--fov", type=_numbers, default=defaults.fov_deg, help="angles seen, such as 70,90,180"
+        "--fov",
+        type=numbers.angles,
+        default=defaults.fov_deg,
+        help="angles seen, such as 70,90,180",
     )
     measure.add_argument("--near-m", type=float, default=defaults.near_m, help="of near, metres")
     measure.add_argument("--seed", type=int, default=defaults.seed, help="of what fov leaves")
@@ -57,11 +60,17 @@ def _add_ablate(commands: Commands, data: argparse.ArgumentParser) -> None:
     study.add_argument("root", type=Path, help="the training data")
     study.add_argument("--validation", type=Path, nargs="+", required=True, help="averaged")
     study.add_argument("--out", type=Path, required=True, help="runs, table.md, table.json, curve")
-    study.add_argument("--seeds", type=seeds, default=[0, 1, 2], help="such as 0-2")
+    study.add_argument("--seeds", type=numbers.seeds, default=[0, 1, 2], help="such as 0-2")
     study.add_argument(
         "--budget-minutes", type=float, help="of training for each run; else the recipe's epochs"
     )
-    study.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    study.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of every row's recipe; may be given several times",
+    )
     study.add_argument(
         "--modern", action="store_true", help="a further row: skyfix-modern's method"
     )
@@ -74,11 +83,13 @@ def _add_ablate(commands: Commands, data: argparse.ArgumentParser) -> None:
 def _add_figures(commands: Commands, data: argparse.ArgumentParser) -> None:
     draw = commands.add_parser("figures", parents=[data], help="figures 6, 8 and 9 of the paper")
     draw.add_argument("root", type=Path, help="a dataset folder")
-    draw.add_argument("--weights", type=Path, required=True)
+    draw.add_argument("--weights", type=Path, required=True, help="the checkpoint")
     draw.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     draw.add_argument("--split", help="what the dataset holds out by default")
-    draw.add_argument("--pairs", type=int, default=300, help="that are searched and drawn, at most")
-    draw.add_argument("--rows", type=int, default=5, help="of figures 6 and 9")
+    draw.add_argument(
+        "--pairs", type=numbers.count, default=300, help="that are searched and drawn, at most"
+    )
+    draw.add_argument("--rows", type=numbers.count, default=5, help="of figures 6 and 9")
     _add_cache(draw)
     draw.set_defaults(run=_figures)
 
@@ -87,21 +98,8 @@ def _add_cache(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
 
 
-def seeds(text: str) -> list[int]:
-    """ "3" or a range such as "0-2"."""
-    first, _, last = text.partition("-")
-    found = list(range(int(first), int(last or first) + 1))
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text} holds no seed: the first comes first")
-    return found
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
-    stride_m = arguments.stride_m or Options().stride_m
+    stride_m = Options().stride_m if arguments.stride_m is None else arguments.stride_m
     options = Options(
         stride_m, arguments.rolls, arguments.fov, arguments.near_m, seed=arguments.seed
     )

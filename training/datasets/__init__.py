@@ -6,6 +6,7 @@ is there is found out here, once for all of them.
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -164,6 +165,8 @@ def _listed(
         if not likely or name in likely:
             raise
         raise PairError(f"{error}; {root} looks like {' or '.join(likely)}") from error
+    except (ValueError, KeyError, csv.Error) as error:  # other bytes than text, words for numbers
+        raise PairError(f"a list of {name} at {root} cannot be read: {error!r}") from error
 
 
 def _report(where: str, kind: str, listed: int, present: int, absent: Collection[Path]) -> None:
