@@ -29,16 +29,23 @@ class CheckpointError(SkyfixError):
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write atomically: a killed or failing write leaves the previous file as it was."""
+    """Write atomically: a killed or failing write leaves the previous file as it was.
+
+    Raises:
+        OSError: the disk is full or refuses; it names `path`.
+    """
     plain = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(save(plain, metadata=header))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        kept = "; the file that was there is intact" if path.is_file() else ""
+        raise OSError(error.errno, f"{error.strerror}{kept}", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

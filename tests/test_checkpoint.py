@@ -1,3 +1,4 @@
+import errno
 import json
 import pickle
 import subprocess
@@ -198,4 +199,19 @@ def test_a_failing_write_leaves_the_old_file(checkpoint, saved):
     with pytest.raises(TypeError):
         write_safetensors(saved, checkpoint.tensors, {"format": 3})  # headers hold text only
     assert saved.read_bytes() == before
+    assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_a_full_disk_is_told_with_the_file_and_what_became_of_it(checkpoint, saved, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(
+        OSError, match=r"No space left .*; the file that was there is intact: .*a\.s"
+    ):
+        checkpoint.save(saved)
+    with pytest.raises(OSError, match=r"No space left on device: .*new\.safetensors"):
+        checkpoint.save(saved.with_name("new.safetensors"))
+    assert Checkpoint.load(saved).fingerprint == checkpoint.fingerprint
     assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]

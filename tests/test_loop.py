@@ -155,9 +155,11 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(arrays, tmp_
     path = train(recipe("epochs=1"), arrays, tmp_path)
     before = path.read_bytes()
     assert train(recipe("epochs=1"), arrays, tmp_path).read_bytes() == before
-    for other in (recipe("epochs=1", "alpha=5"), recipe("epochs=2")):
-        with pytest.raises(ResumeError, match="another run"):
+    for other, names in ((recipe("epochs=1", "alpha=5"), "alpha"), (recipe("epochs=2"), "epochs")):
+        with pytest.raises(ResumeError, match=rf"another run \(not the same: {names}\)"):
             train(other, arrays, tmp_path)
+    with pytest.raises(ResumeError, match=r"\(not the same: seed\)"):
+        train(recipe("epochs=1"), arrays, tmp_path, seed=1)
     assert path.read_bytes() == before
 
 
@@ -168,7 +170,7 @@ def test_the_same_places_in_other_pictures_are_another_run(arrays, tmp_path):
     train(chosen, nowhere, tmp_path)
     train(chosen, replace(nowhere, chips=nowhere.chips.copy()), tmp_path)
     for other in ({"chips": arrays.chips[::-1]}, {"strips": arrays.strips[::-1]}):
-        with pytest.raises(ResumeError, match="another run"):
+        with pytest.raises(ResumeError, match=r"another run \(not the same: pairs\)"):
             train(chosen, replace(nowhere, **other), tmp_path)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from imagery_samples import patchwork, write_raster
 from pair_samples import tiny, write_pairs
 from PIL import Image
 from rasterio.transform import Affine
@@ -129,8 +130,17 @@ def test_a_small_share_of_unreadable_pairs_is_left_out_by_name(tmp_path, caplog)
     assert "street-2: " in caplog.text
     for name in ("strips", "norths", "chips", "positions"):
         assert (getattr(arrays, name) == np.delete(getattr(whole, name), 2, axis=0)).all()
-    with pytest.raises(PairError, match="1 of 5"):
+    limit = "1 of 5 pairs cannot be read, more than the 19% that may be left out; first: street-2"
+    with pytest.raises(PairError, match=limit):
         read_arrays(pairs, tiny().encoder, 0.0, skip_share=0.19)
+
+
+def test_a_raster_that_is_cut_off_is_named(tmp_path):
+    path = tmp_path / "town.tif"
+    write_raster(path, patchwork(400, 400, 0))
+    path.write_bytes(path.read_bytes()[:30_000])
+    with pytest.raises(PairError, match=r"town\.tif cannot be read: .*failed"):
+        read_chip(AerialView(path, 0.5, 300.0, 300.0), 24.0, 32, (0, 0, 0))
 
 
 NAMES = ("strips", "norths", "chips", "positions", "tiles")

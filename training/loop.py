@@ -288,7 +288,7 @@ def _finish_epoch(
         # The state last: killed before it, all of this is done again, to the same bits.
         _write_log(out / "log.jsonl", state.history)
         state.save(out / "state.safetensors")
-        log.info("%s", report)
+        log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
     return report
 
 

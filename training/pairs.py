@@ -22,6 +22,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import rasterio
 from PIL import Image
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from model.checkpoint import EncoderConfig
@@ -163,15 +164,18 @@ def raster_size(path: Path) -> tuple[int, int]:
 @lru_cache(maxsize=4)
 def _aerial_image(path: Path) -> Rgb:
     """A whole aerial image; a town's pairs share one raster, so the last few are kept."""
-    if path.suffix.lower() in (".tif", ".tiff"):
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return decode_image(path.read_bytes())
+    try:
         with rasterio.open(path) as raster:
             if raster.count < 3 or raster.dtypes[0] != "uint8":
                 raise PairError(
                     f"{path} has {raster.count} bands of {raster.dtypes[0]}; expected RGB of uint8"
                 )
             bands = raster.read((1, 2, 3), window=Window(0, 0, raster.width, raster.height))
-        return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
-    return decode_image(path.read_bytes())
+    except RasterioError as error:  # some say only "see the previous exception"
+        raise PairError(f"{path} cannot be read: {error.__cause__ or error}") from error
+    return np.ascontiguousarray(np.moveaxis(bands, 0, -1))
 
 
 @dataclass(frozen=True)
@@ -338,7 +342,8 @@ def _without(
     count = len(arrays)
     first = failures[min(failures)]
     if len(failures) > share * count:
-        raise PairError(f"{len(failures)} of {count} pairs cannot be read; first: {first}")
+        limit = f", more than the {share:.0%} that may be left out" if share else ""
+        raise PairError(f"{len(failures)} of {count} pairs cannot be read{limit}; first: {first}")
     log.warning("%d of %d pairs cannot be read and are left out:", len(failures), count)
     for index in sorted(failures):
         log.warning("  %s", failures[index])

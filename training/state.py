@@ -156,8 +156,8 @@ class TrainingState:
             raise ResumeError(f"{path} is not a readable training state: {error}") from error
         if header.get("format") != FORMAT or header.get("run") != self.run:
             raise ResumeError(
-                f"{path} belongs to another run (recipe, seed or pairs differ) or to an earlier "
-                "version: choose another --out, or delete that file to start over"
+                f"{path} belongs to {self._other(header)}: choose another --out, or delete that "
+                "file to start over"
             )
         position = json.loads(header["position"])
         self.epoch, self.step, self.total_loss, self.history, self.averaged_steps = position
@@ -176,6 +176,16 @@ class TrainingState:
         if self.queue is not None:
             self.queue.load_state_dict(_part(tensors, "queue"))
         return True
+
+    def _other(self, header: dict[str, str]) -> str:
+        """How the run that a state is of differs from this one."""
+        if header.get("format") != FORMAT:
+            return "an earlier version of Skyfix, or to none"
+        (recipe, *others), (own, *ours) = json.loads(header["run"]), json.loads(self.run)
+        names = ("seed", "number of pairs", "pairs", "weights begun with")
+        differing = [name for name in {**recipe, **own} if recipe.get(name) != own.get(name)]
+        differing += [name for name, one, my in zip(names, others, ours, strict=True) if one != my]
+        return f"another run (not the same: {', '.join(differing)})"
 
     def _tensors(self) -> dict[str, Tensor]:
         parts: dict[str, dict[str, Tensor]] = {"network": self.network.state_dict()}
