@@ -56,6 +56,7 @@ def test_a_study_is_gone_on_with_and_makes_its_table(pairs, tmp_path):
     text = markdown(table).splitlines()
     assert len(text) == 2 + 3 + 2
     assert "| w/o MSAE | " in text[3]
+    assert text[-1] == f"N = {len(pairs)}, K = 1; 2 seeds; differences are paired by seed."
     drawn = histories(study, tmp_path)
     assert list(drawn) == ["msae-demo", "w/o GMS"]
     assert [len(run) for run in drawn["w/o GMS"]] == [2, 2]

@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pytest
 from dataset_samples import cvusa_tree, touch, vigor_tree, write_rows
+from imagery_samples import patchwork, write_raster
 from pair_samples import write_pairs
 
 from model.geo import LatLon
@@ -10,6 +11,16 @@ from service.imagery.folder import FolderSource
 from training.__main__ import main
 from training.datasets import load_references
 from training.export import ExportError, export_tiles
+
+
+def test_a_town_is_to_be_ingested_as_it_is(tmp_path, capsys):
+    town = tmp_path / "town"
+    town.mkdir()
+    write_raster(town / "aerial.tif", patchwork(64, 64, 0))
+    (town / "poses.csv").write_text("id,file,latitude,longitude\n00000,0.jpg,50.1,15.0\n")
+    (town / "0.jpg").touch()
+    assert main(["export-tiles", "town", str(town), str(tmp_path / "out")]) == 1
+    assert "aerial.tif is a raster: give it to `skyfix ingest` as it is" in capsys.readouterr().err
 
 
 def test_ingest_reads_what_was_exported(tmp_path):

@@ -298,8 +298,10 @@ def markdown(table: Mapping[str, Any]) -> str:
             f"{100 * row['mean'][one]:.1f} ± {100 * row['deviation'][one]:.1f}" for one in names
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {_difference(row)} |")
-    seeds = next(iter(table["rows"].values()))["seeds"]
-    return "\n".join(lines) + f"\n\n{seeds} seeds; differences are paired by seed.\n"
+    first = next(iter(table["rows"].values()))
+    size = f"N = {first['mean']['N']:.10g}, K = {first['mean']['K']:.10g}"
+    told = f"{size}; {first['seeds']} seeds; differences are paired by seed."
+    return "\n".join(lines) + f"\n\n{told}\n"
 
 
 def _difference(row: Mapping[str, Any]) -> str:

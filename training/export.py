@@ -40,7 +40,7 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
     """
     references = datasets.load_references(name, root, split)
     size = datasets.find(name).AERIAL_SIZE
-    _check_ids(references)
+    _check(references)
     out.parent.mkdir(parents=True, exist_ok=True)
     with appearing(out, ExportError) as folder, bar("exporting tiles", len(references)) as advance:
         rows = []
@@ -55,9 +55,13 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
     return len(references)
 
 
-def _check_ids(references: Sequence[Reference]) -> None:
+def _check(references: Sequence[Reference]) -> None:
+    """That all are images, under names of their own, before any is copied."""
     seen: set[str] = set()
     for one in references:
+        path = one.aerial.path
+        if path.suffix.lower() not in SUFFIXES:
+            raise ExportError(f"{path} is a raster: give it to `skyfix ingest` as it is")
         if not TILE_ID.fullmatch(one.id):
             raise ExportError(f"tile id {one.id!r} is not 1-128 of A-Z a-z 0-9 . _ -: rename it")
         if one.id in seen:
@@ -70,8 +74,6 @@ def _row(
 ) -> tuple[str, str, float, float, float]:
     """The line of tiles.csv, after a look at the image's header."""
     path, place = reference.aerial.path, reference.position
-    if path.suffix.lower() not in SUFFIXES:
-        raise ExportError(f"{path} is a raster, not a tile: give it to `skyfix ingest` as it is")
     if place is None:
         raise ExportError(f"tile {reference.id} has no coordinates: an index needs them")
     try:
