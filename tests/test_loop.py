@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import math
@@ -14,6 +15,7 @@ from model.encoder import Encoder
 from model.errors import PretrainedError
 from training.augmentation import Batch, batches
 from training.datasets import load
+from training.holding import HeldError, held
 from training.loop import rate, start, train
 from training.pairs import Arrays, read_arrays
 from training.protocols import centre
@@ -161,6 +163,23 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(arrays, tmp_
     with pytest.raises(ResumeError, match=r"\(not the same: seed\)"):
         train(recipe("epochs=1"), arrays, tmp_path, seed=1)
     assert path.read_bytes() == before
+
+
+def test_two_processes_do_not_train_in_one_folder(arrays, tmp_path):
+    """A lock is a process's own: here held through another opening of the folder."""
+    with held(tmp_path), pytest.raises(HeldError, match="another process is training in"):
+        train(recipe("epochs=1"), arrays, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert train(recipe("epochs=1"), arrays, tmp_path).is_file()
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with held(tmp_path / "new"):
+        assert "new cannot be held" in caplog.text
 
 
 def test_the_same_places_in_other_pictures_are_another_run(arrays, tmp_path):

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from model.encoder import Encoder
 from model.network import SiameseNetwork
 from training import processes
 from training.augmentation import Batch, Pictures, batches
+from training.holding import held
 from training.mining import HardNegativeQueue
 from training.pairs import Arrays
 from training.protocols import centre
@@ -65,6 +67,7 @@ def train(
 
     Raises:
         TrainingError: fewer pairs than a batch, or the loss is no longer a number; see `start`.
+        HeldError: another process is training in `out`.
         ResumeError: `out` holds another run.
     """
     steps = len(arrays) // recipe.batch_size
@@ -73,31 +76,31 @@ def train(
             f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}: "
             "add pairs, or override batch_size"
         )
-    out.mkdir(parents=True, exist_ok=True)  # now, not after an epoch
-    state = start(recipe, arrays, seed, device, init)
-    if state.resume(out / "state.safetensors"):
-        if state.epoch == recipe.epochs:
-            log.info("%s holds this run, finished after %d epochs", out, recipe.epochs)
-            return out / "last.safetensors"
-        log.info("going on at epoch %d, step %d", state.epoch, state.step)
-    pictures = Pictures.of(arrays, device)
-    saved = time.monotonic()
-    with _progress() as progress:
-        task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
-        while state.epoch < recipe.epochs:
-            state.network.train()
-            for batch in _batches_left(state, recipe, arrays, pictures, workers):
-                _set_rate(state, recipe, steps)
-                state.tell(step(state, batch, recipe, device))
-                state.step += 1
-                done = state.epoch * steps + state.step
-                mean = state.total_loss / max(1, state.step - 1)
-                progress.update(task, completed=done, at=f"{state.epoch}: {mean:.4f}")
-                if processes.is_first() and time.monotonic() - saved > save_every_s:
-                    state.save(out / "state.safetensors")
-                    saved = time.monotonic()
-            report = _finish_epoch(state, recipe, validation, out, device, provenance or {})
-            on_epoch(report)
+    with held(out) if processes.is_first() else nullcontext():
+        state = start(recipe, arrays, seed, device, init)
+        if state.resume(out / "state.safetensors"):
+            if state.epoch == recipe.epochs:
+                log.info("%s holds this run, finished after %d epochs", out, recipe.epochs)
+                return out / "last.safetensors"
+            log.info("going on at epoch %d, step %d", state.epoch, state.step)
+        pictures = Pictures.of(arrays, device)
+        saved = time.monotonic()
+        with _progress() as progress:
+            task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
+            while state.epoch < recipe.epochs:
+                state.network.train()
+                for batch in _batches_left(state, recipe, arrays, pictures, workers):
+                    _set_rate(state, recipe, steps)
+                    state.tell(step(state, batch, recipe, device))
+                    state.step += 1
+                    done = state.epoch * steps + state.step
+                    mean = state.total_loss / max(1, state.step - 1)
+                    progress.update(task, completed=done, at=f"{state.epoch}: {mean:.4f}")
+                    if processes.is_first() and time.monotonic() - saved > save_every_s:
+                        state.save(out / "state.safetensors")
+                        saved = time.monotonic()
+                report = _finish_epoch(state, recipe, validation, out, device, provenance or {})
+                on_epoch(report)
     processes.wait()
     return out / "last.safetensors"
 
