@@ -154,7 +154,8 @@ def test_serve_answers_over_a_socket_and_stops_on_sigterm(built: Path, options: 
             form = {"panorama": panorama_of(1)}
             answer = httpx.post(f"{address}/localize?heading_deg=0", files=form, timeout=30.0)
             assert answer.status_code == 200
-            assert httpx.get(f"{address}/readyz").json()["status"] == "ready"
+            ready = httpx.get(f"{address}/readyz", timeout=30.0)
+            assert ready.json()["status"] == "ready"
         finally:
             server.send_signal(signal.SIGTERM)
             code = server.wait(30.0)
