@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from model.errors import SkyfixError
-from model.images import MAX_METADATA_BYTES, Rgb, open_image, read_exif
+from model.images import MAX_METADATA_BYTES, Rgb, filled, open_image, read_exif
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,7 @@ def cut_band(
     part = Image.fromarray(image).resize(
         (right - left, bottom - top), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0
     )
-    strip = np.empty((height, width, 3), np.uint8)
-    strip[:] = np.full((width, 3), fill, np.uint8)  # by rows: by pixels it takes 0.3 ms
+    strip = filled(height, width, fill)
     strip[top:bottom, left:right] = np.asarray(part)
     return strip
 

@@ -18,9 +18,10 @@ import torch
 from model.checkpoint import TURNS, Checkpoint, CheckpointError
 from model.errors import SkyfixError
 from model.heap import keep_freed_memory
-from training import data_commands, datasets, numbers, processes, recipes, study_commands
+from training import data_commands, datasets, options, processes, recipes, study_commands
 from training.events import events
 from training.loop import train
+from training.options import Commands
 from training.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
 from training.progress import bar
 
@@ -65,33 +66,34 @@ def _device(asked: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="skyfix-train", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    data = options.of_data()
+    _add_synth(commands)
+    _add_train(commands, data)
+    _add_turn(commands)
+    _add_mean(commands)
+    study_commands.add(commands, data)
+    data_commands.add(commands)
+    return parser
 
+
+def _add_synth(commands: Commands) -> None:
     synth = commands.add_parser("synth", help="make procedural towns")
     synth.add_argument("out", type=Path, help=SEVERAL)
     synth.add_argument(
-        "--seed", type=numbers.seeds, default=[0], help="a seed, or a range such as 100-139"
+        "--seed", type=options.seeds, default=[0], help="a seed, or a range such as 100-139"
     )
-    synth.add_argument("--panoramas", type=numbers.count, default=500, help="of each town (500)")
+    synth.add_argument("--panoramas", type=options.count, default=500, help="of each town (500)")
     synth.add_argument("--size-m", type=float, default=800.0, help="side of the town")
     synth.add_argument("--width", type=int, default=1024, help="of a panorama in pixels")
     synth.add_argument("--spacing-m", type=float, default=10.0, help="between panoramas, at least")
     synth.add_argument(
         "--varied", action="store_true", help="climates, materials and cameras far apart"
     )
-    synth.add_argument("--workers", type=numbers.count, default=2, help="threads that draw (2)")
+    synth.add_argument("--workers", type=options.count, default=2, help="threads that draw (2)")
     synth.set_defaults(run=_synth)
 
-    data = argparse.ArgumentParser(add_help=False)
-    data.add_argument(
-        "--dataset",
-        choices=sorted(datasets.DATASETS),
-        default="town",
-        help="what the folder holds (town); folder: pairs.csv",
-    )
-    data.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is"
-    )
 
+def _add_train(commands: Commands, data: argparse.ArgumentParser) -> None:
     training = commands.add_parser("train", parents=[data], help="train a recipe")
     training.add_argument("recipe", help=", ".join(recipes.RECIPES))
     training.add_argument("root", type=Path, help="the dataset's folder")
@@ -99,20 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--split", help="to train on; the dataset's own by default")
     training.add_argument("--validation", type=Path, help="a dataset folder measured every epoch")
     training.add_argument("--validation-split", help="what is held out of --split by default")
-    training.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
+    options.add_cache(training)
+    options.add_overrides(training, "the")
     training.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="a field of the recipe; may be given several times",
-    )
-    training.add_argument(
-        "--seed", type=numbers.seeds, default=[0], help="a seed, or a range such as 0-2"
+        "--seed", type=options.seeds, default=[0], help="a seed, or a range such as 0-2"
     )
     training.add_argument(
         "--workers",
-        type=numbers.count,
+        type=options.count,
         default=2,
         help="threads that read, and augment where the pictures are not on a GPU",
     )
@@ -120,20 +116,20 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--tensorboard", action="store_true", help="events beside the log")
     training.set_defaults(run=_train)
 
+
+def _add_turn(commands: Commands) -> None:
     turning = commands.add_parser("turn", help="have weights describe several turned views")
     turning.add_argument("weights", type=Path, help="the checkpoint to begin with")
     turning.add_argument("--turns", type=int, default=4, choices=TURNS, help="views of each (4)")
     turning.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     turning.set_defaults(run=_turn)
 
+
+def _add_mean(commands: Commands) -> None:
     meaning = commands.add_parser("mean", help="average the weights of runs with one beginning")
     meaning.add_argument("weights", type=Path, nargs="+", help="the checkpoints")
     meaning.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
     meaning.set_defaults(run=_mean)
-
-    study_commands.add(commands, data)
-    data_commands.add(commands)
-    return parser
 
 
 def _synth(arguments: argparse.Namespace) -> None:

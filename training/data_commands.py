@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from training import datasets
 from training.doctor import describe, examine, write_picture
 from training.export import export_tiles
+from training.options import Commands
 from training.pairs import PairError
-
-# typing sees a private class where argparse returns its sub-parsers.
-Commands = Any
 
 
 def add(commands: Commands) -> None:

@@ -27,6 +27,7 @@ from training.pairs import Pair, PairError, Reference, raster_size, read_chip, r
 from training.progress import bar
 
 SAMPLED = 24  # pairs that are decoded, spread evenly over those there
+SHOWN_BY = "msae-demo"  # the recipe as which pairs are read
 NAMED = 3  # absent files that are named
 SIDE = 384  # height of the picture in pixels
 GAP = 8  # between its parts
@@ -85,12 +86,12 @@ def examine(name: str, root: Path) -> Findings:
 
 
 def _sampled(pairs: Sequence[Pair]) -> Sample:
-    sample = Sample()
+    sample, preprocessing = Sample(), recipes.find(SHOWN_BY).encoder.preprocessing
     for pair in pairs[:: max(1, len(pairs) // SAMPLED)][:SAMPLED]:
         try:
             height, width = decode_image(pair.street.read_bytes()).shape[:2]
             aerial = raster_size(pair.aerial.path)
-            read_strip(pair, recipes.find("msae-demo").encoder.preprocessing)  # has it a heading?
+            read_strip(pair, preprocessing)  # which refuses an unknown heading
         except (SkyfixError, OSError) as error:
             sample.unreadable.append(f"{pair.id}: {error}")
             continue
@@ -190,7 +191,7 @@ def _size_lines(kind: str, sizes: Sizes, published: tuple[int, int] | None) -> I
 def write_picture(pair: Pair, path: Path) -> None:
     """A pair side by side: the panorama, its inverse polar transform, the aerial crop.
 
-    North is up in both squares; band and footprint are those of the recipe `msae-demo`.
+    North is up in both squares; band and footprint are those of the recipe SHOWN_BY.
 
     Raises:
         PairError: no format of pictures ends like `path`. SkyfixError: the pair cannot be read.
@@ -210,7 +211,7 @@ def write_picture(pair: Pair, path: Path) -> None:
 
 
 def _parts(pair: Pair) -> list[Rgb]:
-    config = recipes.find("msae-demo").encoder
+    config = recipes.find(SHOWN_BY).encoder
     large = replace(config.preprocessing, input_size=SIDE, strip_size=(SIDE, 4 * SIDE))
     strip, north = read_strip(pair, large)
     view = large.project(to_tensor([strip]), north)[0].permute(1, 2, 0)

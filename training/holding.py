@@ -28,14 +28,18 @@ def held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     number = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HeldError(
-                f"another process is training in {folder}: wait for it, or choose another --out"
-            ) from None
-        except OSError as error:  # some network file systems
-            log.warning("%s cannot be held (%s): see that nobody else trains in it", folder, error)
+        _lock(number, folder)
         yield
     finally:
         os.close(number)
+
+
+def _lock(number: int, folder: Path) -> None:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HeldError(
+            f"another process is training in {folder}: wait for it, or choose another --out"
+        ) from None
+    except OSError as error:  # some network file systems
+        log.warning("%s cannot be held (%s): see that nobody else trains in it", folder, error)

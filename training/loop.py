@@ -30,6 +30,7 @@ from training.mining import HardNegativeQueue
 from training.pairs import Arrays
 from training.protocols import centre
 from training.recipes import Recipe, describe
+from training.report import line
 from training.sampling import order
 from training.state import TrainingError, TrainingState
 from training.step import record, step
@@ -70,12 +71,7 @@ def train(
         HeldError: another process is training in `out`.
         ResumeError: `out` holds another run.
     """
-    steps = len(arrays) // recipe.batch_size
-    if not steps:
-        raise TrainingError(
-            f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}: "
-            "add pairs, or override batch_size"
-        )
+    steps = _steps(recipe, arrays)
     with held(out) if processes.is_first() else nullcontext():
         state = start(recipe, arrays, seed, device, init)
         if state.resume(out / "state.safetensors"):
@@ -88,27 +84,35 @@ def train(
         with _progress() as progress:
             task = progress.add_task(recipe.name, total=recipe.epochs * steps, at="")
             while state.epoch < recipe.epochs:
-                state.network.train()
                 for batch in _batches_left(state, recipe, arrays, pictures, workers):
-                    _set_rate(state, recipe, steps)
-                    state.tell(step(state, batch, recipe, device))
-                    state.step += 1
+                    _take(state, batch, recipe, steps, device)
                     done = state.epoch * steps + state.step
                     mean = state.total_loss / max(1, state.step - 1)
                     progress.update(task, completed=done, at=f"{state.epoch}: {mean:.4f}")
                     if processes.is_first() and time.monotonic() - saved > save_every_s:
                         state.save(out / "state.safetensors")
                         saved = time.monotonic()
-                report = _finish_epoch(state, recipe, validation, out, device, provenance or {})
-                on_epoch(report)
+                on_epoch(_finish_epoch(state, recipe, validation, out, device, provenance or {}))
     processes.wait()
     return out / "last.safetensors"
+
+
+def _steps(recipe: Recipe, arrays: Arrays) -> int:
+    """How many make an epoch. Raises TrainingError: not one."""
+    steps = len(arrays) // recipe.batch_size
+    if not steps:
+        raise TrainingError(
+            f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}: "
+            "add pairs, or override batch_size"
+        )
+    return steps
 
 
 def _batches_left(
     state: TrainingState, recipe: Recipe, arrays: Arrays, pictures: Pictures, workers: int
 ) -> Iterator[Batch]:
     """What the epoch still has to train on; a new epoch is put in order first."""
+    state.network.train()
     if state.step == 0:
         state.order = order(recipe, arrays.positions, state.epoch, state.seed, state.seen)
     yield from batches(
@@ -121,6 +125,13 @@ def _batches_left(
         workers=workers,
         pictures=pictures,
     )
+
+
+def _take(state: TrainingState, batch: Batch, recipe: Recipe, steps: int, device: str) -> None:
+    """The step that comes next; `steps` make an epoch."""
+    _set_rate(state, recipe, steps)
+    state.tell(step(state, batch, recipe, device))
+    state.step += 1
 
 
 def _progress() -> Progress:
@@ -176,7 +187,13 @@ def start(
     if recipe.sampling == "hard":
         seen = torch.zeros(2, len(arrays), dimension, device=device)
     begun = None if init is None else init.fingerprint
-    run = json.dumps([describe(recipe), seed, len(arrays), _fingerprint(arrays), begun])
+    run = {
+        "recipe": describe(recipe),
+        "seed": seed,
+        "number of pairs": len(arrays),
+        "pairs": _fingerprint(arrays),
+        "weights begun with": begun,
+    }
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=recipe.precision == "fp16")  # type: ignore[attr-defined]
     return TrainingState(run, network, optimiser, queue, seen=seen, scaler=scaler, seed=seed)
 
@@ -278,11 +295,13 @@ def _finish_epoch(
             "lower the learning rate"
         )
     checkpoint = Checkpoint(recipe.encoder, weights, described)
+    measured: dict[str, Any] = {}
     if processes.is_first():
         if validation is not None:
-            report |= centre(Encoder(checkpoint, device), validation)
+            measured = centre(Encoder(checkpoint, device), validation)
+            report |= measured
             # A run may have begun without validation.
-            if report["1"] > max((one.get("1", -1.0) for one in state.history), default=-1.0):
+            if measured["1"] > max((one.get("1", -1.0) for one in state.history), default=-1.0):
                 checkpoint.save(out / "best.safetensors")
         checkpoint.save(out / "last.safetensors")
     state.history.append(report)
@@ -291,7 +310,7 @@ def _finish_epoch(
         # The state last: killed before it, all of this is done again, to the same bits.
         _write_log(out / "log.jsonl", state.history)
         state.save(out / "state.safetensors")
-        log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
+        log.info("epoch %d: loss %.4f  %s", report["epoch"], report["loss"], line(measured))
     return report
 
 

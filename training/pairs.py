@@ -28,7 +28,7 @@ from rasterio.windows import Window
 from model.checkpoint import EncoderConfig
 from model.errors import SkyfixError
 from model.geo import LatLon, earth_centred
-from model.images import Rgb, decode_image
+from model.images import Rgb, decode_image, filled
 from model.panorama import PanoramaGeometry, read_geometry
 from model.preprocessing import Preprocessing
 from training import processes
@@ -144,8 +144,7 @@ def _cut(
         box=tuple(inside - np.array(window)[[0, 1, 0, 1]]),
         reducing_gap=3.0,
     )
-    chip = np.empty((pixels, pixels, 3), np.uint8)
-    chip[:] = fill
+    chip = filled(pixels, pixels, fill)
     chip[target[1] : target[3], target[0] : target[2]] = np.asarray(part)
     return chip
 

@@ -42,12 +42,13 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     return [
         *_weights(document),
         _caption(document),
-        *(
-            f"{protocol:8} "
-            + "  ".join(f"{_heading(key)} {_cell(key, one, None)}" for key, one in means.items())
-            for protocol, means in document["mean"].items()
-        ),
+        *(f"{protocol:8} {line(means)}" for protocol, means in document["mean"].items()),
     ]
+
+
+def line(values: Mapping[str, float]) -> str:
+    """One protocol's, in a line; shares in percent."""
+    return "  ".join(f"{_heading(name)} {_cell(name, one, None)}" for name, one in values.items())
 
 
 def markdown(document: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ class TrainingState:
     """A run in progress.
 
     Attributes:
-        run: what must be the same to go on: the resolved recipe, the seed, the pairs.
+        run: what must be the same to go on, by name; "recipe" is the resolved one.
         epoch, step: the next batch to be trained on.
         total_loss: of this epoch's batches so far, but for what `settle` has yet to read.
         history: one report for each finished epoch.
@@ -79,7 +79,7 @@ class TrainingState:
         averaged: the weights that are stored: the network's own, or their moving average.
     """
 
-    run: str
+    run: dict[str, Any]
     network: SiameseNetwork
     optimiser: torch.optim.Optimizer
     queue: HardNegativeQueue | None
@@ -134,7 +134,7 @@ class TrainingState:
         self.settle()
         header = {
             "format": FORMAT,
-            "run": self.run,
+            "run": self._identity,
             "position": json.dumps(
                 [self.epoch, self.step, self.total_loss, self.history, self.averaged_steps]
             ),
@@ -154,7 +154,7 @@ class TrainingState:
             header, tensors = read_safetensors(path)
         except (SafetensorError, OSError) as error:
             raise ResumeError(f"{path} is not a readable training state: {error}") from error
-        if header.get("format") != FORMAT or header.get("run") != self.run:
+        if header.get("format") != FORMAT or header.get("run") != self._identity:
             raise ResumeError(
                 f"{path} belongs to {self._other(header)}: choose another --out, or delete that "
                 "file to start over"
@@ -177,15 +177,20 @@ class TrainingState:
             self.queue.load_state_dict(_part(tensors, "queue"))
         return True
 
+    @property
+    def _identity(self) -> str:
+        return json.dumps(list(self.run.values()))
+
     def _other(self, header: dict[str, str]) -> str:
-        """How the run that a state is of differs from this one."""
+        """What else than this run a state is of, and how that differs."""
         if header.get("format") != FORMAT:
             return "an earlier version of Skyfix, or to none"
-        (recipe, *others), (own, *ours) = json.loads(header["run"]), json.loads(self.run)
-        names = ("seed", "number of pairs", "pairs", "weights begun with")
-        differing = [name for name in {**recipe, **own} if recipe.get(name) != own.get(name)]
-        differing += [name for name, one, my in zip(names, others, ours, strict=True) if one != my]
-        return f"another run (not the same: {', '.join(differing)})"
+        before, now = (
+            _flat(dict(zip(self.run, json.loads(one), strict=True)))
+            for one in (header["run"], self._identity)
+        )
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        return f"another run (not the same: {', '.join(names)})"
 
     def _tensors(self) -> dict[str, Tensor]:
         parts: dict[str, dict[str, Tensor]] = {"network": self.network.state_dict()}
@@ -212,6 +217,12 @@ class TrainingState:
             state.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _flat(run: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's fields beside the others."""
+    others = dict(run)
+    return {**others.pop("recipe"), **others}
 
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -7,17 +7,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.precision import exact_ways
-from training import ablation, datasets, figures, numbers, report
+from training import ablation, datasets, figures, options, report
+from training.options import Commands
 from training.pairs import SKIP_SHARE, Reference, read_arrays
 from training.progress import bar
 from training.protocols import PROTOCOLS, Options, describe, evaluate
-
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add(commands: Commands, data: argparse.ArgumentParser) -> None:
@@ -44,7 +43,7 @@ def _add_evaluate(commands: Commands, data: argparse.ArgumentParser) -> None:
     measure.add_argument("--rolls", type=int, default=defaults.rolls, help="headings tried")
     measure.add_argument(
         "--fov",
-        type=numbers.angles,
+        type=options.angles,
         default=defaults.fov_deg,
         help="angles seen, such as 70,90,180",
     )
@@ -60,23 +59,17 @@ def _add_ablate(commands: Commands, data: argparse.ArgumentParser) -> None:
     study.add_argument("root", type=Path, help="the training data")
     study.add_argument("--validation", type=Path, nargs="+", required=True, help="averaged")
     study.add_argument("--out", type=Path, required=True, help="runs, table.md, table.json, curve")
-    study.add_argument("--seeds", type=numbers.seeds, default=[0, 1, 2], help="such as 0-2")
+    study.add_argument("--seeds", type=options.seeds, default=[0, 1, 2], help="such as 0-2")
     study.add_argument(
         "--budget-minutes", type=float, help="of training for each run; else the recipe's epochs"
     )
-    study.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="a field of every row's recipe; may be given several times",
-    )
+    options.add_overrides(study, "every row's")
     study.add_argument(
         "--modern", action="store_true", help="a further row: skyfix-modern's method"
     )
     study.add_argument("--split", help="to train on; the dataset's own by default")
     study.add_argument("--validation-split", help="what is held out of --split by default")
-    _add_cache(study)
+    options.add_cache(study)
     study.set_defaults(run=_ablate)
 
 
@@ -87,30 +80,26 @@ def _add_figures(commands: Commands, data: argparse.ArgumentParser) -> None:
     draw.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     draw.add_argument("--split", help="what the dataset holds out by default")
     draw.add_argument(
-        "--pairs", type=numbers.count, default=300, help="that are searched and drawn, at most"
+        "--pairs", type=options.count, default=300, help="that are searched and drawn, at most"
     )
-    draw.add_argument("--rows", type=numbers.count, default=5, help="of figures 6 and 9")
-    _add_cache(draw)
+    draw.add_argument("--rows", type=options.count, default=5, help="of figures 6 and 9")
+    options.add_cache(draw)
     draw.set_defaults(run=_figures)
-
-
-def _add_cache(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     stride_m = Options().stride_m if arguments.stride_m is None else arguments.stride_m
-    options = Options(
+    chosen = Options(
         stride_m, arguments.rolls, arguments.fov, arguments.near_m, seed=arguments.seed
     )
     protocols = arguments.protocol or ["centre", *["grid"] * (arguments.stride_m is not None)]
-    words = {name: describe(name, options) for name in protocols}
-    each = [_measured(path, protocols, options, arguments) for path in arguments.weights]
+    words = {name: describe(name, chosen) for name in protocols}
+    each = [_measured(path, protocols, chosen, arguments) for path in arguments.weights]
     document = {
         "dataset": arguments.dataset,
         "split": _split(arguments),
         "queries": each[0]["queries"],
-        "options": asdict(options),
+        "options": asdict(chosen),
         "protocols": words,
     }
     if len(each) == 1:
@@ -133,7 +122,7 @@ def _split(arguments: argparse.Namespace) -> str:
 
 
 def _measured(
-    weights: Path, protocols: Sequence[str], options: Options, arguments: argparse.Namespace
+    weights: Path, protocols: Sequence[str], chosen: Options, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """One checkpoint on every root."""
     encoder = Encoder.load(weights, arguments.device)
@@ -145,7 +134,7 @@ def _measured(
         if "vigor" in protocols:
             references = datasets.load_references(arguments.dataset, root, _split(arguments))
         reports[str(root)] = evaluate(
-            encoder, pairs, protocols, references=references, options=options
+            encoder, pairs, protocols, references=references, options=chosen
         )
         queries[str(root)] = len(pairs)
     return {
