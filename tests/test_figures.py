@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from model.encoder import Encoder
 from training import figures
 from training.datasets import load
 from training.figures import FigureError, back_projected
+from training.misses import Search
 from training.pairs import read_arrays
 
 CONFIG = tiny().encoder
+RIGHT, WRONG = (26, 152, 80), (215, 48, 39)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +36,11 @@ def colours(path):
 
 
 def test_each_figure_is_drawn(arrays, tmp_path):
-    made, encoder = checkpoint(), Encoder(checkpoint())
+    made = checkpoint()
+    search = Search.of(Encoder(made), arrays)
     figures.attention(made, arrays, [0, 3], tmp_path / "a.png")
-    figures.plane(encoder, arrays, tmp_path / "b.png")
-    figures.retrieval(encoder, arrays, [0, 1, 2], tmp_path / "c.png")
+    figures.plane(search, tmp_path / "b.png")
+    figures.retrieval(search, CONFIG.preprocessing, arrays, [0, 1, 2], tmp_path / "c.png")
     log = [[{"1": 0.1}, {"1": 0.4}], [{"1": 0.2}, {"1": 0.3}]]
     figures.curves({"with": log, "without": log[:1]}, tmp_path / "d.png")
     for name in "abcd":
@@ -50,18 +55,20 @@ def test_a_network_without_attention_has_no_heat_map(arrays, tmp_path):
 
 
 def test_the_right_tile_is_framed_in_green_and_the_others_in_red(arrays, tmp_path):
-    """Twin branches and tiles for strips: descriptors of the right tile are the query's."""
-    random = np.random.default_rng(0)
-    described = random.normal(size=(6, 16)).astype(np.float32)
+    """Descriptors of the right tile are the query's."""
+    described = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
+    search = Search(described, described, np.arange(6), arrays.positions)
+    figures.retrieval(search, CONFIG.preprocessing, arrays, [0], tmp_path / "right.png")
+    assert {RIGHT, WRONG} <= colours(tmp_path / "right.png")
 
-    class Oracle:
-        def encode_strips(self, strips, norths=None):
-            return described
 
-        encode_aerials = encode_strips
-
-    figures.retrieval(Oracle(), arrays, [0], tmp_path / "right.png")
-    assert {(26, 152, 80), (215, 48, 39)} <= colours(tmp_path / "right.png")
+def test_a_right_tile_that_is_not_among_the_best_is_still_shown(tmp_path, arrays):
+    """Of seven tiles the right one is the last."""
+    described = np.eye(7, dtype=np.float32)
+    search = Search(-described, described, np.arange(7), np.zeros((7, 3)))
+    seven = replace(arrays, **{n: getattr(arrays, n)[[*range(6), 0]] for n in ("strips", "chips")})
+    figures.retrieval(search, CONFIG.preprocessing, seven, [0], tmp_path / "last.png")
+    assert {RIGHT, WRONG} <= colours(tmp_path / "last.png")
 
 
 @pytest.mark.parametrize("projection", ["ground", "polar", "none"])

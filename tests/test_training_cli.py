@@ -147,6 +147,8 @@ def test_ablate_writes_table_and_curve_and_figures_draws(data, weights, tmp_path
     drawn = [tmp_path / f"{name}.png" for name in ("attention", "descriptors", "retrieval")]
     assert capsys.readouterr().out.splitlines() == list(map(str, drawn))
     assert all(one.is_file() for one in [*drawn, tmp_path / "curve.png"])
+    assert main(["figures", str(data), *common, "--weights", str(weights), "--missed"]) == 0
+    assert " of 4 are not first: " in capsys.readouterr().out.splitlines()[0]
 
 
 def mixed(folder):

@@ -1,5 +1,6 @@
 """The paper's pictures of a checkpoint: attention (figure 6), descriptors on a plane (figure 8),
-what is found for a query (figure 9), and recall over epochs (figure 7).
+what is found for a query, or for those that were missed (figure 9), and recall over epochs
+(figure 7).
 
 Needs the extra `figures`.
 """
@@ -19,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.checkpoint import Checkpoint
-from model.encoder import Encoder
 from model.errors import SkyfixError
 from model.images import Rgb
 from model.preprocessing import Preprocessing, to_tensor
+from training.misses import Search
 from training.pairs import Arrays
 from training.protocols import centred_tiles
 
@@ -78,8 +79,17 @@ def _masks(
             size = (preprocessing.input_size,) * 2
             mask = functional.interpolate(mask, size, mode="bilinear")[0, 0]
             masks.append(mask.numpy())
-    pixels = (view[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).numpy()
-    return pixels, masks[0], masks[1]
+    return _pixels(view), masks[0], masks[1]
+
+
+def _view(preprocessing: Preprocessing, strip: Rgb, north: float) -> Rgb:
+    return _pixels(preprocessing.project(to_tensor([strip]), north))
+
+
+def _pixels(view: Tensor) -> Rgb:
+    """Of a batch (1, 3, S, S) of shares, 0 to 1."""
+    pixels: Rgb = (view[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).numpy()
+    return pixels
 
 
 def back_projected(
@@ -113,18 +123,18 @@ def _gradient_of(
     return functional.avg_pool2d(around, 7, stride=1)[0, 0]
 
 
-def plane(encoder: Encoder, arrays: Arrays, path: Path, seed: int = 0) -> Path:
+def plane(search: Search, path: Path, seed: int = 0) -> Path:
     """Figure 8: t-SNE of street and aerial descriptors; each pair is joined by a line.
 
     Raises:
         FigureError: fewer than three pairs, or the extra `figures` is not installed.
     """
-    if len(arrays) < 3:
-        raise FigureError(f"{len(arrays)} pairs make no t-SNE: at least 3")
+    street, aerial = search.street, search.aerial
+    if len(street) < 3:
+        raise FigureError(f"{len(street)} pairs make no t-SNE: at least 3")
     manifold = _extra("sklearn.manifold")
-    street, aerial = _descriptors(encoder, arrays)
     tsne = manifold.TSNE(
-        perplexity=min(30.0, len(arrays) / 3.0), init="pca", metric="cosine", random_state=seed
+        perplexity=min(30.0, len(street) / 3.0), init="pca", metric="cosine", random_state=seed
     )
     points = tsne.fit_transform(np.concatenate([street, aerial]).astype(np.float64))
     ours, theirs = points[: len(street)], points[len(street) :]
@@ -139,26 +149,34 @@ def plane(encoder: Encoder, arrays: Arrays, path: Path, seed: int = 0) -> Path:
         theirs[:, 0], theirs[:, 1], s=14, marker="^", color="#fc8d59", label="aerial", zorder=2
     )
     axis.legend(loc="best", fontsize=8)
-    axis.set_title(f"t-SNE of {len(arrays)} pairs", fontsize=9)
+    axis.set_title(f"t-SNE of {len(street)} pairs", fontsize=9)
     return _saved(figure, path)
 
 
-def retrieval(encoder: Encoder, arrays: Arrays, rows: Sequence[int], path: Path) -> Path:
-    """Figure 9: queries, and the best tiles of all pairs', the right one framed in green."""
-    street, aerial = _descriptors(encoder, arrays)
+def retrieval(
+    search: Search, preprocessing: Preprocessing, arrays: Arrays, rows: Sequence[int], path: Path
+) -> Path:
+    """Figure 9: queries, what the network sees of them, and the best tiles of all pairs', the
+    right one framed in green; that one again at the end, where it may be none of them."""
     tiles = centred_tiles(arrays)
-    top = min(TOP, len(tiles))
+    top = min(TOP, len(np.unique(search.tiles)))
     wide = arrays.strips.shape[2] / arrays.strips.shape[1]
-    figure = _figure(1.5 * (wide + top + 0.4), 1.6 * len(rows) + 0.3)
-    axes = figure.subplots(len(rows), top + 1, squeeze=False, width_ratios=[wide] + [1] * top)
+    figure = _figure(1.5 * (wide + top + 2.4), 1.8 * len(rows) + 0.3)
+    axes = figure.subplots(len(rows), top + 3, squeeze=False, width_ratios=[wide] + [1] * (top + 2))
     for line, row in zip(axes, rows, strict=True):
-        best = np.argsort(-(aerial @ street[row]), kind="stable")[:top]
-        line[0].imshow(arrays.strips[row])
-        for axis, tile in zip(line[1:], best, strict=True):
+        strip = arrays.strips[row]
+        line[0].imshow(strip)
+        line[1].imshow(_view(preprocessing, strip, float(arrays.norths[row])))
+        own = search.tiles[row]
+        for axis, tile in zip(line[2:], (*search.best(row, top), own), strict=True):
             axis.imshow(tiles[tile])
+            metres = search.metres(row, tile)
+            away = "" if np.isnan(metres) or tile == own else f", {metres:.0f} m off"
+            axis.set_xlabel(f"{search.cosine(row, tile):.3f}{away}", fontsize=7)
             for spine in axis.spines.values():
-                spine.set(color=RIGHT if tile == row else WRONG, linewidth=3.0)
-    for axis, name in zip(axes[0], ("query", *range(1, top + 1)), strict=True):
+                spine.set(color=RIGHT if tile == own else WRONG, linewidth=3.0)
+    names = ("query", "projected", *range(1, top + 1), "right")
+    for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(str(name), fontsize=9)
     return _saved(figure, path, frames=True)
 
@@ -181,13 +199,6 @@ def curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path:
     axis.grid(alpha=0.3)
     axis.legend()
     return _saved(figure, path, axes=True)
-
-
-def _descriptors(
-    encoder: Encoder, arrays: Arrays
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    street = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
-    return street, encoder.encode_aerials(list(centred_tiles(arrays)))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -12,7 +12,7 @@ from typing import Any
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.precision import exact_ways
-from training import ablation, datasets, figures, options, report
+from training import ablation, datasets, figures, misses, options, report
 from training.options import Commands
 from training.pairs import SKIP_SHARE, Reference, read_arrays
 from training.progress import bar
@@ -83,6 +83,11 @@ def _add_figures(commands: Commands, data: argparse.ArgumentParser) -> None:
         "--pairs", type=options.count, default=300, help="that are searched and drawn, at most"
     )
     draw.add_argument("--rows", type=options.count, default=5, help="of figures 6 and 9")
+    draw.add_argument(
+        "--missed",
+        action="store_true",
+        help="count what is not found first; of figures 6 and 9 what lost by most",
+    )
     options.add_cache(draw)
     draw.set_defaults(run=_figures)
 
@@ -181,9 +186,16 @@ def _figures(arguments: argparse.Namespace) -> None:
             skip_share=SKIP_SHARE,
             cache=arguments.cache or arguments.out,
         )
-    rows = range(0, len(arrays), max(1, len(arrays) // arguments.rows))[: arguments.rows]
-    out = arguments.out
-    if encoder.config.network.attention:
+    search, out = misses.Search.of(encoder, arrays), arguments.out
+    rows: Sequence[int] = range(0, len(arrays), max(1, len(arrays) // arguments.rows))
+    if arguments.missed:
+        lost = misses.missed(search)
+        print(misses.told(lost, len(arrays)))
+        rows = [miss.row for miss in lost]
+    rows = rows[: arguments.rows]
+    if rows and encoder.config.network.attention:
         print(figures.attention(checkpoint, arrays, rows, out / "attention.png"))
-    print(figures.plane(encoder, arrays, out / "descriptors.png"))
-    print(figures.retrieval(encoder, arrays, rows, out / "retrieval.png"))
+    print(figures.plane(search, out / "descriptors.png"))
+    if rows:
+        preprocessing = encoder.config.preprocessing
+        print(figures.retrieval(search, preprocessing, arrays, rows, out / "retrieval.png"))

@@ -1,0 +1,50 @@
+"""Descriptors on the unit circle: which tile is nearest can be told without computing."""
+
+import math
+
+import numpy as np
+import pytest
+
+from training.misses import Miss, Search, missed, told
+
+
+def turned(*degrees):
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+
+def test_those_that_lost_by_most_come_first():
+    places = np.array([[0.0, 0, 0], [30, 0, 0], [100, 0, 0], [0, 400, 0]])
+    # Street 1 lies nearest tile 0, and its own is the last; street 3 next to tile 2, then its own.
+    search = Search(turned(0, 10, 40, 45), turned(0, 80, 40, 60), np.arange(4), places)
+    first, second = missed(search)
+    assert (first.row, first.rank) == (1, 4)
+    assert first.lost_by == pytest.approx(
+        math.cos(math.radians(10)) - math.cos(math.radians(70)), abs=1e-6
+    )
+    assert first.metres == 30
+    assert (second.row, second.rank) == (3, 2)
+    assert second.metres == pytest.approx(math.hypot(100, 400))
+
+
+def test_streets_of_one_tile_do_not_miss_it_for_each_other():
+    """Row 1 shows the tile of row 0, and so its copy is no other tile that could come first."""
+    search = Search(turned(0, 5), turned(0, 0), np.array([0, 0]), np.zeros((2, 3)))
+    assert missed(search) == []
+    assert list(search.best(1, 5)) == [0]
+
+
+def test_an_unknown_place_is_no_distance():
+    places = np.array([[np.nan] * 3, [0.0, 0, 0]])
+    (miss,) = missed(Search(turned(90, 90), turned(0, 90), np.arange(2), places))
+    assert miss.row == 0
+    assert math.isnan(miss.metres)
+    assert told([miss], 2).endswith("within 25 m of 0, within 64 m of 0")
+
+
+def test_what_is_missed_is_counted():
+    misses = [Miss(0, 2, 0.3, 500.0), Miss(1, 2, 0.01, 20.0), Miss(2, 7, 0.019, 50.0)]
+    assert told(misses, 40) == (
+        "3 of 40 are not first: 2 second, 2 lost by less than 0.02 of cosine; what was found first "
+        "is within 25 m of 1, within 64 m of 2"
+    )
