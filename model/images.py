@@ -199,7 +199,11 @@ def read_exif(image: Image.Image) -> Image.Exif:
 
 def image_size(data: bytes) -> tuple[int, int]:
     """(height, width) that `decode_image` gives, from the header alone. Raises ImageError."""
-    image = open_image(data)
+    return upright_size(open_image(data))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened image once its EXIF orientation is applied."""
     lying = read_exif(image).get(_ORIENTATION) in _LYING
     return image.size if lying else (image.height, image.width)
 

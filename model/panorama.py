@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from model.errors import SkyfixError
-from model.images import MAX_METADATA_BYTES, Rgb, filled, open_image, read_exif
+from model.images import MAX_METADATA_BYTES, Rgb, filled, open_image, read_exif, upright_size
 
 log = logging.getLogger(__name__)
 
@@ -179,28 +179,38 @@ class GeometryReading:
     sources: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_geometry(data: bytes) -> GeometryReading:
+_EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
+
+
+def read_geometry(data: bytes, given: Collection[str] = ()) -> GeometryReading:
     """Read GPano XMP, then EXIF's image direction; what nothing states is assumed.
 
     Unstated north stays None. A GPano crop whose proportions are not the image's (the file was
     cut after it was written) is ignored, and the log says so.
+
+    given: fields of PanoramaGeometry that the caller knows better. What only they need is not read,
+        so that it cannot be wrong; their values here mean nothing.
 
     Raises:
         ImageError: not an image.
         GeometryError: GPano states another projection than equirectangular, or nonsense.
     """
     image = open_image(data)
-    gpano = _gpano(image)
-    crop = _gpano_crop(gpano, image.size)
-    sources = dict.fromkeys(("horizon", "vertical_fov_deg", "horizontal_fov_deg"), "GPano")
-    if crop is None:
-        crop = _Crop(0.5, None, 360.0, 0.0)
-        sources = dict.fromkeys(sources, "assumed")
-    heading, sources["north"] = _heading(gpano, image)
-    north = None
-    if heading is not None:
-        # GPano's heading is that of the full sphere's centre, not of the crop's.
-        north = PanoramaGeometry.north_of(heading + crop.centre_deg, crop.horizontal_fov_deg)
+    north, crop = None, _Crop(0.5, None, 360.0, 0.0)
+    sources = dict.fromkeys((*_EXTENT, "north"), "assumed")
+    if not set(sources) <= set(given):
+        gpano = _gpano(image)
+        stated = _gpano_crop(gpano, upright_size(image))
+        if stated is not None:
+            crop = stated
+            sources |= dict.fromkeys(_EXTENT, "GPano")
+        if "north" not in given:
+            heading, sources["north"] = _heading(gpano, image)
+            if heading is not None:
+                # GPano's heading is that of the full sphere's centre, not of the crop's.
+                north = PanoramaGeometry.north_of(
+                    heading + crop.centre_deg, crop.horizontal_fov_deg
+                )
     geometry = PanoramaGeometry(north, crop.horizon, crop.vertical_fov_deg, crop.horizontal_fov_deg)
     return GeometryReading(geometry, sources)
 
@@ -210,6 +220,9 @@ class _Crop(NamedTuple):
     vertical_fov_deg: float | None
     horizontal_fov_deg: float
     centre_deg: float  # heading of the crop's centre relative to the full sphere's
+
+
+_CORRECT = f"correct it, or give heading_deg, {', '.join(_EXTENT)}: it is not read then"
 
 
 def _gpano(image: Image.Image) -> dict[str, str]:
@@ -225,9 +238,10 @@ def _gpano(image: Image.Image) -> dict[str, str]:
         return {}
     known = {key: value for key, value in _leaves(tree) if key in _GPANO_FIELDS}
     projection = known.get("ProjectionType", "equirectangular")
-    if projection != "equirectangular":
+    if projection.lower() != "equirectangular":
         raise GeometryError(
-            f"GPano states ProjectionType {projection[:40]!r}; only equirectangular is understood"
+            f"GPano states ProjectionType {projection[:40]!r}; only equirectangular is understood: "
+            f"project the image again. If GPano is wrong, {_CORRECT}"
         )
     return known
 
@@ -258,7 +272,9 @@ def _leaves(tree: object) -> Iterator[tuple[str, str]]:
                     stack.append(value)
 
 
-def _number(fields: Mapping[str, str], name: str, low: float, high: float) -> float | None:
+def _number(
+    fields: Mapping[str, str], name: str, low: float, high: float, fix: str
+) -> float | None:
     text = fields.get(name)
     if text is None:
         return None
@@ -267,13 +283,15 @@ def _number(fields: Mapping[str, str], name: str, low: float, high: float) -> fl
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise GeometryError(f"GPano states {name} {text[:40]!r}; expected {low:g} to {high:g}")
+        raise GeometryError(
+            f"GPano states {name} {text[:40]!r}; expected {low:g} to {high:g}: {fix}"
+        )
     return value
 
 
 def _gpano_crop(gpano: Mapping[str, str], size: tuple[int, int]) -> _Crop | None:
     def pixels(name: str, low: float) -> float | None:
-        return _number(gpano, name, low, 1e6)
+        return _number(gpano, name, low, 1e6, _CORRECT)
 
     full_width = pixels("FullPanoWidthPixels", 1.0)
     full_height = pixels("FullPanoHeightPixels", 1.0)
@@ -286,12 +304,13 @@ def _gpano_crop(gpano: Mapping[str, str], size: tuple[int, int]) -> _Crop | None
     if left + width > full_width * 1.001 or top + height > full_height * 1.001:
         raise GeometryError(
             f"GPano states a crop of {width:g}x{height:g} at ({left:g}, {top:g}) outside its full "
-            f"panorama of {full_width:g}x{full_height:g}"
+            f"panorama of {full_width:g}x{full_height:g}: {_CORRECT}"
         )
-    if abs(width / height / (size[0] / size[1]) - 1.0) > ASPECT_TOLERANCE:
+    rows, columns = size
+    if abs(width / height / (columns / rows) - 1.0) > ASPECT_TOLERANCE:
         log.warning(
             "GPano states a crop of %gx%g but the image is %dx%d: its crop is ignored",
-            *(width, height, *size),
+            *(width, height, columns, rows),
         )
         return None
     return _Crop(
@@ -303,7 +322,7 @@ def _gpano_crop(gpano: Mapping[str, str], size: tuple[int, int]) -> _Crop | None
 
 
 def _heading(gpano: Mapping[str, str], image: Image.Image) -> tuple[float | None, str]:
-    heading = _number(gpano, "PoseHeadingDegrees", -360.0, 720.0)
+    heading = _number(gpano, "PoseHeadingDegrees", -360.0, 720.0, "correct it, or give heading_deg")
     if heading is not None:
         return heading, "GPano"
     try:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.geo import Bounds
-from model.images import open_image
+from model.images import image_size
 from model.panorama import PanoramaGeometry, read_geometry
 from service.candidates import Candidates, Mask, Search, allowed_rows, find_candidates
 from service.fix import Explanation, Fix, Match, Stated
@@ -254,7 +254,6 @@ def _heading_of_centre(north: float) -> float:
 
 def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]]:
     """The image's own geometry, overridden by what was given; a source for each value."""
-    reading = read_geometry(data)
     heading = hints.centre_heading_deg
     given = {
         "horizon": hints.horizon,
@@ -262,6 +261,7 @@ def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]
         "horizontal_fov_deg": hints.horizontal_fov_deg,
     }
     stated = {name: value for name, value in given.items() if value is not None}
+    reading = read_geometry(data, [*stated, *["north"] * (heading is not None)])
     sources = {**reading.sources, **dict.fromkeys(stated, "given")}
     if heading is None:
         heading = reading.geometry.heading_of_centre_deg
@@ -276,8 +276,7 @@ def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]
 
 def _stated(data: bytes, geometry: PanoramaGeometry, sources: dict[str, str]) -> dict[str, Stated]:
     """Every value with its source; impossible proportions are refused before a pixel is decoded."""
-    width, height = open_image(data).size
-    extent = geometry.extent(height, width)
+    extent = geometry.extent(*image_size(data))
     values = {
         "heading_deg": geometry.heading_of_centre_deg,
         "north": None if geometry.north is None else geometry.strip_north,
@@ -286,4 +285,7 @@ def _stated(data: bytes, geometry: PanoramaGeometry, sources: dict[str, str]) ->
         "horizontal_fov_deg": geometry.horizontal_fov_deg,
     }
     sources = {**sources, "heading_deg": sources["north"]}
-    return {name: Stated(value, sources[name]) for name, value in values.items()}
+    return {  # a heading of 2 through its fraction of a turn and back is 1.9999999999999991
+        name: Stated(None if value is None else round(value, 6), sources[name])
+        for name, value in values.items()
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 import threading
 import time
@@ -17,7 +18,7 @@ from index_samples import ENCODER, random_units, write_version
 from service.index import engine_choice
 from service.index.engines import IVF_FILE, Gpu, Vectors
 from service.index.live import LiveIndex
-from service.index.manifest import VECTORS, Content, Manifest, VersionCorrupt
+from service.index.manifest import TILES, VECTORS, Content, Manifest, VersionCorrupt
 from service.index.search import TileIndex
 from service.index.versions import EncoderMismatch, IndexMissing, Versions
 
@@ -246,6 +247,39 @@ def test_damage_found_in_the_background_drops_the_version(
     assert index.get().version in (FIRST, SECOND)
     wait_for(index, FIRST)
     assert f"{SECOND} is dropped" in caplog.text
+
+
+@pytest.mark.parametrize("name", [VECTORS, TILES])
+def test_a_file_that_is_cut_short_is_never_read(
+    name: str, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pages that it lost would end the process: this test with it, were they read."""
+    folder = write_version(tmp_path / "index", 4000, 8, name=SECOND)
+    versions.activate(SECOND)
+    index = live(tmp_path)
+    opened = index.get()
+    assert opened.version == SECOND
+    for thread in threading.enumerate():
+        if thread.name == "index-check":  # it would notice first, and say it in its own words
+            thread.join()
+    os.truncate(folder / name, 4096)
+    with pytest.raises(VersionCorrupt, match=f"{name} was cut to 4096 bytes"):
+        opened.search(random_units(1, 8, 0), 5)
+    assert index.get().version == FIRST
+    assert f"{SECOND} is dropped: index version {SECOND}: {name} was cut" in caplog.text
+    assert "is dropped" in (index.trouble() or "")
+
+
+def test_a_file_that_was_replaced_or_deleted_is_read_as_it_was(
+    versions: Versions, tmp_path: Path
+) -> None:
+    opened = live(tmp_path).get()
+    before = opened.search(random_units(3, 8, 0), 5)
+    path = versions.path(FIRST) / VECTORS
+    path.unlink()
+    assert np.array_equal(opened.search(random_units(3, 8, 0), 5)[1], before[1])
+    path.write_bytes(b"short")
+    assert np.array_equal(opened.search(random_units(3, 8, 0), 5)[1], before[1])
 
 
 @pytest.mark.parametrize("others", [0, 1])

@@ -207,6 +207,38 @@ def test_given_wins_over_gpano_over_assumed(localizer: Localizer) -> None:
     assert (given["horizon"].value, given["horizon"].source) == (0.4, "given")
 
 
+@pytest.mark.parametrize(
+    ("orientation", "lying"),
+    [
+        (5, Image.Transpose.TRANSPOSE),
+        (6, Image.Transpose.ROTATE_90),
+        (7, Image.Transpose.TRANSVERSE),
+        (8, Image.Transpose.ROTATE_270),
+    ],
+)
+def test_a_panorama_that_is_stored_lying_is_found_as_the_upright_one(
+    localizer: Localizer, orientation: int, lying: Image.Transpose
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(panorama(3))) as image:
+        image.transpose(lying).save(buffer, "PNG", exif=exif)
+    facing = Hints(heading_deg=0.0)
+    fix, upright = (localizer.locate(data, facing, 5) for data in (buffer.getvalue(), panorama(3)))
+    assert fix.matches == upright.matches
+    assert fix.geometry == upright.geometry
+    assert fix.geometry["vertical_fov_deg"].value == 180.0
+
+
+def test_what_is_given_wins_over_gpano_that_is_wrong(localizer: Localizer) -> None:
+    wrong = panorama(3, heading="721")
+    with pytest.raises(GeometryError, match=r"'721'.*or give heading_deg"):
+        localizer.locate(wrong)
+    given = localizer.locate(wrong, Hints(heading_deg=2.0)).geometry["heading_deg"]
+    assert (given.value, given.source) == (2.0, "given")
+
+
 def test_unusable_input_is_refused(localizer: Localizer) -> None:
     with pytest.raises(HintError, match="top_k=0"):
         localizer.locate(panorama(3), top_k=0)

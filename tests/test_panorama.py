@@ -190,6 +190,42 @@ def test_nonsense_in_gpano_is_refused_by_name(fields, names):
         read_geometry(photo(xmp=attributes(**fields)))
 
 
+def test_an_image_that_is_stored_lying_has_the_geometry_of_the_upright_one():
+    """A quarter of a sphere, 100 wide and 50 high as it is seen."""
+    crop = {"CroppedAreaImageWidthPixels": 100, "CroppedAreaImageHeightPixels": 50}
+    xmp = attributes(**full(**crop, CroppedAreaTopPixels=25, CroppedAreaLeftPixels=50))
+    upright = read_geometry(photo((100, 50), xmp=xmp))
+    assert upright.geometry.horizontal_fov_deg == 180
+    for orientation in (5, 6, 7, 8):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        assert read_geometry(photo((50, 100), xmp=xmp, exif=exif.tobytes())) == upright
+
+
+EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
+
+
+@pytest.mark.parametrize(
+    ("fields", "known"),
+    [
+        ({"ProjectionType": "cubestrip"}, (*EXTENT, "north")),
+        (full(PoseHeadingDegrees="358,88"), ("north",)),
+        (full(width=-4), (*EXTENT, "north")),
+    ],
+)
+def test_what_is_known_better_is_not_read_and_so_cannot_be_wrong(fields, known):
+    data = photo(xmp=attributes(**fields))
+    names = "heading_deg" if len(known) == 1 else "heading_deg, horizon, .*horizontal_fov_deg"
+    with pytest.raises(GeometryError, match=f"correct it, or give {names}"):
+        read_geometry(data, known[1:])
+    assert read_geometry(data, known).sources["north"] == "assumed"
+
+
+def test_a_projection_s_name_may_be_written_large():
+    xmp = attributes(**full(ProjectionType="Equirectangular", PoseHeadingDegrees=90))
+    assert read_geometry(photo(xmp=xmp)).geometry.heading_of_centre_deg == 90
+
+
 LAUGHS = b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;&b;">]><a>&c;</a>'
 
 

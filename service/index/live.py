@@ -49,6 +49,7 @@ class LiveIndex:
         at CURRENT; where that changed, the call has the new version opened in the background and
         is given the old one still, as are others until it is open. A version that cannot be used is
         logged as an error, and the last good one stays; it is tried again every `retry_every_s`.
+        One whose files were cut short is dropped for the last good one before it is read.
         At opening sizes are checked, and whether some vectors find themselves; every byte in the
         background after it.
 
@@ -60,6 +61,11 @@ class LiveIndex:
         if index is None:
             with self._lock:
                 return self._index or self._first()
+        try:
+            index.check_whole()
+        except VersionCorrupt as error:
+            self._drop(index, error)
+            return self.get()
         if time.monotonic() >= self._look_at and self._lock.acquire(blocking=False):
             try:
                 self._look_at = time.monotonic() + self._look_every_s
@@ -97,17 +103,21 @@ class LiveIndex:
         try:
             index.manifest.check(self.versions.folder / index.version, digests=True)
         except SkyfixError as error:
-            with self._lock:
-                if self._index is not index:  # replaced, and perhaps pruned, in the meantime
-                    return
-                if isinstance(error.__cause__, FileNotFoundError):  # still mapped, and whole
-                    self._refuse(f"index version {index.version} stays live", error)
-                    return
-                self._refuse(f"index version {index.version} is dropped", error)
-                self._damaged.add(index.version)
-                self._index = None
-                self._pointed = self._look()
-                self._fall_back()
+            gone = isinstance(error.__cause__, FileNotFoundError)  # still mapped, and whole
+            self._drop(index, error, keep=gone)
+
+    def _drop(self, index: TileIndex, error: SkyfixError, *, keep: bool = False) -> None:
+        with self._lock:
+            if self._index is not index:  # replaced, and perhaps pruned, in the meantime
+                return
+            if keep:
+                self._refuse(f"index version {index.version} stays live", error)
+                return
+            self._refuse(f"index version {index.version} is dropped", error)
+            self._damaged.add(index.version)
+            self._index = None
+            self._pointed = self._look()
+            self._fall_back()
 
     def _first(self) -> TileIndex:
         self._pointed = name = self._look()

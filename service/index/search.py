@@ -6,6 +6,7 @@ is: exact, unless the version was built for many tiles.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class TileIndex:
         stored = manifest.calibration
         self.calibration = of_tiles(tiles) if stored is None else Calibration.from_dict(stored)
         self._engine = engine
+        self._mapped: list[tuple[Path, os.stat_result]] = []
 
     @classmethod
     def open(cls, folder: Path, device: str = "cpu") -> TileIndex:
@@ -57,11 +59,32 @@ class TileIndex:
         manifest, tiles, vectors = read_version(folder)
         engine = open_engine(manifest, folder, vectors, device)
         try:
-            return cls(manifest, tiles, vectors, engine)
+            index = cls(manifest, tiles, vectors, engine)
         except CalibrationError as error:
             raise VersionCorrupt(
                 f"index version {manifest.version}: {error}; build again"
             ) from error
+        index._mapped = [(folder / name, (folder / name).stat()) for name in (VECTORS, TILES)]
+        return index
+
+    def check_whole(self) -> None:
+        """Whether what is mapped can be read: pages of a file that was cut short end the process
+        that reads them, by SIGBUS. A file that was deleted or replaced is whole as long as it is
+        mapped.
+
+        Raises:
+            VersionCorrupt: naming the file.
+        """
+        for path, opened in self._mapped:
+            try:
+                now = path.stat()
+            except OSError:
+                continue
+            if os.path.samestat(now, opened) and now.st_size < opened.st_size:
+                raise VersionCorrupt(
+                    f"index version {self.version}: {path.name} was cut to {now.st_size} bytes, of "
+                    f"{opened.st_size}"
+                )
 
     def search(self, vectors: Vectors, k: int, allowed: Mask | None = None) -> tuple[Vectors, Rows]:
         """The nearest tiles of each query, nearest first.
@@ -76,8 +99,10 @@ class TileIndex:
 
         Raises:
             SearchError: wrong shape or dimension, values that are not finite, k < 1.
+            VersionCorrupt: see check_whole.
         """
         queries = self._checked(vectors, k, allowed)
+        self.check_whole()
         if allowed is not None and not allowed.all():
             # faiss's own selectors are ignored by its GPU indexes outside the cuVS build.
             products, rows = exact_nearest(queries, self.vectors, k, allowed)
