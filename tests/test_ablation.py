@@ -37,6 +37,7 @@ def test_each_row_takes_one_thing_away():
     assert not rows["w/o MSAE"].encoder.network.attention
     assert (rows["w/o GMS"].queue_length, full.queue_length) == (0, 4)
     assert {one.epochs for one in rows.values()} == {2}
+    assert len({one.name for one in (full, *rows.values())}) == 5
     modern = rows["skyfix-modern"]
     assert (modern.encoder, modern.pretrained) == (full.encoder, False)
     assert (modern.loss, modern.sampling) == ("info_nce", "hard")

@@ -79,7 +79,7 @@ def table_2(overrides: Sequence[str] = (), *, modern: bool = False) -> dict[str,
     rows = {FULL: full}
     # What a row leaves out comes last: an override for all rows must not undo it.
     rows |= {
-        f"w/o {part.upper()}": recipes.find(FULL, (*overrides, less))
+        f"w/o {part.upper()}": recipes.find(f"{FULL}-without-{part}", (*overrides, less))
         for part, less in recipes.WITHOUT.items()
     }
     if modern:
