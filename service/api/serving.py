@@ -18,6 +18,7 @@ from service.fix import Fix
 from service.index.refusal import RETRY_EVERY_S, Refusal
 from service.index.versions import IndexUnreadable
 from service.localizer import LiveTiles, Localizer, Query
+from service.weights import WeightsFile
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ class Serving:
         look_every_s: float = LOOK_EVERY_S,
         retry_every_s: float = RETRY_EVERY_S,
     ) -> None:
-        self.localizer = localizer
         self._reopen = reopen
+        self._retry_every_s = retry_every_s
+        self._answer_by(localizer)
         self._look_every_s = look_every_s
         self._seen: str | None = None  # CURRENT when last looked at
         self._refusal = Refusal(retry_every_s)  # of what it names
@@ -62,48 +64,64 @@ class Serving:
 
     def check(self, made_by: str) -> None:
         """Raises WeightsMissing when no index made by this encoder could go live."""
-        if made_by == self.localizer.encoder.fingerprint:
-            return
-        if self._reopen is None:
-            raise WeightsMissing(
-                f"the index was built by encoder {made_by[:12]}; this is "
-                f"{self.localizer.encoder.fingerprint[:12]} and cannot change"
-            )
-        self._reopen(made_by)
+        self._opened(made_by)
 
     def trouble(self) -> str | None:
         """Why what CURRENT names is not what answers; None when it is."""
         return self._refusal.why or self.localizer.live.trouble()
 
+    def weights_trouble(self) -> str | None:
+        """Why the next start would not have the weights that answer; None when it would."""
+        return self._file.trouble() if self._file else None
+
     def follow(self) -> None:
         """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
         the log then says why, the old pair stays, and a later look tries again. An index of the
-        same weights goes live as `LiveIndex.refresh` says."""
+        same weights goes live as `LiveIndex.refresh` says. See `WeightsFile.look` for theirs."""
         self._follow_weights()
         if self._refusal.why is None:
             self.localizer.live.refresh()
+        if self._file is not None:
+            self._file.look()
+
+    def _answer_by(self, localizer: Localizer) -> None:
+        made_by, path = localizer.encoder.fingerprint, localizer.weights
+        self.localizer = localizer
+        self._file = WeightsFile(path, made_by, self._retry_every_s) if path else None
 
     def _follow_weights(self) -> None:
         try:
             name = self.localizer.live.versions.current()
         except IndexUnreadable:
             return  # the live index tells it
-        if self._reopen is None or (name == self._seen and not self._refusal.is_due()):
+        if name == self._seen and not self._refusal.is_due():
             return
         self._seen = name
         if name is None:
             self._refusal.clear()
         else:
-            self._try(name, self._reopen)
+            self._try(name)
 
-    def _try(self, name: str, reopen: Reopen) -> None:
+    def _opened(self, made_by: str) -> Localizer:
+        """A localizer with this encoder: the live one, where it is its own."""
+        own = self.localizer.encoder.fingerprint
+        if made_by == own:
+            return self.localizer
+        if self._reopen is None:
+            raise WeightsMissing(
+                f"the index was built by encoder {made_by[:12]}; this is {own[:12]} and cannot "
+                "change"
+            )
+        return self._reopen(made_by)
+
+    def _try(self, name: str) -> None:
         versions = self.localizer.live.versions
         try:
             made_by = versions.manifest(name).encoder
-            if made_by != self.localizer.encoder.fingerprint:
-                fresh = reopen(made_by)
+            fresh = self._opened(made_by)
+            if fresh is not self.localizer:
                 fresh.locate(canary_panorama())
-                self.localizer = fresh
+                self._answer_by(fresh)
                 logger.info("weights %s and index version %s are live", made_by[:12], name)
             self._refusal.clear()  # only now: what is tried again is no less in trouble meanwhile
         except Exception as error:  # whatever it is, the old pair stays

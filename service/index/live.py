@@ -72,7 +72,8 @@ class LiveIndex:
 
     def refresh(self) -> None:
         """Follows CURRENT now, if it changed or a retry is due. Keeps the last good version on any
-        error."""
+        error. A version of another encoder is none of its business: whoever can change the weights
+        opens that, or tells why not."""
         with self._lock:
             name = self._look()
             if name == self._pointed and not self._refusal.is_due():
@@ -81,6 +82,8 @@ class LiveIndex:
             self._refusal.put_off()
             try:
                 self._go_live(self._open(name or self.versions.require_current()))
+            except EncoderMismatch:
+                self._refusal.clear()
             except Exception as error:  # whatever it is: lost, it would never be tried again
                 kept = self._index.version if self._index else "nothing"
                 self._refuse(f"{self._asked()} is not used, {kept} stays live", error)
@@ -168,7 +171,7 @@ class LiveIndex:
         if manifest.encoder != self._encoder:
             raise EncoderMismatch(
                 f"index {name} was built by encoder {manifest.encoder[:12]}, this is "
-                f"{self._encoder[:12]}: run `skyfix build`"
+                f"{self._encoder[:12]}: use the weights that built it, or run `skyfix build`"
             )
         if self._index is not None and self._index.manifest == manifest:
             manifest.check(path, digests=False)
