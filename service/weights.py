@@ -11,13 +11,41 @@ from service.index.refusal import RETRY_EVERY_S, Refusal
 logger = logging.getLogger(__name__)
 
 
+class WeightsUnknown(SkyfixError):
+    """There is no weights file of this name."""
+
+
+class WeightsUnusable(SkyfixError):
+    """The weights file asked for is no whole checkpoint."""
+
+
+def whole_file(folder: Path, name: str) -> Path:
+    """The weights file of this name in a folder, once it is seen that it can be used.
+
+    Raises:
+        WeightsUnknown, WeightsUnusable: naming the files that are there.
+    """
+    from model.checkpoint import Checkpoint, CheckpointError  # here: routes know nothing of torch
+
+    there = sorted(path.name for path in folder.glob("*.safetensors"))
+    if name not in there:
+        raise WeightsUnknown(
+            f"weights={name} is not in the home folder's `weights`; there are {there}"
+        )
+    try:
+        Checkpoint.load(folder / name).network()
+    except CheckpointError as error:
+        raise WeightsUnusable(f"weights={name}: {error}; there are {there}") from error
+    return folder / name
+
+
 def fingerprint_of(path: Path) -> str:
     """The fingerprint of the weights in a file, all of which is read.
 
     Raises:
         CheckpointError: the file is no whole checkpoint.
     """
-    from model.checkpoint import Checkpoint  # here: routes know nothing of torch
+    from model.checkpoint import Checkpoint
 
     return Checkpoint.load(path).fingerprint
 

@@ -82,16 +82,34 @@ async def test_a_version_is_activated_after_it_is_verified(
     assert (foreign.status_code, "0b0b" in foreign.json()["detail"]) == (409, True)
 
 
-async def test_other_weights_are_named_not_pathed(
-    client: httpx.AsyncClient, tmp_path: Path
-) -> None:
+async def test_other_weights_are_named_not_pathed(client: httpx.AsyncClient) -> None:
     for name in ("../../etc/passwd", "/etc/x.safetensors", ".x.safetensors", "x"):
         answer = await client.post("/index/rebuild", params={"weights": name}, headers=HEADERS)
         assert answer.status_code == 422
-    asked = {"weights": "next.safetensors"}
-    started = await client.post("/index/rebuild", params=asked, headers=HEADERS)
-    job = await ended(client, started.json())
-    assert str(tmp_path / "weights" / "next.safetensors") in "".join(job["log"])
+
+
+@pytest.mark.parametrize(("content", "status"), [(None, 404), (b"junk", 422), (1000, 422)])
+async def test_weights_that_cannot_be_used_start_no_job(
+    content: bytes | int | None, status: int, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights" / "next.safetensors"
+    save_small(path.with_name("whole.safetensors"))
+    if isinstance(content, int):  # cut off after so many bytes
+        content = path.with_name("whole.safetensors").read_bytes()[:content]
+    if content is not None:
+        path.write_bytes(content)
+    asked = {"weights": path.name}
+    refused = await client.post("/index/rebuild", params=asked, headers=HEADERS)
+    assert (refused.status_code, refused.headers["content-type"]) == (
+        status,
+        "application/problem+json",
+    )
+    for name in (path.name, "whole.safetensors"):
+        assert name in refused.json()["detail"]
+    assert (await client.get("/readyz")).json()["trouble"] is None
+    metrics = (await client.get("/metrics")).text
+    assert "skyfix_jobs_running 0.0" in metrics
+    assert 'status="failed"} 0.0' in metrics
 
 
 async def test_a_rebuild_is_a_job_that_says_what_went_wrong(client: httpx.AsyncClient) -> None:
@@ -114,10 +132,8 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(client: httpx.AsyncC
 
 async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
     """The real command in a process of its own, with small weights."""
-    torch.manual_seed(0)
-    config = tiny("encoder.aerial_footprint_m=64").encoder
     weights = tmp_path / "small.safetensors"
-    Checkpoint(config, config.build().state_dict()).save(weights)
+    save_small(weights)
     encoder = Encoder.load(weights)
     with Catalogue.of(tmp_path) as catalogue:
         ingest(catalogue, coloured_region(tmp_path / "town", range(3)), name="town", size_m=64.0)
@@ -138,7 +154,7 @@ async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
 
 
 async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
-    """The server's own at first; after others went live with their index, those."""
+    """The server's own at first; after others went live with their index, those; or as asked."""
     commands: list[Sequence[str]] = []
 
     class Recorded(Jobs):
@@ -165,8 +181,20 @@ async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
         publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint="0b" * 32))
         app.state.serving.follow()
         await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
+        asked = tmp_path / "weights" / "next.safetensors"
+        save_small(asked)
+        params = {"weights": asked.name}
+        job = (await client.post("/index/rebuild", params=params, headers=HEADERS)).json()
+        await ended(client, job)
     used = [command[command.index("--weights") + 1] for command in commands]
-    assert used == ["fa", "0b"]
+    assert used == ["fa", "0b", str(asked)]
+
+
+def save_small(path: Path) -> None:
+    """A checkpoint that describes three tiles in no time."""
+    torch.manual_seed(0)
+    config = tiny("encoder.aerial_footprint_m=64").encoder
+    Checkpoint(config, config.build().state_dict()).save(path)
 
 
 async def ended(client: httpx.AsyncClient, job: dict[str, str]) -> dict[str, object]:

@@ -36,6 +36,7 @@ from service.index.versions import (
     IndexUnwritable,
     VersionUnknown,
 )
+from service.weights import WeightsUnknown, WeightsUnusable
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ PROBLEMS: dict[type[Exception], Problem] = {
     AdminOnlyError: Problem(401, "admin-only", "Only an administrator may do this"),
     NoSuchVersion: Problem(404, "version-unknown", "There is no such index version"),
     VersionRefused: Problem(409, "version-refused", "The index version cannot be served"),
+    WeightsUnknown: Problem(404, "weights-unknown", "There is no such weights file"),
+    WeightsUnusable: Problem(422, "weights", "The weights file is not a whole checkpoint"),
     ImageError: Problem(422, "image", "The upload is not a usable image"),
     GeometryError: Problem(422, "geometry", "The image is not a usable panorama"),
     HintError: Problem(422, "hint", "A hint is not usable"),
