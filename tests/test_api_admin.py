@@ -67,8 +67,11 @@ async def test_a_version_is_activated_after_it_is_verified(
 ) -> None:
     first = (await client.get("/index")).json()["version"]
     second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder())
+    while (await locate(client))["index_version"] != second:
+        await asyncio.sleep(0.02)
     answer = await client.post(f"/index/activate?version={first}", headers=HEADERS)
     assert (answer.status_code, answer.json()["tiles"]) == (200, 3)
+    assert (await locate(client))["index_version"] == first
     listed = (await client.get("/index/versions")).json()
     assert listed == {"current": first, "versions": [first, second]}
     unknown = await client.post("/index/activate?version=../../etc", headers=HEADERS)

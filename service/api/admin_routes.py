@@ -84,19 +84,18 @@ def rebuild(
     "/index/activate",
     summary="Verify a version and answer from it",
     response_model=ActivatedSchema,
-    responses=problems(401, 404, 409, 422),
+    responses=problems(401, 404, 409, 422, 503),
 )
 def activate(
     request: Request,
     version: Annotated[str, Query(max_length=64, examples=["000007-20260731T101500Z"])],
 ) -> ActivatedSchema:
     """Reads every byte of the version first: the live one stays when something is wrong. A version
-    of other weights goes live with them when they are in the home folder's `weights`."""
+    of other weights goes live with them when they are in the home folder's `weights`. Requests that
+    begin after the answer, 200, are answered from the version."""
     serving: Serving = request.app.state.serving
-    versions = serving.localizer.live.versions
     try:
-        serving.check(versions.manifest(version).encoder)
-        report = versions.activate(version)
+        report = serving.activate(version)
     except VersionUnknown as error:
         raise NoSuchVersion(str(error)) from error
     except (VersionCorrupt, WeightsMissing) as error:

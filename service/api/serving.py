@@ -9,16 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
 from model.errors import SkyfixError
 from service.api.canary import canary_panorama
 from service.fix import Fix
+from service.hints import Hints
 from service.index.refusal import RETRY_EVERY_S, Refusal
-from service.index.versions import IndexUnreadable
+from service.index.versions import IndexUnreadable, VersionReport
 from service.localizer import LiveTiles, Localizer, Query
 from service.weights import WeightsFile
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +56,7 @@ class Serving:
         self._look_every_s = look_every_s
         self._seen: str | None = None  # CURRENT when last looked at
         self._refusal = Refusal(retry_every_s)  # of what it names
+        self._changing = threading.Lock()  # the weights, or what CURRENT names
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="follow", daemon=True)
 
@@ -62,9 +68,23 @@ class Serving:
         """Follow no longer."""
         self._stopping.set()
 
-    def check(self, made_by: str) -> None:
-        """Raises WeightsMissing when no index made by this encoder could go live."""
-        self._opened(made_by)
+    def activate(self, name: str) -> VersionReport:
+        """Make a version the live one, with the weights that made it: every request that begins
+        when this has returned is answered from it.
+
+        Raises:
+            WeightsMissing: none at hand made it. Else as `LiveIndex.activate`. All is as before.
+        """
+        with self._changing:
+            fresh = self._opened(self.localizer.live.versions.manifest(name).encoder)
+            if fresh is self.localizer:
+                report = fresh.live.activate(name)
+            else:
+                report = fresh.live.activate(name, lambda index: _warm_up(fresh, index))
+                self._go_live(fresh, name)
+            self._seen = name
+            self._refusal.clear()
+        return report
 
     def trouble(self) -> str | None:
         """Why what CURRENT names is not what answers; None when it is."""
@@ -78,7 +98,8 @@ class Serving:
         """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
         the log then says why, the old pair stays, and a later look tries again. An index of the
         same weights goes live as `LiveIndex.refresh` says. See `WeightsFile.look` for theirs."""
-        self._follow_weights()
+        with self._changing:
+            self._follow_weights()
         if self._refusal.why is None:
             self.localizer.live.refresh()
         if self._file is not None:
@@ -88,6 +109,11 @@ class Serving:
         made_by, path = localizer.encoder.fingerprint, localizer.weights
         self.localizer = localizer
         self._file = WeightsFile(path, made_by, self._retry_every_s) if path else None
+
+    def _go_live(self, fresh: Localizer, name: str) -> None:
+        self._answer_by(fresh)
+        made_by = fresh.encoder.fingerprint
+        logger.info("weights %s and index version %s are live", made_by[:12], name)
 
     def _follow_weights(self) -> None:
         try:
@@ -117,12 +143,10 @@ class Serving:
     def _try(self, name: str) -> None:
         versions = self.localizer.live.versions
         try:
-            made_by = versions.manifest(name).encoder
-            fresh = self._opened(made_by)
+            fresh = self._opened(versions.manifest(name).encoder)
             if fresh is not self.localizer:
-                fresh.locate(canary_panorama())
-                self._answer_by(fresh)
-                logger.info("weights %s and index version %s are live", made_by[:12], name)
+                _warm_up(fresh, fresh.live.get())
+                self._go_live(fresh, name)
             self._refusal.clear()  # only now: what is tried again is no less in trouble meanwhile
         except Exception as error:  # whatever it is, the old pair stays
             self._refusal.refuse(f"index version {name} is not used: {error}")
@@ -134,6 +158,13 @@ class Serving:
                 self.follow()
             except Exception:  # whatever goes wrong here, the old pair still answers
                 logger.exception("looking for another index version failed")
+
+
+def _warm_up(localizer: Localizer, index: TileIndex) -> None:
+    """The first request should not pay for it, and what cannot answer must not go live."""
+    localizer.candidates(
+        index, localizer.prepare(canary_panorama(), Hints(heading_deg=0.0)), [None]
+    )
 
 
 def live_of(request: Request) -> LiveTiles:
