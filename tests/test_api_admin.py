@@ -115,7 +115,9 @@ async def test_weights_that_cannot_be_used_start_no_job(
     assert 'status="failed"} 0.0' in metrics
 
 
-async def test_a_rebuild_is_a_job_that_says_what_went_wrong(client: httpx.AsyncClient) -> None:
+async def test_a_rebuild_is_a_job_that_says_what_went_wrong(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
     """The settings' weights do not exist: the process must end with one line, the index stay."""
     before = (await client.get("/index")).json()["version"]
     started = await client.post("/index/rebuild", headers=HEADERS)
@@ -131,6 +133,11 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(client: httpx.AsyncC
     assert 'status="failed"} 1.0' in (await client.get("/metrics")).text
     ready = await client.get("/readyz")
     assert (ready.status_code, path[6:] in ready.json()["trouble"]) == (200, True)
+    await asyncio.sleep(1.0)  # times are told to the second
+    publish(tmp_path, "suburb", range(5, 7), FakeEncoder())  # by command line
+    while (await locate(client))["index_version"] == before:
+        await asyncio.sleep(0.02)
+    assert (await client.get("/readyz")).json()["trouble"] is None
 
 
 async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
@@ -147,6 +154,7 @@ async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
         assert (await client.get("/index")).json()["version"] == first
         job = await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
         assert (job["status"], job["exit_code"]) == ("succeeded", 0), job["log"]
+        assert "faiss" not in "".join(job["log"])
         listed = (await client.get("/index/versions")).json()
         assert (listed["versions"][0], len(listed["versions"])) == (first, 2)
         while (fix := await locate(client))["index_version"] == first:
