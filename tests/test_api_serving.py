@@ -172,6 +172,17 @@ def test_without_weights_nothing_is_activated(tmp_path: Path, serving: Serving) 
         Serving(serving.localizer).activate(version)
 
 
+def test_an_empty_current_is_told_once_and_as_such(
+    tmp_path: Path, serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    Versions(tmp_path).pointer.write_text("")
+    serving.follow()
+    serving.follow()
+    assert "CURRENT is empty: run `skyfix activate`" in (serving.trouble() or "")
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    assert serving.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
+
+
 def test_weights_that_arrive_late_are_tried_again(
     tmp_path: Path, open_localizer: Callable[[str], Localizer]
 ) -> None:

@@ -123,7 +123,7 @@ class Serving:
         if name == self._seen and not self._refusal.is_due():
             return
         self._seen = name
-        if name is None:
+        if not name:  # the live index tells it
             self._refusal.clear()
         else:
             self._try(name)
