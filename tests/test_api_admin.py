@@ -140,6 +140,18 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(
     assert (await client.get("/readyz")).json()["trouble"] is None
 
 
+async def test_a_rebuild_that_cannot_start_is_a_problem(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    refused = await client.post("/index/rebuild", headers=HEADERS)
+    problem = refused.json()
+    assert (refused.status_code, problem["type"]) == (503, "urn:skyfix:problem:job-not-started")
+    assert "No such file" in problem["detail"]
+    assert (await client.get("/readyz")).json()["trouble"] is None
+    assert "skyfix_jobs_running 0.0" in (await client.get("/metrics")).text
+
+
 async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
     """The real command in a process of its own, with small weights."""
     weights = tmp_path / "small.safetensors"

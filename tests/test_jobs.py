@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api.jobs import Job, JobRunning, Jobs, JobUnknown, rebuild_command
+from service.api.jobs import Job, JobNotStarted, JobRunning, Jobs, JobUnknown, rebuild_command
 from service.settings import Settings
 
 SLEEP = [sys.executable, "-c", "print('begun', flush=True); import time; time.sleep(60)"]
@@ -77,6 +77,16 @@ def test_only_one_job_runs(jobs: Jobs) -> None:
         jobs.start("rebuild", SLEEP)
     jobs.cancel(first.id)
     assert wait(first).status == "cancelled"
+    assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
+
+
+def test_a_job_that_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
+    seen: list[str] = []
+    jobs = Jobs(lambda job: seen.append(job.status))
+    absent = str(tmp_path / "python")
+    with pytest.raises(JobNotStarted, match=f"the rebuild: .*No such file.*{absent}.*try again"):
+        jobs.start("rebuild", [absent])
+    assert (seen, jobs.trouble()) == ([], None)
     assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
 
 

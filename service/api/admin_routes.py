@@ -55,7 +55,7 @@ JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
     status_code=202,
     summary="Describe the catalogue's tiles and publish a new version",
     response_model=JobSchema,
-    responses=problems(401, 404, 409, 422),
+    responses=problems(401, 404, 409, 422, 503),
 )
 def rebuild(
     request: Request,

@@ -20,7 +20,7 @@ from model.panorama import GeometryError
 from service.api.admin_routes import AdminOnlyError, NoSuchVersion, VersionRefused
 from service.api.admission import OverloadedError
 from service.api.batching import DeadlineExceededError, OwnerDiedError
-from service.api.jobs import JobRunning, JobUnknown
+from service.api.jobs import JobNotStarted, JobRunning, JobUnknown
 from service.api.metrics import Metrics
 from service.api.pipeline import CanaryError
 from service.api.serving import WeightsMissing
@@ -80,6 +80,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     MapTileUnknown: Problem(404, "map-tile-unknown", "There is no such map tile"),
     JobUnknown: Problem(404, "job-unknown", "There is no such job"),
     JobRunning: Problem(409, "job-running", "A job is running"),
+    JobNotStarted: Problem(503, "job-not-started", "The job cannot be started"),
     TileUnknown: Problem(404, "tile-unknown", "There is no such tile"),
     SourceMissing: Problem(410, "imagery-gone", "The tile's imagery is no longer there"),
     SourceError: Problem(500, "imagery", "The tile's imagery cannot be read"),

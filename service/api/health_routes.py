@@ -40,16 +40,16 @@ async def readyz(request: Request) -> ReadySchema:
     jobs: Jobs = request.app.state.jobs
     fix = await pipeline.canary()
 
-    def troubles() -> list[str | None]:
+    def found() -> list[str | None]:
         built_at = serving.localizer.live.get().manifest.built_at
         return [serving.trouble(), serving.weights_trouble(), jobs.trouble(built_at)]
 
-    told = await asyncio.to_thread(troubles)
+    troubles = await asyncio.to_thread(found)
     return ReadySchema(
         status="ready",
         index_version=fix.index_version,
         encoder=fix.encoder,
-        trouble="; ".join(filter(None, told)) or None,
+        trouble="; ".join(filter(None, troubles)) or None,
     )
 
 

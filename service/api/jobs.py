@@ -42,6 +42,10 @@ class JobRunning(SkyfixError):
     """A job is running; only one may."""
 
 
+class JobNotStarted(SkyfixError):
+    """The system starts no process for it."""
+
+
 @dataclass
 class Job:
     """One process. Changed only by the thread that reads its output."""
@@ -84,7 +88,7 @@ class Jobs:
         """Run `command` in a process group of its own.
 
         Raises:
-            JobRunning: naming the job that is.
+            JobRunning: naming the job that is. JobNotStarted: nothing has changed.
         """
         with self._lock:
             for job in self._jobs.values():
@@ -93,7 +97,13 @@ class Jobs:
                         f"job {job.id} is running since {job.started_at}: wait, or DELETE "
                         f"/jobs/{job.id}"
                     )
-            job = Job(kind, _process(command))
+            try:
+                job = Job(kind, _process(command))
+            except OSError as error:
+                raise JobNotStarted(
+                    f"the system starts no process for the {kind}: {error}: free memory, "
+                    "processes or open files, and try again"
+                ) from error
             self._jobs[job.id] = job
             while len(self._jobs) > self._kept:
                 self._jobs.popitem(last=False)
