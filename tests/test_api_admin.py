@@ -140,6 +140,36 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(
     assert (await client.get("/readyz")).json()["trouble"] is None
 
 
+async def test_allow_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
+    for path, allowed in (
+        (f"/jobs/{'0' * 32}", "DELETE, GET"),
+        ("/index/rebuild", "POST"),
+        ("/index", "GET"),
+    ):
+        refused = await client.put(path, headers=HEADERS)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+
+
+async def test_an_index_that_cannot_be_read_or_changed_is_a_declared_503(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    pointer, lock = tmp_path / "index" / "CURRENT", tmp_path / "index" / ".pointer"
+    version = pointer.read_text().strip()
+    for path in (pointer, lock):
+        path.unlink()
+        path.mkdir()
+    declared = (await client.get("/openapi.json")).json()["paths"]
+    for method, path, slug in (
+        ("get", "/index/versions", "index-corrupt"),
+        ("post", "/index/activate", "index-unwritable"),
+    ):
+        asked = {} if method == "get" else {"version": version}
+        answer = await client.request(method, path, params=asked, headers=HEADERS)
+        problem = f"urn:skyfix:problem:{slug}"
+        assert (answer.status_code, answer.json()["type"]) == (503, problem)
+        assert "503" in declared[path][method]["responses"]
+
+
 async def test_a_rebuild_that_cannot_start_is_a_problem(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

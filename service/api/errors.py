@@ -160,7 +160,13 @@ async def _http(request: Request, error: Exception) -> Response:
     status = HTTPStatus(error.status_code)
     problem = Problem(status, status.phrase.lower().replace(" ", "-"), status.phrase)
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    return respond(request, problem, detail, error.headers)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        path = getattr(request.scope.get("route"), "path", None)
+        # Starlette names those of the first of the path's routes alone.
+        if methods := request.app.openapi()["paths"].get(path):
+            headers["Allow"] = ", ".join(sorted(methods)).upper()
+    return respond(request, problem, detail, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
