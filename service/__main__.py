@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    # It tells each variant that it was not built in, which reads like the cause of what fails next.
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)
     keep_freed_memory()
     try:
         arguments.run(arguments, _settings(arguments))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import SkyfixError
 from service.api.serving import WeightsMissing
 from service.localizer import Localizer
 from service.settings import Settings
+from service.weights import fingerprint_of
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -67,32 +67,38 @@ def open_localizer(settings: Settings) -> Localizer:
     return Localizer(encoder, live, rolls=settings.rolls, weights=settings.weights)
 
 
-def reopener(settings: Settings) -> Callable[[str], Localizer]:
-    """Finds the weights of a fingerprint in the home folder's `weights` and opens them.
+def reopener(
+    settings: Settings, opened: Callable[[Settings], Localizer] = open_localizer
+) -> Callable[[str], Localizer]:
+    """Finds the weights of a fingerprint, the settings' or in the home folder's `weights`, and
+    opens them.
 
-    The function raises WeightsMissing, and what `open_localizer` raises.
+    The function raises WeightsMissing, naming files that cannot be used, and DeviceError.
     """
 
     def reopen(fingerprint: str) -> Localizer:
-        for path in (settings.weights, *sorted(settings.weights_folder.glob("*.safetensors"))):
-            if _fingerprint(path) == fingerprint:
-                return open_localizer(dataclasses.replace(settings, weights=path))
+        from model.checkpoint import CheckpointError
+
+        unusable = []
+        files = (settings.weights, *sorted(settings.weights_folder.glob("*.safetensors")))
+        for path in dict.fromkeys(files):
+            try:
+                if fingerprint_of(path) == fingerprint:
+                    return opened(dataclasses.replace(settings, weights=path))
+            except CheckpointError as error:
+                unusable.append(str(error))
+        wanted = f"weights with fingerprint {fingerprint[:12]}"
+        if unusable:
+            raise WeightsMissing(
+                f"no file that can be used holds {wanted}; {'; '.join(unusable)}: put a whole copy "
+                f"of the checkpoint that built the index in {settings.weights_folder}"
+            )
         raise WeightsMissing(
-            f"no weights with fingerprint {fingerprint[:12]} are in {settings.weights_folder}: put "
-            "there the checkpoint that built the index"
+            f"no {wanted} are in {settings.weights_folder}: put there the checkpoint that built "
+            "the index"
         )
 
     return reopen
-
-
-def _fingerprint(path: Path) -> str | None:
-    from model.checkpoint import Checkpoint, CheckpointError
-
-    try:
-        return Checkpoint.load(path).fingerprint
-    except CheckpointError as error:
-        logger.warning("%s", error)
-        return None
 
 
 def _search_device(device: str) -> str:

@@ -27,7 +27,7 @@ from service.position import Place, fuse
 
 if TYPE_CHECKING:
     from service.index.search import TileIndex
-    from service.index.versions import Versions
+    from service.index.versions import VersionReport, Versions
 
 Strip = NDArray[np.uint8]
 Descriptors = NDArray[np.float32]
@@ -63,6 +63,8 @@ class LiveTiles(Protocol):
     def get(self) -> TileIndex: ...
 
     def refresh(self) -> None: ...
+
+    def activate(self, name: str, prove: Callable[[TileIndex], object] = ...) -> VersionReport: ...
 
     def trouble(self) -> str | None: ...
 

@@ -119,6 +119,19 @@ def _path(variable: str, text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _folder(variable: str, text: str) -> Path:
+    """One that is there, or can be made."""
+    path = Path(text).expanduser()
+    try:
+        there = next((place for place in (path, *path.parents) if place.exists()), path)
+        taken = there.exists() and not there.is_dir()
+    except OSError as error:
+        raise SettingsError(f"{variable}={text} cannot be looked at: {error}") from error
+    if taken:
+        raise SettingsError(f"{variable}={text}: {there} is a file: name a folder")
+    return path
+
+
 def _one_of(*allowed: str) -> Callable[[str, str], str]:
     def parse(variable: str, text: str) -> str:
         if text not in allowed:
@@ -183,7 +196,7 @@ _seconds = _number(0.001, 3600.0, "seconds")
 
 
 _PARSERS: dict[str, Callable[[str, str], object]] = {
-    "home": _path,
+    "home": _folder,
     "weights": _path,
     "device": _one_of("auto", "cpu", "cuda"),
     "precision": _one_of("auto", "fp32"),

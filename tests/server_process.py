@@ -1,11 +1,12 @@
 """A real server process over the stand-in encoder: `python tests/server_process.py HOME`.
 
-While the file HOME/hold exists, its encoder holds every batch. Its weights are the file
-HOME/weights/next, which holds their fingerprint.
+While the file HOME/hold exists, its encoder holds every batch. Its weights are a checkpoint of
+which only the fingerprint counts: HOME/live.safetensors, where it is, or one in HOME/weights.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -14,19 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from fakes import FakeEncoder, panorama_of
 
 from service.api.app import create_app
 from service.api.jobs import Job, Jobs, Kind
-from service.api.serving import WeightsMissing
 from service.build import build
+from service.compose import reopener
 from service.index.live import LiveIndex
 from service.localizer import Localizer
 from service.logs import log_to_stderr
 from service.serve import run
 from service.settings import Settings
+from service.weights import fingerprint_of
 
 TOKEN = "s3cr3t-0123456789"
 
@@ -75,8 +78,8 @@ def running(home: Path) -> Iterator[Server]:
 class HeldEncoder(FakeEncoder):
     """FakeEncoder that waits while a file is there."""
 
-    def __init__(self, hold: Path) -> None:
-        super().__init__()
+    def __init__(self, hold: Path, **options: Any) -> None:
+        super().__init__(**options)
         self._hold = hold
 
     def encode_strips(self, strips, norths):  # type: ignore[no-untyped-def]
@@ -101,19 +104,22 @@ class LightJobs(Jobs):
 
 
 def serve(home: Path) -> None:
-    encoder = HeldEncoder(home / "hold")
     settings = Settings(home=home, port=0, device="cpu", admin_token=TOKEN)
     log_to_stderr("text")
 
-    def reopen(fingerprint: str) -> Localizer:
-        stored = (home / "weights" / "next").read_bytes()
-        if stored != fingerprint.encode():
-            raise WeightsMissing(f"no weights with fingerprint {fingerprint[:12]}")
-        encoder = FakeEncoder(fingerprint=fingerprint)
-        return Localizer(encoder, LiveIndex(home, fingerprint), rolls=4)
+    def opened(settings: Settings) -> Localizer:
+        fingerprint = fingerprint_of(settings.weights)
+        encoder = HeldEncoder(home / "hold", fingerprint=fingerprint)
+        live = LiveIndex(home, fingerprint)
+        return Localizer(encoder, live, rolls=4, weights=settings.weights)
 
-    localizer = Localizer(encoder, LiveIndex(home, encoder.fingerprint), rolls=4)
-    app = create_app(localizer, settings, reopen)
+    mine = home / "live.safetensors"
+    if mine.exists():
+        localizer = opened(dataclasses.replace(settings, weights=mine))
+    else:
+        encoder = HeldEncoder(home / "hold")
+        localizer = Localizer(encoder, LiveIndex(home, encoder.fingerprint), rolls=4)
+    app = create_app(localizer, settings, reopener(settings, opened))
     app.state.jobs = LightJobs(lambda job: app.state.metrics.observe_job(job.kind, job.status))
     run(app, settings)
 

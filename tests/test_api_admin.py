@@ -67,8 +67,11 @@ async def test_a_version_is_activated_after_it_is_verified(
 ) -> None:
     first = (await client.get("/index")).json()["version"]
     second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder())
+    while (await locate(client))["index_version"] != second:
+        await asyncio.sleep(0.02)
     answer = await client.post(f"/index/activate?version={first}", headers=HEADERS)
     assert (answer.status_code, answer.json()["tiles"]) == (200, 3)
+    assert (await locate(client))["index_version"] == first
     listed = (await client.get("/index/versions")).json()
     assert listed == {"current": first, "versions": [first, second]}
     unknown = await client.post("/index/activate?version=../../etc", headers=HEADERS)
@@ -82,19 +85,39 @@ async def test_a_version_is_activated_after_it_is_verified(
     assert (foreign.status_code, "0b0b" in foreign.json()["detail"]) == (409, True)
 
 
-async def test_other_weights_are_named_not_pathed(
-    client: httpx.AsyncClient, tmp_path: Path
-) -> None:
+async def test_other_weights_are_named_not_pathed(client: httpx.AsyncClient) -> None:
     for name in ("../../etc/passwd", "/etc/x.safetensors", ".x.safetensors", "x"):
         answer = await client.post("/index/rebuild", params={"weights": name}, headers=HEADERS)
         assert answer.status_code == 422
-    asked = {"weights": "next.safetensors"}
-    started = await client.post("/index/rebuild", params=asked, headers=HEADERS)
-    job = await ended(client, started.json())
-    assert str(tmp_path / "weights" / "next.safetensors") in "".join(job["log"])
 
 
-async def test_a_rebuild_is_a_job_that_says_what_went_wrong(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize(("content", "status"), [(None, 404), (b"junk", 422), (1000, 422)])
+async def test_weights_that_cannot_be_used_start_no_job(
+    content: bytes | int | None, status: int, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights" / "next.safetensors"
+    save_small(path.with_name("whole.safetensors"))
+    if isinstance(content, int):  # cut off after so many bytes
+        content = path.with_name("whole.safetensors").read_bytes()[:content]
+    if content is not None:
+        path.write_bytes(content)
+    asked = {"weights": path.name}
+    refused = await client.post("/index/rebuild", params=asked, headers=HEADERS)
+    assert (refused.status_code, refused.headers["content-type"]) == (
+        status,
+        "application/problem+json",
+    )
+    for name in (path.name, "whole.safetensors"):
+        assert name in refused.json()["detail"]
+    assert (await client.get("/readyz")).json()["trouble"] is None
+    metrics = (await client.get("/metrics")).text
+    assert "skyfix_jobs_running 0.0" in metrics
+    assert 'status="failed"} 0.0' in metrics
+
+
+async def test_a_rebuild_is_a_job_that_says_what_went_wrong(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
     """The settings' weights do not exist: the process must end with one line, the index stay."""
     before = (await client.get("/index")).json()["version"]
     started = await client.post("/index/rebuild", headers=HEADERS)
@@ -110,14 +133,59 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(client: httpx.AsyncC
     assert 'status="failed"} 1.0' in (await client.get("/metrics")).text
     ready = await client.get("/readyz")
     assert (ready.status_code, path[6:] in ready.json()["trouble"]) == (200, True)
+    await asyncio.sleep(1.0)  # times are told to the second
+    publish(tmp_path, "suburb", range(5, 7), FakeEncoder())  # by command line
+    while (await locate(client))["index_version"] == before:
+        await asyncio.sleep(0.02)
+    assert (await client.get("/readyz")).json()["trouble"] is None
+
+
+async def test_allow_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
+    for path, allowed in (
+        (f"/jobs/{'0' * 32}", "DELETE, GET"),
+        ("/index/rebuild", "POST"),
+        ("/index", "GET"),
+    ):
+        refused = await client.put(path, headers=HEADERS)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+
+
+async def test_an_index_that_cannot_be_read_or_changed_is_a_declared_503(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    pointer, lock = tmp_path / "index" / "CURRENT", tmp_path / "index" / ".pointer"
+    version = pointer.read_text().strip()
+    for path in (pointer, lock):
+        path.unlink()
+        path.mkdir()
+    declared = (await client.get("/openapi.json")).json()["paths"]
+    for method, path, slug in (
+        ("get", "/index/versions", "index-corrupt"),
+        ("post", "/index/activate", "index-unwritable"),
+    ):
+        asked = {} if method == "get" else {"version": version}
+        answer = await client.request(method, path, params=asked, headers=HEADERS)
+        problem = f"urn:skyfix:problem:{slug}"
+        assert (answer.status_code, answer.json()["type"]) == (503, problem)
+        assert "503" in declared[path][method]["responses"]
+
+
+async def test_a_rebuild_that_cannot_start_is_a_problem(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    refused = await client.post("/index/rebuild", headers=HEADERS)
+    problem = refused.json()
+    assert (refused.status_code, problem["type"]) == (503, "urn:skyfix:problem:job-not-started")
+    assert "No such file" in problem["detail"]
+    assert (await client.get("/readyz")).json()["trouble"] is None
+    assert "skyfix_jobs_running 0.0" in (await client.get("/metrics")).text
 
 
 async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
     """The real command in a process of its own, with small weights."""
-    torch.manual_seed(0)
-    config = tiny("encoder.aerial_footprint_m=64").encoder
     weights = tmp_path / "small.safetensors"
-    Checkpoint(config, config.build().state_dict()).save(weights)
+    save_small(weights)
     encoder = Encoder.load(weights)
     with Catalogue.of(tmp_path) as catalogue:
         ingest(catalogue, coloured_region(tmp_path / "town", range(3)), name="town", size_m=64.0)
@@ -128,6 +196,7 @@ async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
         assert (await client.get("/index")).json()["version"] == first
         job = await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
         assert (job["status"], job["exit_code"]) == ("succeeded", 0), job["log"]
+        assert "faiss" not in "".join(job["log"])
         listed = (await client.get("/index/versions")).json()
         assert (listed["versions"][0], len(listed["versions"])) == (first, 2)
         while (fix := await locate(client))["index_version"] == first:
@@ -138,7 +207,7 @@ async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
 
 
 async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
-    """The server's own at first; after others went live with their index, those."""
+    """The server's own at first; after others went live with their index, those; or as asked."""
     commands: list[Sequence[str]] = []
 
     class Recorded(Jobs):
@@ -165,8 +234,20 @@ async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
         publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint="0b" * 32))
         app.state.serving.follow()
         await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
+        asked = tmp_path / "weights" / "next.safetensors"
+        save_small(asked)
+        params = {"weights": asked.name}
+        job = (await client.post("/index/rebuild", params=params, headers=HEADERS)).json()
+        await ended(client, job)
     used = [command[command.index("--weights") + 1] for command in commands]
-    assert used == ["fa", "0b"]
+    assert used == ["fa", "0b", str(asked)]
+
+
+def save_small(path: Path) -> None:
+    """A checkpoint that describes three tiles in no time."""
+    torch.manual_seed(0)
+    config = tiny("encoder.aerial_footprint_m=64").encoder
+    Checkpoint(config, config.build().state_dict()).save(path)
 
 
 async def ended(client: httpx.AsyncClient, job: dict[str, str]) -> dict[str, object]:

@@ -20,7 +20,8 @@ from service.api.serving import Serving, WeightsMissing, begin
 from service.hints import Hints
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
-from service.index.versions import Versions
+from service.index.manifest import VersionCorrupt
+from service.index.versions import EncoderMismatch, IndexUnwritable, Versions
 from service.localizer import Localizer
 from service.settings import Settings
 
@@ -89,10 +90,97 @@ def test_without_the_weights_the_old_pair_stays(
     assert serving.localizer.encoder.fingerprint == OLD
     assert serving.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
     assert unknown in caplog.text
+    assert "ERROR" in caplog.text
+
+
+@pytest.mark.parametrize("made_by", [OLD, NEW])
+def test_what_is_activated_answers_at_once_and_was_opened_once(
+    made_by: str, tmp_path: Path, open_localizer: Callable[[str], Localizer]
+) -> None:
+    first = publish(tmp_path, "town", range(3), FakeEncoder())
+    opened: list[str] = []
+
+    def reopen(fingerprint: str) -> Localizer:
+        opened.append(fingerprint)
+        return open_localizer(fingerprint)
+
+    serving = Serving(open_localizer(OLD), reopen)
+    serving.localizer.locate(panorama_of(1))
+    second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=made_by))
+    Versions(tmp_path).activate(first)
+    before = serving.localizer
+    assert serving.activate(second).version == second
+    live = serving.localizer.live
+    index = live.get()
+    assert (index.version, Versions(tmp_path).current()) == (second, second)
+    fix = serving.localizer.locate(panorama_of(5), NORTH, 1)
+    assert (fix.encoder, fix.index_version, fix.matches[0].tile_id) == (made_by, second, "t5")
+    assert before.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"  # its index stays
+    serving.follow()
+    assert (serving.localizer.live, live.get(), serving.trouble()) == (live, index, None)
+    assert opened == ([] if made_by == OLD else [NEW])
+
+
+@pytest.mark.parametrize("fault", ["weights", "encoder", "vectors", "pointer"])
+def test_what_cannot_be_activated_changes_nothing(
+    fault: str, tmp_path: Path, open_localizer: Callable[[str], Localizer]
+) -> None:
+    first = publish(tmp_path, "town", range(3), FakeEncoder())
+
+    class Broken(FakeEncoder):
+        def encode_strips(self, *_: object) -> NDArray[np.float32]:
+            raise MemoryError
+
+    def reopen(fingerprint: str) -> Localizer:
+        fresh = open_localizer(OLD if fault == "weights" else fingerprint)
+        if fault == "encoder":
+            fresh.encoder = Broken(fingerprint=fingerprint)
+        return fresh
+
+    serving = Serving(open_localizer(OLD), reopen)
+    serving.localizer.locate(panorama_of(1))
+    second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
+    versions = Versions(tmp_path)
+    versions.activate(first)
+    serving.follow()
+    if fault == "vectors":
+        vectors = versions.path(second) / "vectors.npy"
+        vectors.write_bytes(vectors.read_bytes()[:-1] + b"\0")
+    if fault == "pointer":
+        (versions.folder / ".pointer").unlink()
+        (versions.folder / ".pointer").mkdir()
+    before = serving.localizer
+    expected = {
+        "weights": EncoderMismatch,
+        "encoder": MemoryError,
+        "vectors": VersionCorrupt,
+        "pointer": IndexUnwritable,
+    }
+    with pytest.raises(expected[fault]):
+        serving.activate(second)
+    serving.follow()
+    assert (serving.localizer, serving.trouble(), versions.current()) == (before, None, first)
+    assert before.locate(panorama_of(1), NORTH, 1).index_version == first
+
+
+def test_without_weights_nothing_is_activated(tmp_path: Path, serving: Serving) -> None:
+    unknown = "77" * 32
+    version = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=unknown))
     with pytest.raises(WeightsMissing):
-        serving.check(unknown)
+        serving.activate(version)
     with pytest.raises(WeightsMissing, match="cannot change"):
-        Serving(serving.localizer).check(NEW)
+        Serving(serving.localizer).activate(version)
+
+
+def test_an_empty_current_is_told_once_and_as_such(
+    tmp_path: Path, serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    Versions(tmp_path).pointer.write_text("")
+    serving.follow()
+    serving.follow()
+    assert "CURRENT is empty: run `skyfix activate`" in (serving.trouble() or "")
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    assert serving.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
 
 
 def test_weights_that_arrive_late_are_tried_again(

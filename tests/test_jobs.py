@@ -1,13 +1,15 @@
 """Jobs are processes: one at a time, with status and log, and cancelled for good."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from service.api.jobs import Job, JobRunning, Jobs, JobUnknown, rebuild_command
+from service.api.jobs import Job, JobNotStarted, JobRunning, Jobs, JobUnknown, rebuild_command
 from service.settings import Settings
 
 SLEEP = [sys.executable, "-c", "print('begun', flush=True); import time; time.sleep(60)"]
@@ -41,12 +43,50 @@ def test_a_job_ends_with_its_status_and_log(jobs: Jobs) -> None:
     assert jobs.get(good.id) is good
 
 
+def test_a_failure_is_an_error_with_its_last_words(
+    jobs: Jobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    said = "print('one\\n'); import sys; sys.exit('skyfix: no room\\n\\n')"
+    failed = wait(jobs.start("rebuild", python(said)))
+    silent = wait(jobs.start("rebuild", python("raise SystemExit(3)")))
+    good = wait(jobs.start("rebuild", python("print('done')")))
+    told = [(record.levelname, record.message) for record in caplog.records]
+    assert told[1::2] == [
+        ("ERROR", f"job {failed.id} failed (exit code 1): skyfix: no room"),
+        ("ERROR", f"job {silent.id} failed (exit code 3): it said nothing"),
+        ("INFO", f"job {good.id} succeeded (exit code 0)"),
+    ]
+
+
+def test_a_failure_is_trouble_until_a_version_is_built_after_it(jobs: Jobs) -> None:
+    failed = wait(jobs.start("rebuild", python("raise SystemExit(1)")))
+    assert failed.finished_at is not None
+    end = datetime.fromisoformat(failed.finished_at)
+    for seconds, cured in ((-60, False), (0, False), (1, True)):
+        built_at = (end + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+        assert (jobs.trouble(built_at) is None) == cured
+    assert failed.id in (jobs.trouble() or "")
+    wait(jobs.start("rebuild", python("")))
+    assert jobs.trouble() is None
+
+
 def test_only_one_job_runs(jobs: Jobs) -> None:
     first = jobs.start("rebuild", SLEEP)
     with pytest.raises(JobRunning, match=first.id):
         jobs.start("rebuild", SLEEP)
     jobs.cancel(first.id)
     assert wait(first).status == "cancelled"
+    assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
+
+
+def test_a_job_that_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
+    seen: list[str] = []
+    jobs = Jobs(lambda job: seen.append(job.status))
+    absent = str(tmp_path / "python")
+    with pytest.raises(JobNotStarted, match=f"the rebuild: .*No such file.*{absent}.*try again"):
+        jobs.start("rebuild", [absent])
+    assert (seen, jobs.trouble()) == ([], None)
     assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
 
 

@@ -107,14 +107,13 @@ def test_without_an_index_it_says_so_and_finds_the_first_build(tmp_path: Path) -
     assert index.get().version == FIRST
 
 
-@pytest.mark.parametrize("fault", ["truncated", "encoder", "nowhere"])
+@pytest.mark.parametrize("fault", ["truncated", "nowhere"])
 def test_a_bad_version_is_refused_loudly_and_the_last_good_one_stays(
     fault: str, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = live(tmp_path)
     index.get()
-    made_by = "bb" * 32 if fault == "encoder" else ENCODER
-    folder = write_version(tmp_path / "index", 60, 8, name=SECOND, encoder=made_by)
+    folder = write_version(tmp_path / "index", 60, 8, name=SECOND)
     if fault == "truncated":
         np.save(folder / VECTORS, np.zeros((3, 8), np.float32))
     name = "000007-20260102T000000Z" if fault == "nowhere" else SECOND
@@ -123,6 +122,17 @@ def test_a_bad_version_is_refused_loudly_and_the_last_good_one_stays(
         index.refresh()
     assert f"{name} is not used, {FIRST} stays live" in caplog.text
     assert index.get().version == FIRST
+
+
+def test_another_encoder_s_version_is_left_to_who_can_change_the_weights(
+    versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = live(tmp_path)
+    opened = index.get()
+    write_version(tmp_path / "index", 60, 8, name=SECOND, encoder="bb" * 32)
+    versions.activate(SECOND)
+    index.refresh()
+    assert (index.get(), index.trouble(), caplog.text) == (opened, None, "")
 
 
 def test_a_refused_version_is_tried_again(versions: Versions, tmp_path: Path) -> None:

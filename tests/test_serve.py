@@ -13,21 +13,29 @@ from pathlib import Path
 import httpx
 import pytest
 from fakes import FakeEncoder, coloured_region
+from pair_samples import tiny
 from server_process import Server, running, wait_until
 from serving import publish
 
+from model.checkpoint import Checkpoint
 from service.index.catalogue import Catalogue
 from service.index.lock import build_lock
 from service.ingest import ingest
 from service.serve import allow_files
-
-NEW = "0b" * 32
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     publish(tmp_path, "town", range(3), FakeEncoder())
     return tmp_path
+
+
+def saved(path: Path) -> str:
+    """A small checkpoint written there; its fingerprint."""
+    config = tiny().encoder
+    made = Checkpoint(config, config.build().state_dict())
+    made.save(path)
+    return made.fingerprint
 
 
 def refuses(client: httpx.Client) -> bool:
@@ -51,6 +59,10 @@ def answers(server: Server, version: str, seed: int = 1) -> bool:
 
 def live_version(server: Server) -> str:
     return server.client.get("/index").raise_for_status().json()["version"]
+
+
+def errors(server: Server) -> list[str]:
+    return [line for line in server.log.read_text().splitlines() if line.startswith("ERROR")]
 
 
 def rebuild(server: Server) -> dict[str, object]:
@@ -82,17 +94,38 @@ def test_sigterm_finishes_what_is_in_flight(home: Path) -> None:
 
 
 def test_corrupt_weights_of_a_new_version_leave_the_old_pair(home: Path) -> None:
+    path = home / "weights" / "next.safetensors"
     with running(home) as server:
         old = live_version(server)
-        (home / "weights").mkdir()
-        (home / "weights" / "next").write_text(NEW[:-1])
-        new = publish(home, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
-        wait_until(lambda: "no weights with fingerprint 0b0b" in trouble(server))
+        made_by = saved(path)
+        os.truncate(path, 1000)
+        new = publish(home, "suburb", range(5, 7), FakeEncoder(fingerprint=made_by))
+        wait_until(lambda: "next.safetensors is not a readable" in trouble(server))
         assert new in trouble(server)
-        assert answers(server, old)
+        assert answers(server, old)  # looks at CURRENT, too
         assert server.counts("skyfix_index_behind 1.0")
-        said = server.log.read_text()
-    assert f"ERROR service.api.serving: index version {new} is not used" in said
+        (error,) = errors(server)
+    assert error.startswith(f"ERROR service.api.serving: index version {new} is not used")
+    assert "put a whole copy" in error
+
+
+def test_live_weights_corrupted_answer_on_and_are_told(home: Path) -> None:
+    path = home / "live.safetensors"
+    version = publish(home, "suburb", [9], FakeEncoder(fingerprint=saved(path)))
+    whole = path.read_bytes()
+    with running(home) as server:
+        assert (trouble(server), server.counts("skyfix_weights_lost 0.0")) == ("", True)
+        os.truncate(path, 1000)
+        wait_until(lambda: "live.safetensors no longer holds" in trouble(server))
+        assert answers(server, version)
+        assert server.counts("skyfix_weights_lost 1.0")
+        assert server.counts("skyfix_index_behind 0.0")
+        (error,) = errors(server)
+        path.write_bytes(whole)
+        wait_until(lambda: trouble(server) == "")
+        assert server.counts("skyfix_weights_lost 0.0")
+        assert f"INFO service.weights: {path} holds" in server.log.read_text()
+    assert str(path) in error
 
 
 def test_an_index_deleted_is_answered_from_until_the_next(home: Path) -> None:
@@ -125,7 +158,7 @@ def test_a_rebuild_killed_says_so_and_frees_the_lock(home: Path) -> None:
         assert server.counts('skyfix_jobs_total{kind="rebuild",status="failed"} 1.0')
         assert answers(server, old)
         assert f"job {job['id']} failed with exit code -9" in trouble(server)
-        assert "failed (exit code -9)" in server.log.read_text()
+        assert "failed (exit code -9): " in server.log.read_text()
         with build_lock(home / "index"):
             pass
 

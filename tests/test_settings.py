@@ -64,6 +64,17 @@ def test_a_request_that_would_be_refused_for_ever_is_not_allowed(
     Settings.from_env({**environ, name: str(most)})
 
 
+@pytest.mark.parametrize("below", ["", "index"])
+def test_a_home_that_is_a_file_is_refused(below: str, tmp_path: Path) -> None:
+    file = tmp_path / "passwd"
+    file.touch()
+    home = file / below
+    with pytest.raises(SettingsError, match=f"SKYFIX_HOME={home}: {file} is a file"):
+        Settings.from_env({"SKYFIX_HOME": str(home)})
+    for name in (tmp_path, tmp_path / "not" / "yet"):
+        assert Settings.from_env({"SKYFIX_HOME": str(name)}).home == name
+
+
 def test_an_unknown_variable_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     Settings.from_env({"SKYFIX_PROT": "81"})
     assert "SKYFIX_PROT" in caplog.text

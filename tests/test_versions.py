@@ -94,6 +94,14 @@ def test_a_pointer_that_cannot_be_read_is_named(versions: Versions) -> None:
     assert versions.names() == [FIRST, SECOND]
 
 
+def test_an_empty_pointer_is_named(versions: Versions) -> None:
+    versions.pointer.write_text("\n")
+    with pytest.raises(IndexUnreadable, match=rf"CURRENT is empty: run .*activate.*{SECOND}"):
+        versions.require_current()
+    versions.activate(SECOND)
+    assert versions.require_current() == SECOND
+
+
 @pytest.mark.parametrize("refuses", ["CURRENT", ".pointer", ".lock"])
 def test_a_disk_that_refuses_is_named_and_changes_nothing(versions: Versions, refuses: str) -> None:
     path = versions.folder / refuses

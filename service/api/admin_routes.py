@@ -17,6 +17,7 @@ from service.api.serving import Serving, WeightsMissing
 from service.index.manifest import VersionCorrupt
 from service.index.versions import VersionUnknown
 from service.settings import Settings
+from service.weights import whole_file
 
 _BEARER = HTTPBearer(auto_error=False, description="the value of SKYFIX_ADMIN_TOKEN")
 
@@ -54,7 +55,7 @@ JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
     status_code=202,
     summary="Describe the catalogue's tiles and publish a new version",
     response_model=JobSchema,
-    responses=problems(401, 409, 422),
+    responses=problems(401, 404, 409, 422, 503),
 )
 def rebuild(
     request: Request,
@@ -68,12 +69,13 @@ def rebuild(
     ] = None,
 ) -> JobSchema:
     """Runs `skyfix build` as a separate process. Requests are answered from the old version until
-    the new one is whole; 409 while another job runs."""
+    the new one is whole; 409 while another job runs. Weights that are not there (404) or no whole
+    checkpoint (422) start none."""
     jobs: Jobs = request.app.state.jobs
     serving: Serving = request.app.state.serving
     settings: Settings = request.app.state.settings
     live = serving.localizer.weights or settings.weights
-    chosen = live if weights is None else settings.weights_folder / weights
+    chosen = live if weights is None else whole_file(settings.weights_folder, weights)
     settings = dataclasses.replace(settings, weights=chosen)
     return _shown(jobs.start("rebuild", rebuild_command(settings)))
 
@@ -82,19 +84,18 @@ def rebuild(
     "/index/activate",
     summary="Verify a version and answer from it",
     response_model=ActivatedSchema,
-    responses=problems(401, 404, 409, 422),
+    responses=problems(401, 404, 409, 422, 503),
 )
 def activate(
     request: Request,
     version: Annotated[str, Query(max_length=64, examples=["000007-20260731T101500Z"])],
 ) -> ActivatedSchema:
     """Reads every byte of the version first: the live one stays when something is wrong. A version
-    of other weights goes live with them when they are in the home folder's `weights`."""
+    of other weights goes live with them when they are in the home folder's `weights`. Requests that
+    begin after the answer, 200, are answered from the version."""
     serving: Serving = request.app.state.serving
-    versions = serving.localizer.live.versions
     try:
-        serving.check(versions.manifest(version).encoder)
-        report = versions.activate(version)
+        report = serving.activate(version)
     except VersionUnknown as error:
         raise NoSuchVersion(str(error)) from error
     except (VersionCorrupt, WeightsMissing) as error:

@@ -20,7 +20,7 @@ from model.panorama import GeometryError
 from service.api.admin_routes import AdminOnlyError, NoSuchVersion, VersionRefused
 from service.api.admission import OverloadedError
 from service.api.batching import DeadlineExceededError, OwnerDiedError
-from service.api.jobs import JobRunning, JobUnknown
+from service.api.jobs import JobNotStarted, JobRunning, JobUnknown
 from service.api.metrics import Metrics
 from service.api.pipeline import CanaryError
 from service.api.serving import WeightsMissing
@@ -36,6 +36,7 @@ from service.index.versions import (
     IndexUnwritable,
     VersionUnknown,
 )
+from service.weights import WeightsUnknown, WeightsUnusable
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ PROBLEMS: dict[type[Exception], Problem] = {
     AdminOnlyError: Problem(401, "admin-only", "Only an administrator may do this"),
     NoSuchVersion: Problem(404, "version-unknown", "There is no such index version"),
     VersionRefused: Problem(409, "version-refused", "The index version cannot be served"),
+    WeightsUnknown: Problem(404, "weights-unknown", "There is no such weights file"),
+    WeightsUnusable: Problem(422, "weights", "The weights file is not a whole checkpoint"),
     ImageError: Problem(422, "image", "The upload is not a usable image"),
     GeometryError: Problem(422, "geometry", "The image is not a usable panorama"),
     HintError: Problem(422, "hint", "A hint is not usable"),
@@ -77,6 +80,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     MapTileUnknown: Problem(404, "map-tile-unknown", "There is no such map tile"),
     JobUnknown: Problem(404, "job-unknown", "There is no such job"),
     JobRunning: Problem(409, "job-running", "A job is running"),
+    JobNotStarted: Problem(503, "job-not-started", "The job cannot be started"),
     TileUnknown: Problem(404, "tile-unknown", "There is no such tile"),
     SourceMissing: Problem(410, "imagery-gone", "The tile's imagery is no longer there"),
     SourceError: Problem(500, "imagery", "The tile's imagery cannot be read"),
@@ -156,7 +160,13 @@ async def _http(request: Request, error: Exception) -> Response:
     status = HTTPStatus(error.status_code)
     problem = Problem(status, status.phrase.lower().replace(" ", "-"), status.phrase)
     detail = f"{request.method} {request.url.path}: {error.detail}"
-    return respond(request, problem, detail, error.headers)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        path = getattr(request.scope.get("route"), "path", None)
+        # Starlette names those of the first of the path's routes alone.
+        if methods := request.app.openapi()["paths"].get(path):
+            headers["Allow"] = ", ".join(sorted(methods)).upper()
+    return respond(request, problem, detail, headers)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

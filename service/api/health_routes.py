@@ -33,13 +33,18 @@ async def livez() -> dict[Literal["status"], Literal["alive"]]:
 )
 async def readyz(request: Request) -> ReadySchema:
     """Sends a made-up panorama through decoding, model and live index. It stays ready when the
-    newest version cannot be used and an older one answers, or when the last job failed;
-    `trouble` then says so."""
+    newest version cannot be used and an older one answers, when the weights' file was damaged, or
+    when the last job failed and no version was built since; `trouble` then says so."""
     pipeline: Pipeline = request.app.state.pipeline
     serving: Serving = request.app.state.serving
     jobs: Jobs = request.app.state.jobs
     fix = await pipeline.canary()
-    troubles = (await asyncio.to_thread(serving.trouble), await asyncio.to_thread(jobs.trouble))
+
+    def found() -> list[str | None]:
+        built_at = serving.localizer.live.get().manifest.built_at
+        return [serving.trouble(), serving.weights_trouble(), jobs.trouble(built_at)]
+
+    troubles = await asyncio.to_thread(found)
     return ReadySchema(
         status="ready",
         index_version=fix.index_version,

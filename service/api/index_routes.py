@@ -40,7 +40,12 @@ def _bounds(index: TileIndex) -> Bounds:
     return Bounds(west, float(latitude.min()), east, float(latitude.max()))
 
 
-@router.get("/index/versions", summary="All index versions", response_model=VersionsSchema)
+@router.get(
+    "/index/versions",
+    summary="All index versions",
+    response_model=VersionsSchema,
+    responses=problems(503),
+)
 def versions(request: Request) -> VersionsSchema:
     """Names in the order they were built; `current` is what CURRENT points to."""
     live = live_of(request)

@@ -42,6 +42,10 @@ class JobRunning(SkyfixError):
     """A job is running; only one may."""
 
 
+class JobNotStarted(SkyfixError):
+    """The system starts no process for it."""
+
+
 @dataclass
 class Job:
     """One process. Changed only by the thread that reads its output."""
@@ -84,7 +88,7 @@ class Jobs:
         """Run `command` in a process group of its own.
 
         Raises:
-            JobRunning: naming the job that is.
+            JobRunning: naming the job that is. JobNotStarted: nothing has changed.
         """
         with self._lock:
             for job in self._jobs.values():
@@ -93,7 +97,13 @@ class Jobs:
                         f"job {job.id} is running since {job.started_at}: wait, or DELETE "
                         f"/jobs/{job.id}"
                     )
-            job = Job(kind, _process(command))
+            try:
+                job = Job(kind, _process(command))
+            except OSError as error:
+                raise JobNotStarted(
+                    f"the system starts no process for the {kind}: {error}: free memory, "
+                    "processes or open files, and try again"
+                ) from error
             self._jobs[job.id] = job
             while len(self._jobs) > self._kept:
                 self._jobs.popitem(last=False)
@@ -127,12 +137,16 @@ class Jobs:
             killer.start()
         return job
 
-    def trouble(self) -> str | None:
-        """Which job failed, if the last one did; one that runs or was cancelled tells nothing."""
+    def trouble(self, built_at: str = "") -> str | None:
+        """Which job failed, if the last one did; one that runs or was cancelled tells nothing.
+
+        `built_at`: when the version that answers was built, ISO 8601 in UTC. One that was built
+        after the failure, by whomever, is its cure.
+        """
         with self._lock:
             jobs = list(self._jobs.values())
         for job in reversed(jobs):
-            if job.status == "succeeded":
+            if job.status == "succeeded" or (job.finished_at and job.finished_at < built_at):
                 break
             if job.status == "failed":  # no word of its log: who asks may be no administrator
                 code = job.exit_code
@@ -152,8 +166,13 @@ class Jobs:
         job.exit_code = job.process.wait()
         job.finished_at = _now()
         ended: Status = "failed" if job.exit_code else "succeeded"
-        job.status = "cancelled" if job.cancelled and job.exit_code else ended
-        logger.info("job %s %s (exit code %d)", job.id, job.status, job.exit_code)
+        status = "cancelled" if job.cancelled and job.exit_code else ended
+        if status == "failed":
+            last = next((line for line in reversed(job.log) if line), "it said nothing")
+            logger.error("job %s failed (exit code %d): %s", job.id, job.exit_code, last)
+        else:
+            logger.info("job %s %s (exit code %d)", job.id, status, job.exit_code)
+        job.status = status
         self._on_change(job)
 
 

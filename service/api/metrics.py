@@ -79,12 +79,13 @@ class Metrics:
         Gauge(name, help_text, registry=self.registry).set_function(value)
 
     def watch_index(self, serving: Serving) -> None:
-        """Also report the live version."""
+        """Also report the live version and its weights."""
         self.registry.register(_LiveVersion(serving))
 
 
 class _LiveVersion(Collector):
-    """The version that answers: its name, when it was built, how many tiles it has."""
+    """The version that answers: its name, when it was built, how many tiles it has; whether it and
+    its weights will also answer after a restart."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -95,6 +96,11 @@ class _LiveVersion(Collector):
             "skyfix_index_behind",
             "1 while what CURRENT names is not used and an older version answers",
             float(self._serving.trouble() is not None),
+        )
+        yield GaugeMetricFamily(
+            "skyfix_weights_lost",
+            "1 while the weights that answer are no longer in their file",
+            float(self._serving.weights_trouble() is not None),
         )
         info = GaugeMetricFamily(
             "skyfix_index_live", "1 for the version that answers", labels=["version", "encoder"]

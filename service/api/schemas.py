@@ -213,8 +213,9 @@ class ReadySchema(_Answer):
     encoder: str
     trouble: str | None = Field(
         description="why the newest index version, or the weights that made it, cannot be used "
-        "while an older version answers, and which job failed, if the last one did; null when all "
-        "is well"
+        "while an older version answers; that the file of the weights that answer was damaged; "
+        "which job failed, if the last one did and no version was built since; null when all is "
+        "well"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from model.errors import SkyfixError
@@ -12,7 +13,13 @@ from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
 from service.index.refusal import RETRY_EVERY_S, Refusal
 from service.index.search import TileIndex
-from service.index.versions import EncoderMismatch, IndexMissing, IndexUnreadable, Versions
+from service.index.versions import (
+    EncoderMismatch,
+    IndexMissing,
+    IndexUnreadable,
+    VersionReport,
+    Versions,
+)
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +44,7 @@ class LiveIndex:
         self._look_every_s = look_every_s
         self._lock = threading.Lock()
         self._index: TileIndex | None = None
+        self._next: TileIndex | None = None  # while it is activated
         self._pointed: str | None = None  # see _look: when last looked at, good or bad
         self._refusal = Refusal(retry_every_s)  # of what it names
         self._look_at = 0.0
@@ -78,7 +86,8 @@ class LiveIndex:
 
     def refresh(self) -> None:
         """Follows CURRENT now, if it changed or a retry is due. Keeps the last good version on any
-        error."""
+        error. A version of another encoder is none of its business: whoever can change the weights
+        opens that, or tells why not."""
         with self._lock:
             name = self._look()
             if name == self._pointed and not self._refusal.is_due():
@@ -87,9 +96,35 @@ class LiveIndex:
             self._refusal.put_off()
             try:
                 self._go_live(self._open(name or self.versions.require_current()))
+            except EncoderMismatch:
+                self._refusal.clear()
             except Exception as error:  # whatever it is: lost, it would never be tried again
                 kept = self._index.version if self._index else "nothing"
                 self._refuse(f"{self._asked()} is not used, {kept} stays live", error)
+
+    def activate(
+        self, name: str, prove: Callable[[TileIndex], object] = lambda index: None
+    ) -> VersionReport:
+        """Opens a version and verifies it, then makes it the live one, and answers from it when
+        this returns.
+
+        Args:
+            prove: given what was opened before anything changes; may raise.
+
+        Raises:
+            VersionUnknown, VersionCorrupt, EncoderMismatch, EngineUnavailable, IndexUnwritable, and
+            what `prove` raises: the live version stays.
+        """
+        self._next = index = self._open(name)
+        try:
+            prove(index)
+            report = self.versions.activate(name)
+            with self._lock:
+                self._pointed = name
+                self._go_live(index)
+        finally:
+            self._next = None
+        return report
 
     def trouble(self) -> str | None:
         """Why the version that CURRENT names is not the one on disk that answers, or None."""
@@ -143,9 +178,9 @@ class LiveIndex:
         return None
 
     def _go_live(self, index: TileIndex) -> TileIndex:
-        self._index = index
         if index.version == self._pointed:
             self._refusal.clear()
+        self._index = index
         log.info("index version %s is live", index.version)
         threading.Thread(target=self.check, args=(index,), name="index-check", daemon=True).start()
         return index
@@ -178,11 +213,12 @@ class LiveIndex:
         if manifest.encoder != self._encoder:
             raise EncoderMismatch(
                 f"index {name} was built by encoder {manifest.encoder[:12]}, this is "
-                f"{self._encoder[:12]}: run `skyfix build`"
+                f"{self._encoder[:12]}: use the weights that built it, or run `skyfix build`"
             )
-        if self._index is not None and self._index.manifest == manifest:
-            manifest.check(path, digests=False)
-            return self._index  # not opened again: a GPU may not hold it twice
+        for opened in (self._index, self._next):
+            if opened is not None and opened.manifest == manifest:
+                manifest.check(path, digests=False)
+                return opened  # not opened again: a GPU may not hold it twice
         index = TileIndex.open(path, self._device)
         index.find_itself()
         return index

@@ -88,8 +88,13 @@ class Versions:
             ) from error
 
     def require_current(self) -> str:
-        """Raises IndexMissing before the first build, IndexUnreadable."""
+        """Raises IndexMissing before the first build, IndexUnreadable where CURRENT is empty."""
         name = self.current()
+        if name == "":
+            raise IndexUnreadable(
+                f"{self.pointer} is empty: run `skyfix activate` with one of {self.names()}, or "
+                "`skyfix build`"
+            )
         if name is None:
             raise IndexMissing(f"{self.folder} holds no index yet: run `skyfix build`")
         return name
