@@ -18,6 +18,8 @@ from model.panorama import PanoramaGeometry
 
 pytestmark = pytest.mark.anyio
 LIMIT = 100_000
+TOKEN = "s3cr3t-0123456789"
+NAME = "000001-20260101T000000Z"
 GPANO_FISHEYE = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
     'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -31,7 +33,8 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Three tiles behind tight limits; at the end a good request must still be answered."""
     encoder = FakeEncoder()
     publish(tmp_path, "town", range(3), encoder)
-    async with served(tmp_path, encoder, max_body_bytes=LIMIT, body_deadline_s=0.3) as made:
+    limits = {"max_body_bytes": LIMIT, "body_deadline_s": 0.3}
+    async with served(tmp_path, encoder, admin_token=TOKEN, **limits) as made:
         yield made
         good = await made.post("/localize?heading_deg=0", files=form(panorama_of(1)))
         assert (good.status_code, good.json()["matches"][0]["tile_id"]) == (200, "t1")
@@ -97,11 +100,49 @@ async def test_an_unusable_image_is_refused(client: httpx.AsyncClient, name: str
         ("radius_m=10", "near"),
         ("bbox=1,2,3", "west,south,east,north"),
         ("bbox=0,20,1,10", "south"),
-        ("headin_deg=0", "headin_deg"),
+        ("heading=90", "query.heading=90: no such parameter: did you mean heading_deg? known are"),
+        ("where=here", "top_k, heading_deg"),
+        ("top_k=1&heading_deg=1&heading_deg=2", "query.heading_deg=['1', '2']: given 2 times"),
+        ("near=25,-80&near=25,-80", "near"),
     ],
 )
 async def test_a_bad_query_is_refused(client: httpx.AsyncClient, query: str, named: str) -> None:
     assert_problem(await client.post(f"/localize?{query}", files=form(JPEG)), 422, named)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "named"),
+    [
+        ("POST", "/localize/batch?heading=1", "heading_deg"),
+        ("GET", "/tiles/t1.jpg?pixel=64", "pixels"),
+        ("GET", "/tiles/t1.jpg?pixels=64&pixels=65", "2 times"),
+        ("GET", "/index?x", "query.x=: no such parameter: this route takes none"),
+        ("GET", "/index/versions?x=1", "none"),
+        ("GET", "/map/1/0/0?x=1", "none"),
+        ("GET", "/livez?x=1", "none"),
+        ("GET", "/readyz?x=1", "none"),
+        ("GET", "/metrics?x=1", "none"),
+        ("POST", "/index/rebuild?weight=x", "did you mean weights?"),
+        ("POST", f"/index/activate?version={NAME}&version={NAME}", "2 times"),
+        ("GET", f"/jobs/{'0' * 32}?x=1", "none"),
+        ("DELETE", f"/jobs/{'0' * 32}?x=1", "none"),
+    ],
+)
+async def test_no_route_ignores_a_parameter(
+    client: httpx.AsyncClient, method: str, path: str, named: str
+) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    assert_problem(await client.request(method, path, headers=headers), 422, named)
+
+
+async def test_many_unknown_parameters_are_one_line(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/index?" + "&".join(f"x{n}" for n in range(5_000)))
+    assert_problem(answer, 422, "query.x0=")
+    assert len(answer.content) < 1_000
+
+
+async def test_a_page_may_be_linked_to_with_parameters(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/?from=elsewhere")).status_code == 200
 
 
 async def test_a_form_without_the_file_is_refused(client: httpx.AsyncClient) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
@@ -27,6 +27,7 @@ from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.observe import Observe
 from service.api.pipeline import Pipeline
+from service.api.query import each_known_and_once
 from service.api.serving import Reopen, Serving
 from service.basemap import BaseMap
 from service.localizer import Localizer
@@ -61,6 +62,7 @@ def create_app(
         description=_DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=_lifespan,
+        dependencies=[Depends(each_known_and_once)],
         redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their scripts from a CDN: ours is among the pages
         redoc_url=None,
@@ -92,8 +94,9 @@ def create_app(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     pipeline: Pipeline = app.state.pipeline
+    app.openapi()  # made once: the first request should not pay for it
     try:
-        await pipeline.canary()  # the first request should not pay for the warm-up
+        await pipeline.canary()  # nor for the warm-up
     except SkyfixError as error:
         logger.warning("not ready yet: %s", error)
     except Exception:  # serve all the same: readiness tells, and tries again
