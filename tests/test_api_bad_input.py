@@ -145,15 +145,59 @@ async def test_a_page_may_be_linked_to_with_parameters(client: httpx.AsyncClient
     assert (await client.get("/?from=elsewhere")).status_code == 200
 
 
-async def test_a_form_without_the_file_is_refused(client: httpx.AsyncClient) -> None:
-    assert_problem(
-        await client.post("/localize", files=form(JPEG, "photo")), 400, "panorama", "photo"
-    )
-    assert_problem(await client.post("/localize", files=[*form(JPEG).items()] * 2), 400, "1")
+async def test_a_body_that_is_no_plain_form_is_refused(client: httpx.AsyncClient) -> None:
     assert_problem(await client.post("/localize"), 415, "multipart/form-data")
     assert_problem(await client.post("/localize", json={}), 415, "application/json")
-    text = {"panorama": (None, b"text, not a file")}
-    assert_problem(await client.post("/localize", files=text), 400, "panorama")
+    for coding in ("gzip", "identity, br"):
+        claimed = {"content-encoding": coding}
+        answer = await client.post("/localize", files=form(JPEG), headers=claimed)
+        assert_problem(answer, 415, f"content-encoding {coding!r}")
+    plain = {"content-encoding": "Identity"}
+    good = await client.post("/localize", files=form(panorama_of(1)), headers=plain)
+    assert good.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/localize", "/localize/batch"])
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ([("photo", ("p.jpg", JPEG))], "field 'photo' is not known: send files 'panorama'"),
+        ([("panorama", ("p.jpg", JPEG)), ("photo", ("p.jpg", JPEG))], "'photo'"),
+        ([("panorama", ("p.jpg", JPEG)), ("submit", (None, b"send"))], "'submit'"),
+        ([("panorama", ("p.jpg", JPEG)), ("heading_deg", (None, b"9"))], "query, ?heading_deg=…"),
+        ([("heading_deg", ("h.txt", b"9")), ("panorama", ("p.jpg", JPEG))], "?heading_deg=…"),
+        ([("panorama", (None, b"text, not a file"))], "is text"),
+    ],
+)
+async def test_a_form_holds_panoramas_only(
+    client: httpx.AsyncClient, path: str, files: list[tuple[str, tuple]], named: str
+) -> None:
+    assert_problem(await client.post(path, files=files), 400, named)
+
+
+async def test_several_panoramas_are_sent_to_batch(client: httpx.AsyncClient) -> None:
+    two = [*form(JPEG).items()] * 2
+    assert_problem(await client.post("/localize", files=two), 400, "/localize/batch")
+
+
+PART = b'--B\r\ncontent-disposition: form-data; name="panorama"; '
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"", "ends before its closing boundary"),
+        (PART + b'filename="p.jpg"\r\n\r\n' + JPEG, "ends before its closing boundary"),
+        (PART + b"filename*=UTF-8''p.jpg\r\n\r\n" + JPEG + b"\r\n--B--", "no filename="),
+        (PART + b'filename=""\r\n\r\n\r\n--B--', "no file was chosen"),
+        (b"--B--", "the form is empty"),
+        (b"--C--", "boundary"),
+    ],
+    ids=["nothing", "cut off", "extended name only", "none chosen", "empty", "another boundary"],
+)
+async def test_a_broken_form_is_named(client: httpx.AsyncClient, body: bytes, named: str) -> None:
+    kind = {"content-type": "multipart/form-data; boundary=B"}
+    assert_problem(await client.post("/localize", content=body, headers=kind), 400, named)
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "undefined", "idna", "hex", "\\x00", "no-such"])

@@ -34,7 +34,12 @@ _PROBLEMS = problems(400, 408, 413, 415, 422, 503)
 
 
 def _body(field: dict[str, Any]) -> dict[str, Any]:
-    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {FIELD: field},
+        "additionalProperties": False,
+    }
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
 
 
