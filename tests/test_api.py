@@ -69,7 +69,7 @@ async def test_place_hints_restrict_exactly(client: httpx.AsyncClient, town: str
 
 async def test_geojson_says_the_same(client: httpx.AsyncClient, town: str) -> None:
     plain = (await locate(client, 5, "heading_deg=0&top_k=2")).json()
-    answer = await locate(client, 5, "heading_deg=0&top_k=2", accept="application/geo+json")
+    answer = await locate(client, 5, "heading_deg=0&top_k=2", accept="Application/GEO+JSON")
     assert answer.headers["content-type"] == "application/geo+json"
     collection = answer.json()
     assert collection["type"] == "FeatureCollection"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from model.geo import Bounds, LatLon
-from service.api.geojson import geojson, outline
+from service.api.geojson import geojson, is_preferred, outline
 from service.fix import Fix, Match
 
 
@@ -52,3 +52,37 @@ def test_a_collection_has_no_member_that_the_rfc_forbids() -> None:
     collection = geojson(fix(Bounds(0.0, 0.0, 1.0, 1.0)))
     assert collection.keys() == {"type", "features", "fix"}
     assert geojson(fix())["features"] == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/*", False),
+        ("application/json", False),
+        ("application/geo+json", True),
+        ("Application/GEO+JSON", True),
+        ("application/geo+jsonx", False),
+        ("xapplication/geo+json", False),
+        ("application/geo+json;q=0", False),
+        ("application/geo+json; q=0.000", False),
+        ("application/geo+json;q=0.001", True),
+        ("application/json, application/geo+json;q=0.1", False),
+        ("application/json;q=0.1,application/geo+json", True),
+        ("application/json, application/geo+json", True),
+        ("application/geo+json;q=0.5, */*;q=0.8", False),
+        ("application/geo+json, */*;q=0.8", True),
+        (
+            "application/json;q=0.2, */*, application/geo+json;q=0.5",
+            True,
+        ),  # the specific one counts
+        ("text/html, application/geo+json ; q=0.9 , */*;q=0.1", True),
+        ('text/html;x="a,b", application/geo+json', True),
+        ("application/geo+json;q=much", False),
+        ("application/geo+json;q=", False),
+        ("application/geo+json;q=2", False),
+    ],
+)
+def test_geojson_is_for_those_who_ask_for_it(accept: str, expected: bool) -> None:
+    assert is_preferred(accept) is expected

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
+from urllib.request import parse_http_list
 
 from model.geo import Bounds
 from service.api.schemas import FixSchema
 from service.fix import Fix, Match
 
 MEDIA_TYPE = "application/geo+json"
+_JSON_RANGES = ("application/json", "application/*", "*/*")  # the most specific first
+_WEIGHT = re.compile(r"[01]|0\.\d{0,3}|1\.0{0,3}")
+
+
+def is_preferred(accept: str) -> bool:
+    """Whether an Accept header (RFC 9110, section 12.5.1) names GeoJSON, with no lower a weight
+    than it gives JSON. Wildcards mean JSON; a range with a weight that is none counts as absent."""
+    accept = accept.lower()
+    if MEDIA_TYPE not in accept:  # most requests
+        return False
+    weights: dict[str, float] = {}
+    for one in parse_http_list(accept):
+        media_range, *parameters = (part.strip() for part in one.split(";"))
+        stated = [part.removeprefix("q=") for part in parameters if part.startswith("q=")]
+        if all(map(_WEIGHT.fullmatch, stated)):
+            weights[media_range] = float(stated[0]) if stated else 1.0
+    json = next((weights[one] for one in _JSON_RANGES if one in weights), 0.0)
+    return weights.get(MEDIA_TYPE, 0.0) >= max(json, 0.001)
 
 
 def geojson(fix: Fix) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from model.errors import SkyfixError
 from service.api.batching import DeadlineExceededError
 from service.api.client import unless_gone
 from service.api.errors import document, problem_of
-from service.api.geojson import MEDIA_TYPE, geojson
+from service.api.geojson import MEDIA_TYPE, geojson, is_preferred
 from service.api.pipeline import Pipeline
 from service.api.problems import problems
 from service.api.query import LocateQuery
@@ -71,7 +71,7 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
         place.answered((len(data).bit_length(), unknown_north, query.explain))
     _log(request, fix)
     timing = {"Server-Timing": _server_timing(fix)}
-    if MEDIA_TYPE in request.headers.get("accept", ""):
+    if is_preferred(",".join(request.headers.getlist("accept"))):
         return JSONResponse(geojson(fix), headers=timing, media_type=MEDIA_TYPE)
     return _json(FixSchema.of(fix), timing)
 
@@ -87,7 +87,7 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
     """The field `panorama` repeated, all under the same parameters and the same limits as one.
 
     Each panorama has its own outcome, a fix or a problem. Together they are bounded by
-    SKYFIX_MAX_FILES and SKYFIX_MAX_BODY_BYTES.
+    SKYFIX_MAX_FILES and SKYFIX_MAX_BODY_BYTES. The answer is JSON, whatever Accept says.
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
