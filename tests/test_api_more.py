@@ -49,6 +49,26 @@ async def test_a_batch_gives_each_panorama_its_fix_or_problem(client: httpx.Asyn
     assert alone.json()["matches"] == third["fix"]["matches"]
 
 
+async def test_a_batch_tells_the_longest_of_each_stage(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    files = form(panorama_of(3), b"no image", panorama_of(7))
+    answer = await client.post("/localize/batch", files=files)
+    fixes = [one["fix"] for one in answer.json()["results"] if one["fix"]]
+    longest = {
+        stage: max(fix["timings_ms"][stage] for fix in fixes) for stage in fixes[0]["timings_ms"]
+    }
+    *stages, total = answer.headers["server-timing"].split(", ")
+    assert stages == [f"{stage};dur={ms:.1f}" for stage, ms in longest.items()]
+    assert total.startswith("total;dur=")
+    (line,) = [r for r in caplog.records if r.name == "service.api.observe"]
+    assert line.fields["index_version"] == fixes[0]["index_version"]
+    assert line.fields["stages_ms"] == longest
+    failed = await client.post("/localize/batch", files=form(b"no image"))
+    assert failed.headers["server-timing"].startswith("total;dur=")
+
+
 async def test_a_batch_is_bounded(client: httpx.AsyncClient) -> None:
     many = await client.post("/localize/batch", files=form(*[panorama_of(0)] * 4))
     assert (many.status_code, "3" in many.json()["detail"]) == (400, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -69,8 +70,7 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
             raise
         unknown_north = fix.geometry["north"].value is None
         place.answered((len(data).bit_length(), unknown_north, query.explain))
-    _log(request, fix)
-    timing = {"Server-Timing": _server_timing(fix)}
+    timing = _record(request, [fix])
     if is_preferred(",".join(request.headers.getlist("accept"))):
         return JSONResponse(geojson(fix), headers=timing, media_type=MEDIA_TYPE)
     return _json(FixSchema.of(fix), timing)
@@ -97,7 +97,8 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
         place.start(len(uploads))
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
         outcomes = await unless_gone(request, work)
-    return _json(BatchSchema(results=outcomes))
+    timing = _record(request, [one.fix for one in outcomes if one.fix])
+    return _json(BatchSchema(results=outcomes), timing)
 
 
 async def _outcome(
@@ -112,7 +113,7 @@ async def _outcome(
     return OutcomeSchema(fix=FixSchema.of(fix))
 
 
-def _json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+def _json(body: BaseModel, headers: dict[str, str]) -> Response:
     return Response(body.model_dump_json(), headers=headers, media_type="application/json")
 
 
@@ -121,9 +122,15 @@ def _limits(request: Request, max_files: int = 1) -> BodyLimits:
     return BodyLimits(settings.max_body_bytes, settings.body_deadline_s, max_files)
 
 
-def _server_timing(fix: Fix) -> str:
-    return ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in fix.timings_ms.items())
-
-
-def _log(request: Request, fix: Fix) -> None:
-    request.state.log = {"index_version": fix.index_version, "stages_ms": fix.timings_ms}
+def _record(request: Request, fixes: Sequence[Fix | FixSchema]) -> dict[str, str]:
+    """Versions and stages into the log's line; Server-Timing, where there is any. They are located
+    side by side: of each stage the longest."""
+    stages: dict[str, float] = {}
+    for fix in fixes:
+        for stage, ms in fix.timings_ms.items():
+            stages[stage] = max(ms, stages.get(stage, 0.0))
+    if not stages:
+        return {}
+    versions = sorted({fix.index_version for fix in fixes})
+    request.state.log = {"index_version": ", ".join(versions), "stages_ms": stages}
+    return {"Server-Timing": ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in stages.items())}
