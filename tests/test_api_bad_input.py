@@ -104,6 +104,10 @@ async def test_an_unusable_image_is_refused(client: httpx.AsyncClient, name: str
         ("where=here", "top_k, heading_deg"),
         ("top_k=1&heading_deg=1&heading_deg=2", "query.heading_deg=['1', '2']: given 2 times"),
         ("near=25,-80&near=25,-80", "near"),
+        ("near=5_5.6,1", "near='5_5.6,1'"),
+        ("bbox=10,20,10,30", "same meridian"),
+        ("top_k=1_0", "query.top_k=1_0: Value error, a number has no underscore"),
+        ("heading_deg=3_5", "underscore"),
     ],
 )
 async def test_a_bad_query_is_refused(client: httpx.AsyncClient, query: str, named: str) -> None:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from starlette.requests import Request
 
 from service.hints import DEFAULT_RADIUS_M, LIMITS, MAX_TOP_K, Hints
@@ -95,6 +95,13 @@ class LocateQuery(BaseModel):
     explain: bool = Field(
         False, description="also return what the network saw, and where it looked"
     )
+
+    @field_validator("top_k", *LIMITS, mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, str) and "_" in value:  # pydantic reads 3_5 as 35
+            raise ValueError("a number has no underscore")
+        return value
 
     def hints(self) -> Hints:
         """The same as Hints; HintError for contradictions and unreadable places."""

@@ -43,7 +43,12 @@ _FIX: JsonDict = {
     },
     "timings_ms": {"geometry": 0.4, "decode": 12.1, "queue": 0.1, "encode": 9.0, "search": 0.6},
     "explanation": None,
+    "note": None,
 }
+_NOTE = (
+    "no tile of the index is centred within 500 m of near=55.0,-165.0: widen the hint, or leave it "
+    "out"
+)
 _PROBLEM: JsonDict = {
     "type": "urn:skyfix:problem:image",
     "title": "The upload is not a usable image",
@@ -145,7 +150,7 @@ class FixSchema(_Answer):
 
     position: PositionSchema | None = Field(
         description="fused from the nearest tiles and their neighbours, whatever top_k is; null "
-        "when the place hints allow no tile"
+        "when the place hints allow no tile, as note then says"
     )
     radius_m: float | None = Field(
         description="metres around the position; null where that is", examples=[11.5]
@@ -175,6 +180,11 @@ class FixSchema(_Answer):
     )
 
     explanation: ExplanationSchema | None = Field(None, description="with explain=true only")
+    note: str | None = Field(
+        None,
+        description="why there is no position and no match; null when there is",
+        examples=[_NOTE],
+    )
 
     @classmethod
     def of(cls, fix: Fix) -> FixSchema:
@@ -191,6 +201,7 @@ class FixSchema(_Answer):
             geometry={name: StatedSchema(**vars(one)) for name, one in fix.geometry.items()},
             timings_ms=fix.timings_ms,
             explanation=ExplanationSchema.of(explanation) if explanation else None,
+            note=fix.note,
         )
 
 
