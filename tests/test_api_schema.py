@@ -113,8 +113,27 @@ def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
     for part, example in examples(document):
         jsonschema.validate(example, {**part, "components": document["components"]})
     shown = document["components"]["schemas"]
-    wanted = ("Fix", "Batch", "Job", "Versions", "Activated", "Ready")
+    wanted = "Fix", "Explanation", "Batch", "Index", "Job", "Versions", "Activated", "Ready"
     assert [name for name in wanted if not shown[f"{name}Schema"].get("examples")] == []
+
+
+def test_the_example_of_an_index_has_the_members_of_one(
+    schema: Schema, document: dict[str, Any]
+) -> None:
+    (example,) = document["components"]["schemas"]["IndexSchema"]["examples"]
+    shown = httpx.get(schema.location.replace("openapi.json", "index")).json()
+    assert example.keys() == shown.keys()
+    assert example["sources"][0].keys() == shown["sources"][0].keys()
+
+
+def test_every_route_but_livez_may_be_busy(document: dict[str, Any]) -> None:
+    answers = {
+        path: [operation["responses"].keys() for operation in operations.values()]
+        for path, operations in document["paths"].items()
+    }
+    assert [path for path, all_of in answers.items() if any("503" not in of for of in all_of)] == [
+        "/livez"
+    ]
 
 
 def test_examples_name_versions_and_tiles_as_they_are_named(document: dict[str, Any]) -> None:

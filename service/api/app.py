@@ -27,6 +27,7 @@ from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.observe import Observe
 from service.api.pipeline import Pipeline
+from service.api.problems import problems
 from service.api.query import each_known_and_once
 from service.api.serving import Reopen, Serving
 from service.basemap import BaseMap
@@ -83,10 +84,12 @@ def create_app(
         uploads=localize_routes.router.routes,
     )
     app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
-    for module in (localize_routes, index_routes, tile_routes, map_routes, health_routes):
-        app.include_router(module.router)
+    busy = problems(503)  # see Crowd
+    for module in (localize_routes, index_routes, tile_routes, map_routes):
+        app.include_router(module.router, responses=busy)
+    app.include_router(health_routes.router)  # /livez is never busy
     if settings.admin_token:
-        app.include_router(admin_routes.router)
+        app.include_router(admin_routes.router, responses=busy)
     _add_pages(app)
     return app
 

@@ -52,7 +52,7 @@ async def readyz(request: Request) -> ReadySchema:
     "/metrics",
     summary="Prometheus metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(503)},
 )
 async def metrics(request: Request) -> Response:
     """For the operator's network: the proxy should not pass it on."""

@@ -14,7 +14,7 @@ from model.errors import SkyfixError
 from service.api.batching import DeadlineExceededError
 from service.api.client import unless_gone
 from service.api.errors import document, problem_of
-from service.api.geojson import MEDIA_TYPE, geojson, is_preferred
+from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
 from service.api.pipeline import Pipeline
 from service.api.problems import problems
 from service.api.query import LocateQuery
@@ -48,7 +48,7 @@ def _body(field: dict[str, Any]) -> dict[str, Any]:
     "/localize",
     summary="Where was this panorama taken?",
     response_model=FixSchema,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "object"}}}}, **_PROBLEMS},
+    responses={200: {"content": {MEDIA_TYPE: {"schema": SCHEMA}}}, **_PROBLEMS},
     openapi_extra=_body(_FILE),
 )
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
@@ -71,9 +71,10 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
         unknown_north = fix.geometry["north"].value is None
         place.answered((len(data).bit_length(), unknown_north, query.explain))
     timing = _record(request, [fix])
+    answer = FixSchema.of(fix)
     if is_preferred(",".join(request.headers.getlist("accept"))):
-        return JSONResponse(geojson(fix), headers=timing, media_type=MEDIA_TYPE)
-    return _json(FixSchema.of(fix), timing)
+        return JSONResponse(geojson(answer), headers=timing, media_type=MEDIA_TYPE)
+    return _json(answer, timing)
 
 
 @router.post(
