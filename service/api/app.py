@@ -40,8 +40,8 @@ _DESCRIPTION = """Tells where a street-level panorama was taken, by matching it 
 
 Angles are degrees, headings clockwise from north, coordinates WGS84. Every failure is RFC 9457
 problem+json whose `detail` names the offending value and what is allowed; its `type` is stable.
-Every answer carries `X-Request-ID` (yours, when you send 8 to 64 of A-Z a-z 0-9 . _ -) and
-`Server-Timing`. Limits and everything else an operator sets: `skyfix serve --print-settings`."""
+Every answer to a readable head carries `X-Request-ID` (yours, when you send 8 to 64 of
+A-Z a-z 0-9 . _ -) and `Server-Timing`. Limits and everything else an operator sets: `skyfix serve --print-settings`."""
 
 
 def create_app(
