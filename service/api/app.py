@@ -23,6 +23,7 @@ from service.api import (
     tile_routes,
 )
 from service.api.crowd import Crowd
+from service.api.head import HeadLikeGet
 from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.observe import Observe
@@ -41,7 +42,8 @@ _DESCRIPTION = """Tells where a street-level panorama was taken, by matching it 
 Angles are degrees, headings clockwise from north, coordinates WGS84. Every failure is RFC 9457
 problem+json whose `detail` names the offending value and what is allowed; its `type` is stable.
 Every answer to a readable head carries `X-Request-ID` (yours, when you send 8 to 64 of
-A-Z a-z 0-9 . _ -) and `Server-Timing`. Limits and everything else an operator sets: `skyfix serve --print-settings`."""
+A-Z a-z 0-9 . _ -) and `Server-Timing`. Limits and everything else an operator sets:
+`skyfix serve --print-settings`."""
 
 
 def create_app(
@@ -77,6 +79,7 @@ def create_app(
     app.state.jobs = Jobs(lambda job: metrics.observe_job(job.kind, job.status))
     _watch(metrics, app.state.pipeline, app.state.serving)
     errors.install(app)
+    app.add_middleware(HeadLikeGet)
     app.add_middleware(
         Crowd,
         most=settings.max_requests,
