@@ -1,20 +1,26 @@
 """Whatever a client sends: a 4xx problem that names value and limit, and the next request works."""
 
 import asyncio
+import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from fakes import FakeEncoder, colours, encoded, panorama_of
-from serving import publish, served
+from fakes import FakeEncoder, coloured_region, colours, encoded, panorama_of
+from serving import application, publish, served
+from starlette.requests import Request
 
 from model.images import Rgb
 from model.panorama import PanoramaGeometry
+from service.api.errors import told
+from service.build import build
+from service.index.catalogue import Catalogue
+from service.ingest import ingest
 
 pytestmark = pytest.mark.anyio
 LIMIT = 100_000
@@ -260,6 +266,87 @@ async def test_a_failure_of_ours_tells_nothing(tmp_path: Path) -> None:
         answer = await client.post("/localize", files=form(panorama_of(1)))
     assert_problem(answer, 500)
     assert "secret" not in answer.text
+
+
+@pytest.fixture
+async def away(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Path]]:
+    """The application with its home, whose imagery lies elsewhere; no index is opened yet."""
+    encoder, home = FakeEncoder(), tmp_path / "home"
+    with Catalogue.of(home) as catalogue:
+        folder = coloured_region(tmp_path / "my pictures" / "town", range(3))
+        ingest(catalogue, folder, size_m=64.0)
+    build(home, encoder)
+    transport = httpx.ASGITransport(application(home, encoder))
+    async with httpx.AsyncClient(transport=transport, base_url="http://skyfix") as client:
+        yield client, home
+
+
+def damage_imagery(home: Path) -> Path:
+    shutil.rmtree(home.parent / "my pictures")
+    return home.parent / "my pictures" / "town"
+
+
+def damage_catalogue(home: Path) -> Path:
+    (home / "catalogue.sqlite").write_bytes(b"no database" * 1000)
+    return home / "catalogue.sqlite"
+
+
+def damage_index(home: Path) -> Path:
+    (file,) = home.glob("index/*/vectors.npy")
+    file.unlink()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("damage", "path", "status", "named"),
+    [
+        (damage_imagery, "/tiles/t1.jpg", 410, "is gone from town: put it back"),
+        (damage_catalogue, "/tiles/t1.jpg", 500, "$SKYFIX_HOME/catalogue.sqlite"),
+        (damage_index, "/readyz", 503, "$SKYFIX_HOME/index/00000"),
+    ],
+)
+async def test_no_answer_tells_where_files_lie(
+    away: tuple[httpx.AsyncClient, Path],
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], Path],
+    path: str,
+    status: int,
+    named: str,
+) -> None:
+    client, home = away
+    damaged = damage(home)
+    answer = await client.get(path)
+    assert_problem(answer, status, named)
+    assert str(home.parent) not in answer.text
+    assert str(damaged) in caplog.text  # the operator is told
+
+
+async def test_trouble_does_not_tell_either(away: tuple[httpx.AsyncClient, Path]) -> None:
+    client, home = away
+    assert (await client.get("/readyz")).json()["trouble"] is None
+    version = publish(home, "suburb", range(3, 6), FakeEncoder())
+    (home / "index" / version / "vectors.npy").unlink()
+    trouble = ""
+    while version not in trouble:  # opened in a thread of its own
+        trouble = (await client.get("/readyz")).json()["trouble"] or ""
+    assert f"$SKYFIX_HOME/index/{version}/vectors.npy" in trouble
+    assert str(home) not in trouble
+
+
+@pytest.mark.parametrize(
+    ("ours", "public"),
+    [
+        ("{home}/index/v1 and {home}: both", "$SKYFIX_HOME/index/v1 and $SKYFIX_HOME: both"),
+        ("{home}-old/a b/c d.tif: damaged", "c d.tif: damaged"),
+        ("[Errno 2] No such file: '/a/b/c.npy'", "[Errno 2] No such file: 'c.npy'"),
+        ("at http://milvus:19530/a/b, in s3://x/y", "at http://milvus:19530/a/b, in s3://x/y"),
+        ("town/x/y.png and/or (/data/z.tif)", "town/x/y.png and/or (z.tif)"),
+    ],
+)
+def test_paths_are_told_by_their_ends(tmp_path: Path, ours: str, public: str) -> None:
+    app = application(tmp_path / "home", FakeEncoder())
+    request = Request({"type": "http", "app": app})
+    assert told(request, ours.format(home=tmp_path / "home")) == public
 
 
 async def test_an_upload_never_touches_the_disk(

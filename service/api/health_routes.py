@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from service.api.errors import told
 from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.pipeline import Pipeline
@@ -44,7 +45,7 @@ async def readyz(request: Request) -> ReadySchema:
         status="ready",
         index_version=fix.index_version,
         encoder=fix.encoder,
-        trouble="; ".join(filter(None, troubles)) or None,
+        trouble=told(request, "; ".join(filter(None, troubles))) or None,
     )
 
 
