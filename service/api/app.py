@@ -87,12 +87,12 @@ def create_app(
         uploads=localize_routes.router.routes,
     )
     app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
-    busy = problems(503)  # see Crowd
+    any_route = problems(422, 503)  # see each_known_and_once and Crowd
     for module in (localize_routes, index_routes, tile_routes, map_routes):
-        app.include_router(module.router, responses=busy)
-    app.include_router(health_routes.router)  # /livez is never busy
+        app.include_router(module.router, responses=any_route)
+    app.include_router(health_routes.router, responses=problems(422))  # /livez is never busy
     if settings.admin_token:
-        app.include_router(admin_routes.router, responses=busy)
+        app.include_router(admin_routes.router, responses=any_route)
     _add_pages(app)
     return app
 
