@@ -35,7 +35,7 @@ async def each_known_and_once(request: Request) -> None:
     known = [one["name"] for one in operation.get("parameters", []) if one["in"] == "query"]
     for name in given:  # the first one only: a query has room for thousands
         if name not in known:
-            raise _refused(name, given[name], _unknown(name, known))
+            raise _refused(name[:80], given[name][:80], _unknown(name, known))
     if len(given.multi_items()) > len(given):
         times = {name: len(given.getlist(name)) for name in given}
         name = max(times, key=times.__getitem__)
