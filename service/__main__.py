@@ -181,6 +181,8 @@ def _locate(arguments: argparse.Namespace, settings: Settings) -> None:
             f"{match.rank:3d}  {match.latitude:.6f},{match.longitude:.6f}  "
             f"distance {match.distance:.4f}  heading {match.heading_deg:5.1f}  {match.tile_id}"
         )
+    if fix.note:
+        print(fix.note)
 
 
 def _read(path: Path) -> bytes:

@@ -56,6 +56,7 @@ class Fix:
     position: what the nearest tiles agree on (service.position), None when the hints allow none.
     radius_m: the true place lies within it with the probability `confidence`, if that is known.
     confidence, in_index: None where the index was never calibrated.
+    note: why there is neither match nor position; None when there is.
     """
 
     matches: tuple[Match, ...]
@@ -68,3 +69,4 @@ class Fix:
     radius_m: float | None = None
     confidence: float | None = None
     in_index: bool | None = None
+    note: str | None = None

@@ -8,15 +8,19 @@ trailers of a chunked body for headers.
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_BYTES = 64 * 1024  # of a head, or of anything else that is neither head nor body
 _AROUND_HEADER = 4  # ": " and the end of the line
 
 
+TOO_LARGE = f"The request's head is larger than {MOST_BYTES} bytes: send less."
+
+
 class BadHead(Exception):
-    """Raised in a callback of the parser, which ends the request as malformed, with a 400."""
+    """Raised in a callback of the parser, which ends the request as malformed."""
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -32,6 +36,7 @@ class BoundedHeads(HttpToolsProtocol):
     _in_head = False
     _moved = False  # whether what was received last ended a head or a body, or was of a body
     _unused_bytes = 0  # received since
+    _refusal: tuple[int, str] | None = None  # status and text, where they are not uvicorn's
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -43,13 +48,28 @@ class BoundedHeads(HttpToolsProtocol):
         self._watch()
         self._unused_bytes = 0 if self._moved else self._unused_bytes + len(data)
         if self._unused_bytes > MOST_BYTES and not self.transport.is_closing():
-            self.send_400_response("The request's head is too large.")
+            self._refusal = 431, TOO_LARGE
+            self.send_400_response(TOO_LARGE)
 
     def send_400_response(self, msg: str) -> None:
+        """What uvicorn calls with its own text, whatever was wrong with the head."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()  # it would stand in the middle of another answer
-        else:
-            super().send_400_response(msg)
+            return
+        status, text = self._refusal or (400, msg)
+        fields = [
+            *self.server_state.default_headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(text)),
+            (b"connection", b"close"),
+        ]
+        head = STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % field for field in fields)
+        self.transport.write(head + b"\r\n" + text.encode())
+        self.transport.close()
+
+    def _refuse(self, status: int, text: str) -> NoReturn:
+        self._refusal = status, text
+        raise BadHead(text)
 
     def on_message_begin(self) -> None:
         self._in_head = True
@@ -63,10 +83,10 @@ class BoundedHeads(HttpToolsProtocol):
         self._in_head, self._moved = False, True
         lengths = [len(name) + len(value) + _AROUND_HEADER for name, value in self.headers]
         if len(self.url) + sum(lengths) > MOST_BYTES:
-            raise BadHead("too large")
+            self._refuse(431, TOO_LARGE)
         hosts = [name for name, _ in self.headers if name == b"host"]
         if len(hosts) != 1 and self.parser.get_http_version() == "1.1":
-            raise BadHead(f"{len(hosts)} hosts")
+            self._refuse(400, f"The request has {len(hosts)} Host headers: send one.")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

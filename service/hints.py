@@ -80,6 +80,17 @@ class Hints:
         return cls(**given)
 
     @property
+    def place(self) -> str:
+        """The place hints in words: where a tile's centre may lie; empty without any."""
+        parts = []
+        if self.near is not None:
+            radius_m = self.radius_m or DEFAULT_RADIUS_M
+            parts.append(f"within {radius_m:g} m of near={','.join(map(str, self.near))}")
+        if self.bbox is not None:
+            parts.append(f"in bbox={','.join(map(str, self.bbox))}")
+        return " and ".join(parts)
+
+    @property
     def centre_heading_deg(self) -> float | None:
         """`heading_deg`, or the same from `north`: heading = (0.5 - north) * 360."""
         if self.north is None:
@@ -107,6 +118,10 @@ def parse_bbox(text: str) -> Bounds:
     _check_degrees("bbox", text, (south, north), (west, east))
     if south >= north:
         raise HintError(f"bbox={text}: south {south:g} must be below north {north:g}")
+    if west == east or (west, east) == (180.0, -180.0):
+        raise HintError(
+            f"bbox={text}: west and east are the same meridian; all around is -180 to 180"
+        )
     return Bounds(west, south, east, north)
 
 
@@ -114,6 +129,8 @@ def _numbers(name: str, text: str, parts: tuple[str, ...]) -> list[float]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
+        values = []
+    if "_" in text or not text.isascii():  # digits to Python only
         values = []
     if len(values) != len(parts) or not all(map(math.isfinite, values)):
         raise HintError(f"{name}={text!r}: expected {','.join(parts)} in degrees")

@@ -222,6 +222,7 @@ class Localizer:
             radius_m=place and place.radius_m,
             confidence=place and place.confidence,
             in_index=place and place.in_index,
+            note=None if matches else _no_tile(query.hints),
         )
 
     def _explain(self, query: Query, found: Candidates) -> Explanation:
@@ -248,6 +249,10 @@ def place_of(index: TileIndex, found: Candidates) -> Place | None:
     if not found.rows:
         return None
     return fuse(index.places(found.rows), np.array(found.distances), index.calibration)
+
+
+def _no_tile(hints: Hints) -> str:
+    return f"no tile of the index is centred {hints.place}: widen the hint, or leave it out"
 
 
 def _heading_of_centre(north: float) -> float:

@@ -63,13 +63,23 @@ async def test_place_hints_restrict_exactly(client: httpx.AsyncClient, town: str
     assert {match["tile_id"] for match in near["matches"]} == {"t0", "t1"}
     box = (await locate(client, 5, "bbox=-79.9945,24,-79.9,26&heading_deg=0")).json()
     assert {match["tile_id"] for match in box["matches"]} == {f"t{n}" for n in range(6, 12)}
+    assert near["note"] is box["note"] is None
+
+
+async def test_an_answer_without_a_place_says_why(client: httpx.AsyncClient, town: str) -> None:
     nowhere = (await locate(client, 5, "near=0,0")).json()
     assert (nowhere["matches"], nowhere["position"]) == ([], None)
+    assert nowhere["note"].startswith(
+        "no tile of the index is centred within 500 m of near=0.0,0.0:"
+    )
+    drawn = (await locate(client, 5, "bbox=0,1,2,3", accept="application/geo+json")).json()
+    assert drawn["features"] == []
+    assert "in bbox=0.0,1.0,2.0,3.0:" in drawn["fix"]["note"]
 
 
 async def test_geojson_says_the_same(client: httpx.AsyncClient, town: str) -> None:
     plain = (await locate(client, 5, "heading_deg=0&top_k=2")).json()
-    answer = await locate(client, 5, "heading_deg=0&top_k=2", accept="application/geo+json")
+    answer = await locate(client, 5, "heading_deg=0&top_k=2", accept="Application/GEO+JSON")
     assert answer.headers["content-type"] == "application/geo+json"
     collection = answer.json()
     assert collection["type"] == "FeatureCollection"

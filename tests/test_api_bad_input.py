@@ -1,23 +1,31 @@
 """Whatever a client sends: a 4xx problem that names value and limit, and the next request works."""
 
 import asyncio
+import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from fakes import FakeEncoder, colours, encoded, panorama_of
-from serving import publish, served
+from fakes import FakeEncoder, coloured_region, colours, encoded, panorama_of
+from serving import application, publish, served
+from starlette.requests import Request
 
 from model.images import Rgb
 from model.panorama import PanoramaGeometry
+from service.api.errors import told
+from service.build import build
+from service.index.catalogue import Catalogue
+from service.ingest import ingest
 
 pytestmark = pytest.mark.anyio
 LIMIT = 100_000
+TOKEN = "s3cr3t-0123456789"
+NAME = "000001-20260101T000000Z"
 GPANO_FISHEYE = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
     'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -31,7 +39,8 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Three tiles behind tight limits; at the end a good request must still be answered."""
     encoder = FakeEncoder()
     publish(tmp_path, "town", range(3), encoder)
-    async with served(tmp_path, encoder, max_body_bytes=LIMIT, body_deadline_s=0.3) as made:
+    limits = {"max_body_bytes": LIMIT, "body_deadline_s": 0.3}
+    async with served(tmp_path, encoder, admin_token=TOKEN, **limits) as made:
         yield made
         good = await made.post("/localize?heading_deg=0", files=form(panorama_of(1)))
         assert (good.status_code, good.json()["matches"][0]["tile_id"]) == (200, "t1")
@@ -97,22 +106,109 @@ async def test_an_unusable_image_is_refused(client: httpx.AsyncClient, name: str
         ("radius_m=10", "near"),
         ("bbox=1,2,3", "west,south,east,north"),
         ("bbox=0,20,1,10", "south"),
-        ("headin_deg=0", "headin_deg"),
+        ("heading=90", "query.heading=90: no such parameter: did you mean heading_deg? known are"),
+        ("where=here", "top_k, heading_deg"),
+        ("top_k=1&heading_deg=1&heading_deg=2", "query.heading_deg=['1', '2']: given 2 times"),
+        ("near=25,-80&near=25,-80", "near"),
+        ("near=5_5.6,1", "near='5_5.6,1'"),
+        ("bbox=10,20,10,30", "same meridian"),
+        ("top_k=1_0", "query.top_k=1_0: Value error, a number has no underscore"),
+        ("heading_deg=3_5", "underscore"),
     ],
 )
 async def test_a_bad_query_is_refused(client: httpx.AsyncClient, query: str, named: str) -> None:
     assert_problem(await client.post(f"/localize?{query}", files=form(JPEG)), 422, named)
 
 
-async def test_a_form_without_the_file_is_refused(client: httpx.AsyncClient) -> None:
-    assert_problem(
-        await client.post("/localize", files=form(JPEG, "photo")), 400, "panorama", "photo"
-    )
-    assert_problem(await client.post("/localize", files=[*form(JPEG).items()] * 2), 400, "1")
+@pytest.mark.parametrize(
+    ("method", "path", "named"),
+    [
+        ("POST", "/localize/batch?heading=1", "heading_deg"),
+        ("GET", "/tiles/t1.jpg?pixel=64", "pixels"),
+        ("GET", "/tiles/t1.jpg?pixels=64&pixels=65", "2 times"),
+        ("GET", "/index?x", "query.x=: no such parameter: this route takes none"),
+        ("GET", "/index/versions?x=1", "none"),
+        ("GET", "/map/1/0/0?x=1", "none"),
+        ("GET", "/livez?x=1", "none"),
+        ("GET", "/readyz?x=1", "none"),
+        ("GET", "/metrics?x=1", "none"),
+        ("POST", "/index/rebuild?weight=x", "did you mean weights?"),
+        ("POST", f"/index/activate?version={NAME}&version={NAME}", "2 times"),
+        ("GET", f"/jobs/{'0' * 32}?x=1", "none"),
+        ("DELETE", f"/jobs/{'0' * 32}?x=1", "none"),
+    ],
+)
+async def test_no_route_ignores_a_parameter(
+    client: httpx.AsyncClient, method: str, path: str, named: str
+) -> None:
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    assert_problem(await client.request(method, path, headers=headers), 422, named)
+
+
+async def test_many_unknown_parameters_are_one_line(client: httpx.AsyncClient) -> None:
+    for query in ("&".join(f"x{n}" for n in range(5_000)), "x0=" + "y" * 10_000, "x0" * 10_000):
+        answer = await client.get(f"/index?{query}")
+        assert_problem(answer, 422, "query.x0", "this route takes none")
+        assert len(answer.content) < 1_000
+
+
+async def test_a_page_may_be_linked_to_with_parameters(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/?from=elsewhere")).status_code == 200
+
+
+async def test_a_body_that_is_no_plain_form_is_refused(client: httpx.AsyncClient) -> None:
     assert_problem(await client.post("/localize"), 415, "multipart/form-data")
     assert_problem(await client.post("/localize", json={}), 415, "application/json")
-    text = {"panorama": (None, b"text, not a file")}
-    assert_problem(await client.post("/localize", files=text), 400, "panorama")
+    for coding in ("gzip", "identity, br"):
+        claimed = {"content-encoding": coding}
+        answer = await client.post("/localize", files=form(JPEG), headers=claimed)
+        assert_problem(answer, 415, f"content-encoding {coding!r}")
+    plain = {"content-encoding": "Identity"}
+    good = await client.post("/localize", files=form(panorama_of(1)), headers=plain)
+    assert good.status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/localize", "/localize/batch"])
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ([("photo", ("p.jpg", JPEG))], "field 'photo' is not known: send files 'panorama'"),
+        ([("panorama", ("p.jpg", JPEG)), ("photo", ("p.jpg", JPEG))], "'photo'"),
+        ([("panorama", ("p.jpg", JPEG)), ("submit", (None, b"send"))], "'submit'"),
+        ([("panorama", ("p.jpg", JPEG)), ("heading_deg", (None, b"9"))], "query, ?heading_deg=…"),
+        ([("heading_deg", ("h.txt", b"9")), ("panorama", ("p.jpg", JPEG))], "?heading_deg=…"),
+        ([("panorama", (None, b"text, not a file"))], "is text"),
+    ],
+)
+async def test_a_form_holds_panoramas_only(
+    client: httpx.AsyncClient, path: str, files: list[tuple[str, tuple]], named: str
+) -> None:
+    assert_problem(await client.post(path, files=files), 400, named)
+
+
+async def test_several_panoramas_are_sent_to_batch(client: httpx.AsyncClient) -> None:
+    two = [*form(JPEG).items()] * 2
+    assert_problem(await client.post("/localize", files=two), 400, "/localize/batch")
+
+
+PART = b'--B\r\ncontent-disposition: form-data; name="panorama"; '
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        (b"", "ends before its closing boundary"),
+        (PART + b'filename="p.jpg"\r\n\r\n' + JPEG, "ends before its closing boundary"),
+        (PART + b"filename*=UTF-8''p.jpg\r\n\r\n" + JPEG + b"\r\n--B--", "no filename="),
+        (PART + b'filename=""\r\n\r\n\r\n--B--', "no file was chosen"),
+        (b"--B--", "the form is empty"),
+        (b"--C--", "boundary"),
+    ],
+    ids=["nothing", "cut off", "extended name only", "none chosen", "empty", "another boundary"],
+)
+async def test_a_broken_form_is_named(client: httpx.AsyncClient, body: bytes, named: str) -> None:
+    kind = {"content-type": "multipart/form-data; boundary=B"}
+    assert_problem(await client.post("/localize", content=body, headers=kind), 400, named)
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "undefined", "idna", "hex", "\\x00", "no-such"])
@@ -171,6 +267,87 @@ async def test_a_failure_of_ours_tells_nothing(tmp_path: Path) -> None:
         answer = await client.post("/localize", files=form(panorama_of(1)))
     assert_problem(answer, 500)
     assert "secret" not in answer.text
+
+
+@pytest.fixture
+async def away(tmp_path: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Path]]:
+    """The application with its home, whose imagery lies elsewhere; no index is opened yet."""
+    encoder, home = FakeEncoder(), tmp_path / "home"
+    with Catalogue.of(home) as catalogue:
+        folder = coloured_region(tmp_path / "my pictures" / "town", range(3))
+        ingest(catalogue, folder, size_m=64.0)
+    build(home, encoder)
+    transport = httpx.ASGITransport(application(home, encoder))
+    async with httpx.AsyncClient(transport=transport, base_url="http://skyfix") as client:
+        yield client, home
+
+
+def damage_imagery(home: Path) -> Path:
+    shutil.rmtree(home.parent / "my pictures")
+    return home.parent / "my pictures" / "town"
+
+
+def damage_catalogue(home: Path) -> Path:
+    (home / "catalogue.sqlite").write_bytes(b"no database" * 1000)
+    return home / "catalogue.sqlite"
+
+
+def damage_index(home: Path) -> Path:
+    (file,) = home.glob("index/*/vectors.npy")
+    file.unlink()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("damage", "path", "status", "named"),
+    [
+        (damage_imagery, "/tiles/t1.jpg", 410, "is gone from town: put it back"),
+        (damage_catalogue, "/tiles/t1.jpg", 500, "$SKYFIX_HOME/catalogue.sqlite"),
+        (damage_index, "/readyz", 503, "$SKYFIX_HOME/index/00000"),
+    ],
+)
+async def test_no_answer_tells_where_files_lie(
+    away: tuple[httpx.AsyncClient, Path],
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], Path],
+    path: str,
+    status: int,
+    named: str,
+) -> None:
+    client, home = away
+    damaged = damage(home)
+    answer = await client.get(path)
+    assert_problem(answer, status, named)
+    assert str(home.parent) not in answer.text
+    assert str(damaged) in caplog.text  # the operator is told
+
+
+async def test_trouble_does_not_tell_either(away: tuple[httpx.AsyncClient, Path]) -> None:
+    client, home = away
+    assert (await client.get("/readyz")).json()["trouble"] is None
+    version = publish(home, "suburb", range(3, 6), FakeEncoder())
+    (home / "index" / version / "vectors.npy").unlink()
+    trouble = ""
+    while version not in trouble:  # opened in a thread of its own
+        trouble = (await client.get("/readyz")).json()["trouble"] or ""
+    assert f"$SKYFIX_HOME/index/{version}/vectors.npy" in trouble
+    assert str(home) not in trouble
+
+
+@pytest.mark.parametrize(
+    ("ours", "public"),
+    [
+        ("{home}/index/v1 and {home}: both", "$SKYFIX_HOME/index/v1 and $SKYFIX_HOME: both"),
+        ("{home}-old/a b/c d.tif: damaged", "c d.tif: damaged"),
+        ("[Errno 2] No such file: '/a/b/c.npy'", "[Errno 2] No such file: 'c.npy'"),
+        ("at http://milvus:19530/a/b, in s3://x/y", "at http://milvus:19530/a/b, in s3://x/y"),
+        ("town/x/y.png and/or (/data/z.tif)", "town/x/y.png and/or (z.tif)"),
+    ],
+)
+def test_paths_are_told_by_their_ends(tmp_path: Path, ours: str, public: str) -> None:
+    app = application(tmp_path / "home", FakeEncoder())
+    request = Request({"type": "http", "app": app})
+    assert told(request, ours.format(home=tmp_path / "home")) == public
 
 
 async def test_an_upload_never_touches_the_disk(

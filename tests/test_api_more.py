@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, panorama_of
 from PIL import Image
-from serving import publish, served
+from serving import application, listening, publish, served
 
 pytestmark = pytest.mark.anyio
 SETTINGS = {"max_files": 3, "max_in_flight": 4, "max_body_bytes": 200_000}
@@ -47,6 +47,26 @@ async def test_a_batch_gives_each_panorama_its_fix_or_problem(client: httpx.Asyn
     assert (third["fix"]["matches"][0]["tile_id"], third["problem"]) == ("t7", None)
     alone = await client.post("/localize?heading_deg=0&top_k=1", files=form(panorama_of(7)))
     assert alone.json()["matches"] == third["fix"]["matches"]
+
+
+async def test_a_batch_tells_the_longest_of_each_stage(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    files = form(panorama_of(3), b"no image", panorama_of(7))
+    answer = await client.post("/localize/batch", files=files)
+    fixes = [one["fix"] for one in answer.json()["results"] if one["fix"]]
+    longest = {
+        stage: max(fix["timings_ms"][stage] for fix in fixes) for stage in fixes[0]["timings_ms"]
+    }
+    *stages, total = answer.headers["server-timing"].split(", ")
+    assert stages == [f"{stage};dur={ms:.1f}" for stage, ms in longest.items()]
+    assert total.startswith("total;dur=")
+    (line,) = [r for r in caplog.records if r.name == "service.api.observe"]
+    assert line.fields["index_version"] == fixes[0]["index_version"]
+    assert line.fields["stages_ms"] == longest
+    failed = await client.post("/localize/batch", files=form(b"no image"))
+    assert failed.headers["server-timing"].startswith("total;dur=")
 
 
 async def test_a_batch_is_bounded(client: httpx.AsyncClient) -> None:
@@ -106,6 +126,46 @@ async def test_security_headers_are_on_everything(client: httpx.AsyncClient) -> 
         assert "default-src 'self'" in policy
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/index", 200),
+        ("/livez", 200),
+        ("/tiles/t1.jpg", 200),
+        ("/tiles/t99.jpg", 404),
+        ("/index?x=1", 422),
+        ("/", 200),
+        ("/web/skyfix.js", 200),
+        ("/openapi.json", 200),
+        ("/localize", 405),
+        ("/nowhere", 404),
+    ],
+)
+def test_head_is_answered_like_get_without_the_body(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, status: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    publish(tmp_path, "town", range(2), FakeEncoder())
+    app = application(tmp_path, FakeEncoder())
+    with (
+        listening(app) as (host, port),
+        httpx.Client(base_url=f"http://{host}:{port}") as client,
+    ):
+        head, get = client.head(path), client.get(path)
+    assert head.status_code == get.status_code == status
+    assert (head.content, get.headers["content-length"]) == (b"", str(len(get.content)))
+    changing = {"x-request-id", "server-timing", "date"}
+    assert [(name, value) for name, value in head.headers.items() if name not in changing] == [
+        (name, value) for name, value in get.headers.items() if name not in changing
+    ]
+    logged = [r.fields for r in caplog.records if r.name == "service.api.observe"]
+    sent = {one["method"]: one["sent"] for one in logged}
+    assert sent == {"HEAD": 0, "GET": len(get.content)}
+    (route,) = {one["route"] for one in logged}
+    page = app.state.metrics.page().decode()
+    assert f'method="HEAD",route="{route}",status="{status}"}} 1.0' in page
 
 
 async def test_metrics_count_what_happened(client: httpx.AsyncClient) -> None:

@@ -37,7 +37,7 @@ OPERATIONS = [
 ]
 # No schema tells which bytes are a panorama, nor that heading_deg and north exclude each other.
 EXCLUDED = {path: [positive_data_acceptance] for path in ("POST /localize", "POST /localize/batch")}
-# What takes nothing cannot be asked wrongly.
+# Where no parameter is declared schemathesis makes none up: test_api_bad_input.py does.
 PLAIN = {"GET /index", "GET /index/versions", "GET /livez", "GET /readyz", "GET /metrics"}
 CASES = [(one, GenerationMode.POSITIVE) for one in OPERATIONS] + [
     (one, GenerationMode.NEGATIVE) for one in OPERATIONS if one not in PLAIN
@@ -113,8 +113,29 @@ def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
     for part, example in examples(document):
         jsonschema.validate(example, {**part, "components": document["components"]})
     shown = document["components"]["schemas"]
-    wanted = ("Fix", "Batch", "Job", "Versions", "Activated", "Ready")
+    wanted = "Fix", "Explanation", "Batch", "Index", "Job", "Versions", "Activated", "Ready"
     assert [name for name in wanted if not shown[f"{name}Schema"].get("examples")] == []
+
+
+def test_the_example_of_an_index_has_the_members_of_one(
+    schema: Schema, document: dict[str, Any]
+) -> None:
+    (example,) = document["components"]["schemas"]["IndexSchema"]["examples"]
+    shown = httpx.get(schema.location.replace("openapi.json", "index")).json()
+    assert example.keys() == shown.keys()
+    assert example["sources"][0].keys() == shown["sources"][0].keys()
+
+
+@pytest.mark.parametrize(("status", "never"), [("422", []), ("503", ["/livez"])])
+def test_every_route_may_be_asked_wrongly_and_may_be_busy(
+    document: dict[str, Any], status: str, never: list[str]
+) -> None:
+    answers = {
+        path: [operation["responses"].keys() for operation in operations.values()]
+        for path, operations in document["paths"].items()
+    }
+    silent = [path for path, each in answers.items() if any(status not in one for one in each)]
+    assert silent == never
 
 
 def test_examples_name_versions_and_tiles_as_they_are_named(document: dict[str, Any]) -> None:

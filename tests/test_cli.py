@@ -67,6 +67,8 @@ def test_an_image_is_located_with_the_same_document_as_over_http(
     assert fix.geometry["heading_deg"].value == 90.0
     assert main(["locate", str(image), *options]) == 0
     assert fix.matches[0].tile_id in capsys.readouterr().out
+    assert main(["locate", str(image), "--near=0,0", *options]) == 0
+    assert "no tile of the index is centred within 500 m of near=0.0,0.0" in capsys.readouterr().out
 
 
 def test_versions_are_listed_verified_and_activated(

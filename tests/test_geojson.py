@@ -2,20 +2,22 @@
 
 import itertools
 
+import jsonschema
 import pytest
 
 from model.geo import Bounds, LatLon
-from service.api.geojson import geojson, outline
+from service.api.geojson import SCHEMA, geojson, is_preferred, outline
+from service.api.schemas import FixSchema
 from service.fix import Fix, Match
 
 
-def fix(*bounds: Bounds) -> Fix:
+def fix(*bounds: Bounds) -> FixSchema:
     matches = tuple(
         Match(rank, f"t{rank}", -33.5, 151.0, box, 0.1 * rank, 90.0)
         for rank, box in enumerate(bounds, 1)
     )
     position = LatLon(-33.5, 151.0) if matches else None
-    return Fix(matches, position, "v1", "fa", {}, {"encode": 1.0})
+    return FixSchema.of(Fix(matches, position, "v1", "fa", {}, {"encode": 1.0}))
 
 
 def signed_area(ring: list[list[float]]) -> float:
@@ -52,3 +54,49 @@ def test_a_collection_has_no_member_that_the_rfc_forbids() -> None:
     collection = geojson(fix(Bounds(0.0, 0.0, 1.0, 1.0)))
     assert collection.keys() == {"type", "features", "fix"}
     assert geojson(fix())["features"] == []
+
+
+def test_the_document_s_schema_tells_a_collection_from_anything_else() -> None:
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    crossing = fix(Bounds(0.0, 0.0, 1.0, 1.0), Bounds(179.5, -1.0, -179.0, 1.0))
+    for collection in (geojson(crossing), geojson(fix())):
+        assert validator.is_valid(collection)
+    for wrong in (
+        crossing.model_dump(mode="json"),
+        {"type": "FeatureCollection", "features": [{}]},
+    ):
+        assert not validator.is_valid(wrong)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/*", False),
+        ("application/json", False),
+        ("application/geo+json", True),
+        ("Application/GEO+JSON", True),
+        ("application/geo+jsonx", False),
+        ("xapplication/geo+json", False),
+        ("application/geo+json;q=0", False),
+        ("application/geo+json; q=0.000", False),
+        ("application/geo+json;q=0.001", True),
+        ("application/json, application/geo+json;q=0.1", False),
+        ("application/json;q=0.1,application/geo+json", True),
+        ("application/json, application/geo+json", True),
+        ("application/geo+json;q=0.5, */*;q=0.8", False),
+        ("application/geo+json, */*;q=0.8", True),
+        (
+            "application/json;q=0.2, */*, application/geo+json;q=0.5",
+            True,
+        ),  # the specific one counts
+        ("text/html, application/geo+json ; q=0.9 , */*;q=0.1", True),
+        ('text/html;x="a,b", application/geo+json', True),
+        ("application/geo+json;q=much", False),
+        ("application/geo+json;q=", False),
+        ("application/geo+json;q=2", False),
+    ],
+)
+def test_geojson_is_for_those_who_ask_for_it(accept: str, expected: bool) -> None:
+    assert is_preferred(accept) is expected

@@ -111,8 +111,18 @@ def test_a_large_head_is_refused(patient: tuple[str, int], head: bytes, piece: i
             for start in range(0, len(head), piece):
                 client.sendall(head[start : start + piece])
         with suppress(ConnectionError):  # closed with bytes unread, the answer may be lost
-            assert client.recv(1000).startswith(b"HTTP/1.1 400")
+            answer = client.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert answer.endswith(b"The request's head is larger than 65536 bytes: send less.")
         assert seconds_until_closed(client) < 3.0
+
+
+@pytest.mark.parametrize("size", [MOST_BYTES - 100, MOST_BYTES + 1])
+def test_the_limit_of_a_head_is_the_one_stated(patient: tuple[str, int], size: int) -> None:
+    with connected(patient) as client:
+        client.sendall(REQUEST[:-2] + b"X: " + b"x" * size + b"\r\n\r\n")
+        status = 204 if size < MOST_BYTES else 431
+        assert client.recv(1000).startswith(b"HTTP/1.1 %d " % status)
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
@@ -153,7 +163,18 @@ def test_a_body_s_end_and_half_a_head_in_one_piece(patient: tuple[str, int]) -> 
 def test_one_host_is_named(patient: tuple[str, int], hosts: bytes) -> None:
     with connected(patient) as client:
         client.sendall(b"GET / HTTP/1.1\r\n" + hosts + b"\r\n")
-        assert client.recv(1000).startswith(b"HTTP/1.1 400")
+        answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"The request has %d Host headers: send one." % hosts.count(b"Host") in answer
+
+
+def test_what_is_no_http_is_said(patient: tuple[str, int]) -> None:
+    with connected(patient) as client:
+        client.sendall(b"garbage\r\n\r\n")
+        answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 400")
+        assert b"\r\ndate: " in answer
+        assert answer.endswith(b"\r\n\r\nInvalid HTTP request received.")
 
 
 def test_garbage_never_stands_in_an_earlier_answer(patient: tuple[str, int]) -> None:

@@ -37,15 +37,24 @@ def test_heading_and_north_say_the_same(heading: float) -> None:
 def test_places_are_parsed_in_their_stated_order() -> None:
     assert parse_near("-33.5, 151") == LatLon(latitude=-33.5, longitude=151.0)
     assert parse_bbox("179,-20,-179,-10") == Bounds(west=179, south=-20, east=-179, north=-10)
+    assert parse_bbox("-180,-90,180,90") == Bounds(-180, -90, 180, 90)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1,2,3", "a,b", "nan,0", "91,0", "0,181", "1;2"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1,2,3", "a,b", "nan,0", "91,0", "0,181", "1;2", "5_5.6,1", "٣,1"]
+)
 def test_an_unreadable_point_is_refused(text: str) -> None:
     with pytest.raises(HintError, match="near="):
         parse_near(text)
 
 
-@pytest.mark.parametrize("text", ["1,2,3", "0,10,1,10", "0,20,1,10", "0,-91,1,0", "0,0,inf,1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,2,3", "0,10,1,10", "0,20,1,10", "0,-91,1,0", "0,0,inf,1",
+        "10,20,10,30", "180,20,-180,30", "0,0,1_0,1",
+    ],
+)  # fmt: skip
 def test_an_unreadable_box_is_refused(text: str) -> None:
     with pytest.raises(HintError, match="bbox="):
         parse_bbox(text)
@@ -55,3 +64,11 @@ def test_an_unreadable_box_is_refused(text: str) -> None:
 def test_top_k_is_bounded(top_k: int) -> None:
     with pytest.raises(HintError, match=f"top_k={top_k}: allowed is 1 to 100"):
         check_top_k(top_k)
+
+
+def test_the_place_is_told_in_words_with_every_digit() -> None:
+    near, bbox = LatLon(55.0, -165.123456), Bounds(10.0, 20.0, 11.5, 30.0)
+    assert Hints().place == ""
+    assert Hints(near=near).place == "within 500 m of near=55.0,-165.123456"
+    both = Hints(near=near, radius_m=20.0, bbox=bbox).place
+    assert both == "within 20 m of near=55.0,-165.123456 and in bbox=10.0,20.0,11.5,30.0"

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
@@ -23,10 +23,13 @@ from service.api import (
     tile_routes,
 )
 from service.api.crowd import Crowd
+from service.api.head import HeadLikeGet
 from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.observe import Observe
 from service.api.pipeline import Pipeline
+from service.api.problems import problems
+from service.api.query import each_known_and_once
 from service.api.serving import Reopen, Serving
 from service.basemap import BaseMap
 from service.localizer import Localizer
@@ -38,8 +41,9 @@ _DESCRIPTION = """Tells where a street-level panorama was taken, by matching it 
 
 Angles are degrees, headings clockwise from north, coordinates WGS84. Every failure is RFC 9457
 problem+json whose `detail` names the offending value and what is allowed; its `type` is stable.
-Every answer carries `X-Request-ID` (yours, when you send 8 to 64 of A-Z a-z 0-9 . _ -) and
-`Server-Timing`. Limits and everything else an operator sets: `skyfix serve --print-settings`."""
+Every answer to a readable head carries `X-Request-ID` (yours, when you send 8 to 64 of
+A-Z a-z 0-9 . _ -) and `Server-Timing`. Limits and everything else an operator sets:
+`skyfix serve --print-settings`."""
 
 
 def create_app(
@@ -61,6 +65,7 @@ def create_app(
         description=_DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=_lifespan,
+        dependencies=[Depends(each_known_and_once)],
         redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their scripts from a CDN: ours is among the pages
         redoc_url=None,
@@ -74,6 +79,7 @@ def create_app(
     app.state.jobs = Jobs(lambda job: metrics.observe_job(job.kind, job.status))
     _watch(metrics, app.state.pipeline, app.state.serving)
     errors.install(app)
+    app.add_middleware(HeadLikeGet)
     app.add_middleware(
         Crowd,
         most=settings.max_requests,
@@ -81,10 +87,12 @@ def create_app(
         uploads=localize_routes.router.routes,
     )
     app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
-    for module in (localize_routes, index_routes, tile_routes, map_routes, health_routes):
-        app.include_router(module.router)
+    any_route = problems(422, 503)  # see each_known_and_once and Crowd
+    for module in (localize_routes, index_routes, tile_routes, map_routes):
+        app.include_router(module.router, responses=any_route)
+    app.include_router(health_routes.router, responses=problems(422))  # /livez is never busy
     if settings.admin_token:
-        app.include_router(admin_routes.router)
+        app.include_router(admin_routes.router, responses=any_route)
     _add_pages(app)
     return app
 
@@ -92,8 +100,9 @@ def create_app(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     pipeline: Pipeline = app.state.pipeline
+    app.openapi()  # made once: the first request should not pay for it
     try:
-        await pipeline.canary()  # the first request should not pay for the warm-up
+        await pipeline.canary()  # nor for the warm-up
     except SkyfixError as error:
         logger.warning("not ready yet: %s", error)
     except Exception:  # serve all the same: readiness tells, and tries again

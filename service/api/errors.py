@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import NamedTuple
 
 from fastapi import FastAPI
@@ -36,11 +39,13 @@ from service.index.versions import (
     IndexUnwritable,
     VersionUnknown,
 )
+from service.settings import Settings
 from service.weights import WeightsUnknown, WeightsUnusable
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
+OURS = {409, 410, 500, 503}  # statuses whose texts quote no client
 
 
 class Problem(NamedTuple):
@@ -62,7 +67,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     HintError: Problem(422, "hint", "A hint is not usable"),
     RequestValidationError: Problem(422, "request", "The request does not fit the API"),
     UploadError: Problem(400, "upload", "The form cannot be read"),
-    MediaTypeError: Problem(415, "media-type", "The body is not a multipart form"),
+    MediaTypeError: Problem(415, "media-type", "The body is not a plain multipart form"),
     BodyTooLargeError: Problem(413, "body-too-large", "The body is too large"),
     BodyTimeoutError: Problem(408, "body-timeout", "The body arrived too slowly"),
     OverloadedError: Problem(503, "overloaded", "The service is busy"),
@@ -108,15 +113,37 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _gone)
 
 
+def told(request: Request, ours: str) -> str:
+    """A text of ours, which quotes no client, as anybody may read it: the home folder by its
+    variable, a file elsewhere by its name alone."""
+    settings: Settings = request.app.state.settings
+    return _FOLDERS.sub("", _home(settings.home).sub("$SKYFIX_HOME", ours))
+
+
+_FOLDERS = re.compile(r"""(?<![\w/:.$])/(?:[^/:'"\n]+/)+""")  # of an absolute path, its spaces too
+
+
+@functools.cache
+def _home(home: Path) -> re.Pattern[str]:
+    names = sorted({str(home.absolute()), str(home.resolve())}, key=len, reverse=True)
+    return re.compile(rf"(?:{'|'.join(map(re.escape, names))})(?![\w-])")
+
+
 def document(request: Request, problem: Problem, detail: str) -> dict[str, object]:
-    """The members of RFC 9457; counted among the application's problems."""
+    """The members of RFC 9457; counted among the application's problems. What `told` leaves out
+    of a failure of ours is in the log."""
     metrics: Metrics = request.app.state.metrics
     metrics.problems.labels(problem.slug).inc()
+    public = detail
+    if problem.status in OURS:
+        public = told(request, detail)
+        if public != detail:
+            logger.warning("%s: %s", problem.slug, detail)
     return {
         "type": f"urn:skyfix:problem:{problem.slug}",
         "title": problem.title,
         "status": problem.status,
-        "detail": detail.encode(errors="replace").decode(),  # a lone surrogate is no JSON
+        "detail": public.encode(errors="replace").decode(),  # a lone surrogate is no JSON
         "instance": request.url.path,
     }
 

@@ -2,51 +2,68 @@
 
 from __future__ import annotations
 
-import dataclasses
+import re
 from typing import Any
+from urllib.request import parse_http_list
 
 from model.geo import Bounds
-from service.api.schemas import FixSchema
-from service.fix import Fix, Match
+from service.api.schemas import FIX_EXAMPLE, FixSchema
 
 MEDIA_TYPE = "application/geo+json"
+_JSON_RANGES = ("application/json", "application/*", "*/*")  # the most specific first
+_WEIGHT = re.compile(r"[01]|0\.\d{0,3}|1\.0{0,3}")
 
 
-def geojson(fix: Fix) -> dict[str, Any]:
+def is_preferred(accept: str) -> bool:
+    """Whether an Accept header (RFC 9110, section 12.5.1) names GeoJSON, with no lower a weight
+    than it gives JSON. Wildcards mean JSON; a range with a weight that is none counts as absent."""
+    accept = accept.lower()
+    if MEDIA_TYPE not in accept:  # most requests
+        return False
+    weights: dict[str, float] = {}
+    for one in parse_http_list(accept):
+        media_range, *parameters = (part.strip() for part in one.split(";"))
+        stated = [part.removeprefix("q=") for part in parameters if part.startswith("q=")]
+        if all(map(_WEIGHT.fullmatch, stated)):
+            weights[media_range] = float(stated[0]) if stated else 1.0
+    json = next((weights[one] for one in _JSON_RANGES if one in weights), 0.0)
+    return weights.get(MEDIA_TYPE, 0.0) >= max(json, 0.001)
+
+
+def geojson(fix: FixSchema) -> dict[str, Any]:
     """A FeatureCollection; coordinates are longitude, latitude.
 
     The answer's other members stand in the foreign member `fix`: section 7.1 of the RFC forbids
     a member `geometry` beside `features`.
     """
-    position = [_position(fix)] if fix.position else []
+    members = fix.model_dump(mode="json")
+    matches, position = members.pop("matches"), members["position"]
+    positions = [_position(position, matches[0]["heading_deg"])] if position else []
     return {
         "type": "FeatureCollection",
-        "features": [*position, *map(_tile, fix.matches)],
-        "fix": FixSchema.of(fix).model_dump(mode="json", exclude={"matches"}),
+        "features": [*positions, *map(_tile, matches)],
+        "fix": members,
     }
 
 
-def _position(fix: Fix) -> dict[str, Any]:
-    assert fix.position is not None
-    place = [fix.position.longitude, fix.position.latitude]
-    properties = {"kind": "position", "heading_deg": fix.matches[0].heading_deg}
+def _position(position: dict[str, float], heading_deg: float) -> dict[str, Any]:
+    place = [position["longitude"], position["latitude"]]
     return {
         "type": "Feature",
         "id": "position",
         "geometry": {"type": "Point", "coordinates": place},
-        "properties": properties,
+        "properties": {"kind": "position", "heading_deg": heading_deg},
     }
 
 
-def _tile(match: Match) -> dict[str, Any]:
-    properties = {f.name: getattr(match, f.name) for f in dataclasses.fields(match)}
-    bounds = properties.pop("bounds")
+def _tile(match: dict[str, Any]) -> dict[str, Any]:
+    bounds = match.pop("bounds")
     return {
         "type": "Feature",
-        "id": match.tile_id,
-        "bbox": list(bounds),
-        "geometry": outline(bounds),
-        "properties": {"kind": "match", **properties},
+        "id": match["tile_id"],
+        "bbox": bounds,
+        "geometry": outline(Bounds(*bounds)),
+        "properties": {"kind": "match", **match},
     }
 
 
@@ -62,3 +79,37 @@ def outline(bounds: Bounds) -> dict[str, Any]:
 def _ring(bounds: Bounds) -> list[list[float]]:
     west, south, east, north = bounds
     return [[west, south], [east, south], [east, north], [west, north], [west, south]]
+
+
+_FEATURE = {
+    "type": "object",
+    "required": ["type", "id", "geometry", "properties"],
+    "properties": {
+        "type": {"const": "Feature"},
+        "id": {"type": "string", "description": "`position`, or a tile's id"},
+        "geometry": {
+            "type": "object",
+            "required": ["type", "coordinates"],
+            "properties": {
+                "type": {"enum": ["Point", "Polygon", "MultiPolygon"]},
+                "coordinates": {"type": "array", "description": "longitude, latitude in degrees"},
+            },
+        },
+        "properties": {
+            "type": "object",
+            "required": ["kind", "heading_deg"],
+            "properties": {"kind": {"enum": ["position", "match"]}},
+        },
+    },
+}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "description": "the position, where there is one, then the matches, best first",
+    "required": ["type", "features", "fix"],
+    "properties": {
+        "type": {"const": "FeatureCollection"},
+        "features": {"type": "array", "items": _FEATURE},
+        "fix": {"type": "object", "description": "the members of the JSON answer but `matches`"},
+    },
+    "examples": [geojson(FixSchema.model_validate(FIX_EXAMPLE))],
+}

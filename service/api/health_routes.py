@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from service.api.errors import told
 from service.api.jobs import Jobs
 from service.api.metrics import Metrics
 from service.api.pipeline import Pipeline
@@ -49,7 +50,7 @@ async def readyz(request: Request) -> ReadySchema:
         status="ready",
         index_version=fix.index_version,
         encoder=fix.encoder,
-        trouble="; ".join(filter(None, troubles)) or None,
+        trouble=told(request, "; ".join(filter(None, troubles))) or None,
     )
 
 
@@ -57,7 +58,7 @@ async def readyz(request: Request) -> ReadySchema:
     "/metrics",
     summary="Prometheus metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(503)},
 )
 async def metrics(request: Request) -> Response:
     """For the operator's network: the proxy should not pass it on."""

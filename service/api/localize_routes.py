@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -13,7 +14,7 @@ from model.errors import SkyfixError
 from service.api.batching import DeadlineExceededError
 from service.api.client import unless_gone
 from service.api.errors import document, problem_of
-from service.api.geojson import MEDIA_TYPE, geojson
+from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
 from service.api.pipeline import Pipeline
 from service.api.problems import problems
 from service.api.query import LocateQuery
@@ -34,7 +35,12 @@ _PROBLEMS = problems(400, 408, 413, 415, 422, 503)
 
 
 def _body(field: dict[str, Any]) -> dict[str, Any]:
-    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {FIELD: field},
+        "additionalProperties": False,
+    }
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
 
 
@@ -42,7 +48,7 @@ def _body(field: dict[str, Any]) -> dict[str, Any]:
     "/localize",
     summary="Where was this panorama taken?",
     response_model=FixSchema,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "object"}}}}, **_PROBLEMS},
+    responses={200: {"content": {MEDIA_TYPE: {"schema": SCHEMA}}}, **_PROBLEMS},
     openapi_extra=_body(_FILE),
 )
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
@@ -64,11 +70,11 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
             raise
         unknown_north = fix.geometry["north"].value is None
         place.answered((len(data).bit_length(), unknown_north, query.explain))
-    _log(request, fix)
-    timing = {"Server-Timing": _server_timing(fix)}
-    if MEDIA_TYPE in request.headers.get("accept", ""):
-        return JSONResponse(geojson(fix), headers=timing, media_type=MEDIA_TYPE)
-    return _json(FixSchema.of(fix), timing)
+    timing = _record(request, [fix])
+    answer = FixSchema.of(fix)
+    if is_preferred(",".join(request.headers.getlist("accept"))):
+        return JSONResponse(geojson(answer), headers=timing, media_type=MEDIA_TYPE)
+    return _json(answer, timing)
 
 
 @router.post(
@@ -82,7 +88,7 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
     """The field `panorama` repeated, all under the same parameters and the same limits as one.
 
     Each panorama has its own outcome, a fix or a problem. Together they are bounded by
-    SKYFIX_MAX_FILES and SKYFIX_MAX_BODY_BYTES.
+    SKYFIX_MAX_FILES and SKYFIX_MAX_BODY_BYTES. The answer is JSON, whatever Accept says.
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
@@ -92,7 +98,8 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
         place.start(len(uploads))
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
         outcomes = await unless_gone(request, work)
-    return _json(BatchSchema(results=outcomes))
+    timing = _record(request, [one.fix for one in outcomes if one.fix])
+    return _json(BatchSchema(results=outcomes), timing)
 
 
 async def _outcome(
@@ -107,7 +114,7 @@ async def _outcome(
     return OutcomeSchema(fix=FixSchema.of(fix))
 
 
-def _json(body: BaseModel, headers: dict[str, str] | None = None) -> Response:
+def _json(body: BaseModel, headers: dict[str, str]) -> Response:
     return Response(body.model_dump_json(), headers=headers, media_type="application/json")
 
 
@@ -116,9 +123,15 @@ def _limits(request: Request, max_files: int = 1) -> BodyLimits:
     return BodyLimits(settings.max_body_bytes, settings.body_deadline_s, max_files)
 
 
-def _server_timing(fix: Fix) -> str:
-    return ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in fix.timings_ms.items())
-
-
-def _log(request: Request, fix: Fix) -> None:
-    request.state.log = {"index_version": fix.index_version, "stages_ms": fix.timings_ms}
+def _record(request: Request, fixes: Sequence[Fix | FixSchema]) -> dict[str, str]:
+    """Versions and stages into the log's line; Server-Timing, where there is any. They are located
+    side by side: of each stage the longest."""
+    stages: dict[str, float] = {}
+    for fix in fixes:
+        for stage, ms in fix.timings_ms.items():
+            stages[stage] = max(ms, stages.get(stage, 0.0))
+    if not stages:
+        return {}
+    versions = sorted({fix.index_version for fix in fixes})
+    request.state.log = {"index_version": ", ".join(versions), "stages_ms": stages}
+    return {"Server-Timing": ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in stages.items())}

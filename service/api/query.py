@@ -1,10 +1,14 @@
-"""The query parameters of POST /localize and POST /localize/batch."""
+"""Query parameters: those that locate a panorama, and that no route ignores any."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, field_validator
+from starlette.requests import Request
 
 from service.hints import DEFAULT_RADIUS_M, LIMITS, MAX_TOP_K, Hints
 
@@ -16,10 +20,42 @@ def _bounded(name: str, description: str, example: float) -> Any:
     )
 
 
-class LocateQuery(BaseModel):
-    """The query parameters of POST /localize; anything else in the query string is refused."""
+async def each_known_and_once(request: Request) -> None:
+    """A dependency of every route in the OpenAPI document, which says what each declares.
 
-    model_config = ConfigDict(extra="forbid")
+    Raises:
+        RequestValidationError: a parameter that the route does not declare, or one given twice.
+    """
+    if not request.scope["query_string"]:
+        return
+    given, paths = request.query_params, request.app.openapi()["paths"]
+    operation = paths.get(request.scope["route"].path, {}).get(request.method.lower())
+    if operation is None:  # a page: whoever links to it may add what he likes
+        return
+    known = [one["name"] for one in operation.get("parameters", []) if one["in"] == "query"]
+    for name in given:  # the first one only: a query has room for thousands
+        if name not in known:
+            raise _refused(name[:80], given[name][:80], _unknown(name, known))
+    if len(given.multi_items()) > len(given):
+        times = {name: len(given.getlist(name)) for name in given}
+        name = max(times, key=times.__getitem__)
+        raise _refused(name, given.getlist(name)[:2], f"given {times[name]} times: give it once")
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    if not known:
+        return "no such parameter: this route takes none"
+    closest = get_close_matches(name, known, 1)
+    meant = f"did you mean {closest[0]}? " if closest else ""
+    return f"no such parameter: {meant}known are {', '.join(known)}"
+
+
+def _refused(name: str, value: object, reason: str) -> RequestValidationError:
+    return RequestValidationError([{"loc": ("query", name), "input": value, "msg": reason}])
+
+
+class LocateQuery(BaseModel):
+    """The query parameters of POST /localize and POST /localize/batch."""
 
     top_k: int = Field(10, ge=1, le=MAX_TOP_K, description="how many matches at most")
     heading_deg: float | None = _bounded(
@@ -59,6 +95,13 @@ class LocateQuery(BaseModel):
     explain: bool = Field(
         False, description="also return what the network saw, and where it looked"
     )
+
+    @field_validator("top_k", *LIMITS, mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        if isinstance(value, str) and "_" in value:  # pydantic reads 3_5 as 35
+            raise ValueError("a number has no underscore")
+        return value
 
     def hints(self) -> Hints:
         """The same as Hints; HintError for contradictions and unreadable places."""

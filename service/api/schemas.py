@@ -26,7 +26,7 @@ _MATCH: JsonDict = {
     "distance": 0.412,
     "heading_deg": 90.0,
 }
-_FIX: JsonDict = {
+FIX_EXAMPLE: JsonDict = {
     "position": {"latitude": 25.7615, "longitude": -80.19325},
     "radius_m": 11.5,
     "confidence": 0.93,
@@ -43,6 +43,38 @@ _FIX: JsonDict = {
     },
     "timings_ms": {"geometry": 0.4, "decode": 12.1, "queue": 0.1, "encode": 9.0, "search": 0.6},
     "explanation": None,
+    "note": None,
+}
+_NOTE = (
+    "no tile of the index is centred within 500 m of near=55.0,-165.0: widen the hint, or leave it "
+    "out"
+)
+_INDEX: JsonDict = {
+    "version": _VERSION,
+    "live": True,
+    "bounds": [-80.2131, 25.7502, -80.1782, 25.7798],
+    "encoder": _ENCODER,
+    "preprocessing": {"aerial_footprint_m": 64.0, "aerial_pixels": 128},
+    "dimension": 1024,
+    "count": 1444,
+    "tile_size_m": [64.0, 64.0],
+    "sources": [
+        {
+            "name": "town",
+            "kind": "raster",
+            "stride_m": 32.0,
+            "licence": "CC0-1.0",
+            "attribution": "the town's survey",
+            "ingested_at": "2026-07-31T09:58:41+00:00",
+            "tiles": 1444,
+        }
+    ],
+    "built_at": "2026-07-31T10:15:00+00:00",
+    "files": {"vectors.npy": {"bytes": 2957440, "sha256": _ENCODER}},
+    "calibration": {"reach_m": 32.0, "spacing_m": 32.0, "depth": 32, "source": "not calibrated"},
+    "engine": {"kind": "exact"},
+    "metric": "squared L2 of unit vectors",
+    "format": 1,
 }
 _PROBLEM: JsonDict = {
     "type": "urn:skyfix:problem:image",
@@ -108,6 +140,14 @@ class PositionSchema(_Answer):
 class ExplanationSchema(_Answer):
     """What the network saw: the panorama projected to a view from above, north up."""
 
+    model_config = _like(
+        {
+            "projected": "data:image/jpeg;base64,/9j/4AAQ",
+            "attention": "data:image/png;base64,iVBORw0K",
+            "heading_deg": 90.0,
+        }
+    )
+
     projected: str = Field(
         description="data URI of a square JPEG", examples=["data:image/jpeg;base64,/9j/4AAQ"]
     )
@@ -141,11 +181,11 @@ def _data_uri(image: Image.Image, file_format: str) -> str:
 class FixSchema(_Answer):
     """Where the panorama was taken, as far as one index version can tell."""
 
-    model_config = _like(_FIX)
+    model_config = _like(FIX_EXAMPLE)
 
     position: PositionSchema | None = Field(
         description="fused from the nearest tiles and their neighbours, whatever top_k is; null "
-        "when the place hints allow no tile"
+        "when the place hints allow no tile, as note then says"
     )
     radius_m: float | None = Field(
         description="metres around the position; null where that is", examples=[11.5]
@@ -175,6 +215,11 @@ class FixSchema(_Answer):
     )
 
     explanation: ExplanationSchema | None = Field(None, description="with explain=true only")
+    note: str | None = Field(
+        None,
+        description="why there is no position and no match; null when there is",
+        examples=[_NOTE],
+    )
 
     @classmethod
     def of(cls, fix: Fix) -> FixSchema:
@@ -191,6 +236,7 @@ class FixSchema(_Answer):
             geometry={name: StatedSchema(**vars(one)) for name, one in fix.geometry.items()},
             timings_ms=fix.timings_ms,
             explanation=ExplanationSchema.of(explanation) if explanation else None,
+            note=fix.note,
         )
 
 
@@ -203,8 +249,8 @@ class ReadySchema(_Answer):
             "index_version": _VERSION,
             "encoder": _ENCODER,
             "trouble": "index version 000008-20260801T093000Z is not used: no weights with "
-            "fingerprint 0b1d5e90c2a7 are in /data/weights: put there the checkpoint that built "
-            "the index",
+            "fingerprint 0b1d5e90c2a7 are in $SKYFIX_HOME/weights: put there the checkpoint that "
+            "built the index",
         }
     )
 
@@ -222,7 +268,7 @@ class ReadySchema(_Answer):
 class IndexSchema(BaseModel):
     """An index version: its manifest, plus whether it is the live one."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_INDEX]})
 
     version: str = Field(examples=[_VERSION])
     live: bool
@@ -266,7 +312,7 @@ class BatchSchema(_Answer):
     """One outcome for each panorama, in the order of the form."""
 
     model_config = _like(
-        {"results": [{"fix": _FIX, "problem": None}, {"fix": None, "problem": _PROBLEM}]}
+        {"results": [{"fix": FIX_EXAMPLE, "problem": None}, {"fix": None, "problem": _PROBLEM}]}
     )
 
     results: list[OutcomeSchema]

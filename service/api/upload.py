@@ -17,18 +17,17 @@ from starlette.requests import Request
 
 from model.errors import SkyfixError
 from service.api.admission import Place
+from service.api.query import LocateQuery
 
 FIELD = "panorama"
-_MAX_TEXT_FIELDS = 8  # tolerated and ignored
-_MAX_TEXT_BYTES = 1024
 
 
 class UploadError(SkyfixError):
-    """The multipart body is malformed, or does not hold the files named `panorama`."""
+    """The multipart body is malformed, or holds something else than files named `panorama`."""
 
 
 class MediaTypeError(SkyfixError):
-    """The body is not multipart/form-data."""
+    """The body is not multipart/form-data, or it is compressed."""
 
 
 class BodyTooLargeError(SkyfixError):
@@ -57,11 +56,7 @@ async def read_panoramas(request: Request, limits: BodyLimits, place: Place) -> 
         MediaTypeError, UploadError, BodyTooLargeError, BodyTimeoutError, OverloadedError;
         ClientDisconnect.
     """
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise MediaTypeError(
-            f"content-type {content_type[:80]!r}: send multipart/form-data with a file {FIELD!r}"
-        )
+    _check_kind(request.headers)
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated[:18]) > limits.max_bytes:
         raise _too_large(int(stated[:18]), limits)
@@ -73,6 +68,17 @@ async def read_panoramas(request: Request, limits: BodyLimits, place: Place) -> 
             return await _parse(request.headers, stream, limits)
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {limits.deadline_s:g} s") from None
+
+
+def _check_kind(headers: Headers) -> None:
+    content_type = headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        raise MediaTypeError(
+            f"content-type {content_type[:80]!r}: send multipart/form-data with a file {FIELD!r}"
+        )
+    coding = headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise MediaTypeError(f"content-encoding {coding[:80]!r}: send the form as it is, without")
 
 
 async def _bounded(
@@ -94,18 +100,12 @@ def _too_large(size: int, limits: BodyLimits) -> BodyTooLargeError:
 async def _parse(
     headers: Headers, stream: AsyncGenerator[bytes, None], limits: BodyLimits
 ) -> list[bytes]:
-    parser = MultiPartParser(
-        headers,
-        stream,
-        max_files=limits.max_files,
-        max_fields=_MAX_TEXT_FIELDS,
-        max_part_size=_MAX_TEXT_BYTES,
-    )
-    parser.spool_max_size = limits.max_bytes + 1  # never reached: the files stay in memory
+    parser = _FilesOnly(headers, stream, limits)
     try:
-        return await _files_of(await parser.parse())
+        return await _files_of(await parser.parse(), ended=parser.ended)
     except MultiPartException as error:
-        raise UploadError(f"the multipart body cannot be read: {error.message}") from error
+        reason = error.__cause__ or error.message
+        raise UploadError(f"the multipart body cannot be read: {reason}") from error
     except (ValueError, LookupError) as error:  # hostile charsets and part headers
         raise UploadError(f"the multipart body cannot be read: {error}") from error
     finally:
@@ -114,10 +114,45 @@ async def _parse(
             file.close()
 
 
-async def _files_of(form: FormData) -> list[bytes]:
-    files = form.getlist(FIELD)
-    uploads = [file for file in files if isinstance(file, UploadFile)]
-    if not uploads or len(uploads) < len(files):
-        names = ", ".join(repr(name[:40]) for name in form) or "nothing"
-        raise UploadError(f"no file field {FIELD!r} in the form; it holds {names}")
-    return [await file.read() for file in uploads]
+class _FilesOnly(MultiPartParser):
+    """Takes files `panorama`, and refuses anything else as soon as its part begins."""
+
+    def __init__(
+        self, headers: Headers, stream: AsyncGenerator[bytes, None], limits: BodyLimits
+    ) -> None:
+        super().__init__(headers, stream)
+        self.spool_max_size = limits.max_bytes + 1  # never reached: the files stay in memory
+        self._most = limits.max_files
+        self.ended = False
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        name = self._current_part.field_name
+        if name in LocateQuery.model_fields:
+            raise UploadError(
+                f"the form's field {name!r} is not read: send it in the query, ?{name}=…"
+            )
+        if name != FIELD:
+            raise UploadError(f"the form's field {name[:40]!r} is not known: send files {FIELD!r}")
+        if self._current_part.file is None:
+            raise UploadError(
+                f"the form's field {FIELD!r} is text, since its Content-Disposition has no "
+                f'filename="…": send a file (curl -F {FIELD}=@street.jpg)'
+            )
+        if self._current_files > self._most:
+            where = "send several to /localize/batch" if self._most == 1 else "send several forms"
+            raise UploadError(f"more than {self._most} files {FIELD!r} in the form: {where}")
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _files_of(form: FormData, *, ended: bool) -> list[bytes]:
+    if not ended:
+        raise UploadError("the multipart body ends before its closing boundary: send all of it")
+    files = [file for file in form.getlist(FIELD) if isinstance(file, UploadFile)]
+    if not files:
+        raise UploadError(f"the form is empty: send a file {FIELD!r}")
+    if any(not file.filename and file.size == 0 for file in files):
+        raise UploadError(f"no file was chosen for the form's field {FIELD!r}: choose one")
+    return [await file.read() for file in files]

@@ -88,7 +88,7 @@ function showFix(fix) {
     say(`${away}${latitude.toFixed(6)}, ${longitude.toFixed(6)}${radius}${sure}, ${heading} (${milliseconds.toFixed(0)} ms)`);
     map.show(around(matches.slice(0, 3).map((m) => m.bounds)));
   } else {
-    say("No tile of the index lies where the hints allow");
+    say(fix.note);
   }
   seen.hidden = !explanation;
   if (explanation) {
