@@ -28,7 +28,7 @@ from model.lanes import Lanes
 from model.network import SiameseNetwork
 from model.panorama import PanoramaGeometry
 from model.precision import EXACT, MIN_COSINE, Way, fast_ways, fastest_runs
-from model.preprocessing import to_tensor
+from model.preprocessing import to_pixels, to_tensor
 
 log = logging.getLogger(__name__)
 
@@ -222,8 +222,7 @@ class Encoder:
             mask = self._exact.street.attention_mask(pixels)
             if mask is not None:
                 mask = functional.interpolate(mask, (side, side), mode="bilinear")
-        picture = (view[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).cpu().numpy()
-        return picture, None if mask is None else mask[0, 0].cpu().numpy()
+        return to_pixels(view), None if mask is None else mask[0, 0].cpu().numpy()
 
     def encode_rolls(self, image: Rgb, geometry: PanoramaGeometry, rolls: int) -> Descriptors:
         """One panorama of unknown north, supposed at north = i / rolls, to (rolls, D)."""

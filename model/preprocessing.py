@@ -148,6 +148,12 @@ def to_tensor(images: Sequence[Rgb], device: torch.device | str = "cpu") -> Tens
     return stacked.permute(0, 3, 1, 2).float().div_(255.0)
 
 
+def to_pixels(view: Tensor) -> Rgb:
+    """One image as `to_tensor` gives it, (1, 3, H, W), back to uint8 (H, W, 3)."""
+    pixels: Rgb = (view[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).cpu().numpy()
+    return pixels
+
+
 def _turned(strips: Tensor, north: North) -> Tensor:
     """Roll each strip by whole columns so that north is its centre column."""
     width = strips.shape[-1]

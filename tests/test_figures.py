@@ -11,8 +11,8 @@ from model.encoder import Encoder
 from training import figures
 from training.datasets import load
 from training.figures import FigureError, back_projected
-from training.misses import Search
 from training.pairs import read_arrays
+from training.protocols import Search
 
 CONFIG = tiny().encoder
 RIGHT, WRONG = (26, 152, 80), (215, 48, 39)
@@ -57,7 +57,7 @@ def test_a_network_without_attention_has_no_heat_map(arrays, tmp_path):
 def test_the_right_tile_is_framed_in_green_and_the_others_in_red(arrays, tmp_path):
     """Descriptors of the right tile are the query's."""
     described = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
-    search = Search(described, described, np.arange(6), arrays.positions)
+    search = Search(described, described, np.arange(6), np.arange(6), arrays.positions)
     figures.retrieval(search, CONFIG.preprocessing, arrays, [0], tmp_path / "right.png")
     assert {RIGHT, WRONG} <= colours(tmp_path / "right.png")
 
@@ -65,7 +65,7 @@ def test_the_right_tile_is_framed_in_green_and_the_others_in_red(arrays, tmp_pat
 def test_a_right_tile_that_is_not_among_the_best_is_still_shown(tmp_path, arrays):
     """Of seven tiles the right one is the last."""
     described = np.eye(7, dtype=np.float32)
-    search = Search(-described, described, np.arange(7), np.zeros((7, 3)))
+    search = Search(-described, described, np.arange(7), np.arange(7), np.zeros((7, 3)))
     seven = replace(arrays, **{n: getattr(arrays, n)[[*range(6), 0]] for n in ("strips", "chips")})
     figures.retrieval(search, CONFIG.preprocessing, seven, [0], tmp_path / "last.png")
     assert {RIGHT, WRONG} <= colours(tmp_path / "last.png")

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from training.misses import Miss, Search, missed, told
+from training.evaluate import recall_at
+from training.misses import Miss, missed, told
+from training.protocols import Search
 
 
 def turned(*degrees):
@@ -16,7 +18,9 @@ def turned(*degrees):
 def test_those_that_lost_by_most_come_first():
     places = np.array([[0.0, 0, 0], [30, 0, 0], [100, 0, 0], [0, 400, 0]])
     # Street 1 lies nearest tile 0, and its own is the last; street 3 next to tile 2, then its own.
-    search = Search(turned(0, 10, 40, 45), turned(0, 80, 40, 60), np.arange(4), places)
+    search = Search(
+        turned(0, 10, 40, 45), turned(0, 80, 40, 60), np.arange(4), np.arange(4), places
+    )
     first, second = missed(search)
     assert (first.row, first.rank) == (1, 4)
     assert first.lost_by == pytest.approx(
@@ -29,14 +33,27 @@ def test_those_that_lost_by_most_come_first():
 
 def test_streets_of_one_tile_do_not_miss_it_for_each_other():
     """Row 1 shows the tile of row 0, and so its copy is no other tile that could come first."""
-    search = Search(turned(0, 5), turned(0, 0), np.array([0, 0]), np.zeros((2, 3)))
+    search = Search(turned(0, 5), turned(0), np.array([0]), np.array([0, 0]), np.zeros((2, 3)))
     assert missed(search) == []
     assert list(search.best(1, 5)) == [0]
 
 
+def test_as_many_are_missed_as_recall_says_also_where_tiles_are_the_same():
+    """Tile 1 is a copy of tile 0: neither of their streets finds its own for certain."""
+    random = np.random.default_rng(0)
+    aerial = random.normal(size=(50, 4)).astype(np.float32)
+    aerial /= np.linalg.norm(aerial, axis=1, keepdims=True)
+    aerial[1] = aerial[0]
+    street = aerial + 0.2 * random.normal(size=aerial.shape).astype(np.float32)
+    street /= np.linalg.norm(street, axis=1, keepdims=True)
+    misses = missed(Search(street, aerial, np.arange(50), np.arange(50), np.zeros((50, 3))))
+    assert {0, 1} <= {miss.row for miss in misses}
+    assert 1 - len(misses) / 50 == pytest.approx(recall_at(street, aerial)["1"])
+
+
 def test_an_unknown_place_is_no_distance():
     places = np.array([[np.nan] * 3, [0.0, 0, 0]])
-    (miss,) = missed(Search(turned(90, 90), turned(0, 90), np.arange(2), places))
+    (miss,) = missed(Search(turned(90, 90), turned(0, 90), np.arange(2), np.arange(2), places))
     assert miss.row == 0
     assert math.isnan(miss.metres)
     assert told([miss], 2).endswith("within 25 m of 0, within 64 m of 0")

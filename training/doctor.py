@@ -20,7 +20,7 @@ from PIL import Image
 from model.errors import SkyfixError
 from model.geo import distance_m, offset
 from model.images import Rgb, decode_image
-from model.preprocessing import to_tensor
+from model.preprocessing import to_pixels, to_tensor
 from training import datasets, recipes
 from training.datasets import Listing
 from training.pairs import Pair, PairError, Reference, raster_size, read_chip, read_strip
@@ -214,12 +214,12 @@ def _parts(pair: Pair) -> list[Rgb]:
     config = recipes.find(SHOWN_BY).encoder
     large = replace(config.preprocessing, input_size=SIDE, strip_size=(SIDE, 4 * SIDE))
     strip, north = read_strip(pair, large)
-    view = large.project(to_tensor([strip]), north)[0].permute(1, 2, 0)
+    view = large.project(to_tensor([strip]), north)
     panorama = Image.fromarray(decode_image(pair.street.read_bytes()))
     width = round(SIDE * panorama.width / panorama.height)
     return [
         np.asarray(panorama.resize((width, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)),
-        (view * 255.0).round().byte().numpy(),
+        to_pixels(view),
         read_chip(pair.aerial, config.aerial_footprint_m, SIDE, large.fill),
     ]
 

@@ -22,10 +22,9 @@ from torch.nn import functional
 from model.checkpoint import Checkpoint
 from model.errors import SkyfixError
 from model.images import Rgb
-from model.preprocessing import Preprocessing, to_tensor
-from training.misses import Search
+from model.preprocessing import Preprocessing, to_pixels, to_tensor
 from training.pairs import Arrays
-from training.protocols import centred_tiles
+from training.protocols import Search, centred_tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,17 +78,7 @@ def _masks(
             size = (preprocessing.input_size,) * 2
             mask = functional.interpolate(mask, size, mode="bilinear")[0, 0]
             masks.append(mask.numpy())
-    return _pixels(view), masks[0], masks[1]
-
-
-def _view(preprocessing: Preprocessing, strip: Rgb, north: float) -> Rgb:
-    return _pixels(preprocessing.project(to_tensor([strip]), north))
-
-
-def _pixels(view: Tensor) -> Rgb:
-    """Of a batch (1, 3, S, S) of shares, 0 to 1."""
-    pixels: Rgb = (view[0].permute(1, 2, 0) * 255.0).round().to(torch.uint8).numpy()
-    return pixels
+    return to_pixels(view), masks[0], masks[1]
 
 
 def back_projected(
@@ -129,7 +118,7 @@ def plane(search: Search, path: Path, seed: int = 0) -> Path:
     Raises:
         FigureError: fewer than three pairs, or the extra `figures` is not installed.
     """
-    street, aerial = search.street, search.aerial
+    street, aerial = search.street, search.aerial[search.right]
     if len(street) < 3:
         raise FigureError(f"{len(street)} pairs make no t-SNE: at least 3")
     manifold = _extra("sklearn.manifold")
@@ -159,17 +148,18 @@ def retrieval(
     """Figure 9: queries, what the network sees of them, and the best tiles of all pairs', the
     right one framed in green; that one again at the end, where it may be none of them."""
     tiles = centred_tiles(arrays)
-    top = min(TOP, len(np.unique(search.tiles)))
+    top = min(TOP, len(search.aerial))
     wide = arrays.strips.shape[2] / arrays.strips.shape[1]
     figure = _figure(1.5 * (wide + top + 2.4), 1.8 * len(rows) + 0.3)
     axes = figure.subplots(len(rows), top + 3, squeeze=False, width_ratios=[wide] + [1] * (top + 2))
     for line, row in zip(axes, rows, strict=True):
         strip = arrays.strips[row]
         line[0].imshow(strip)
-        line[1].imshow(_view(preprocessing, strip, float(arrays.norths[row])))
-        own = search.tiles[row]
+        view = preprocessing.project(to_tensor([strip]), float(arrays.norths[row]))
+        line[1].imshow(to_pixels(view))
+        own = search.right[row]
         for axis, tile in zip(line[2:], (*search.best(row, top), own), strict=True):
-            axis.imshow(tiles[tile])
+            axis.imshow(tiles[search.rows[tile]])
             metres = search.metres(row, tile)
             away = "" if np.isnan(metres) or tile == own else f", {metres:.0f} m off"
             axis.set_xlabel(f"{search.cosine(row, tile):.3f}{away}", fontsize=7)

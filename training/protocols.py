@@ -297,15 +297,48 @@ def heading_error_deg(
 
 def centre(encoder: Encoder, arrays: Arrays) -> dict[str, Any]:
     """The "centre" protocol on pairs already in memory: what a training run measures itself by."""
-    street = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
-    rows, right = _pictures(arrays)
-    tiles = centred_tiles(arrays)
-    aerial = encoder.encode_aerials([tiles[row] for row in rows])
-    figures: dict[str, Any] = dict(recall_at(street, aerial, right))
-    if np.isfinite(arrays.positions).all():
-        found = arrays.positions[rows[nearest(street, aerial)]]
-        figures |= recall_within(found, arrays.positions)
+    search = Search.of(encoder, arrays)
+    street, aerial = search.street, search.aerial
+    figures: dict[str, Any] = dict(recall_at(street, aerial, search.right))
+    if np.isfinite(search.positions).all():
+        found = search.positions[search.rows[nearest(street, aerial)]]
+        figures |= recall_within(found, search.positions)
     return figures | {"N": len(aerial), "K": recall_depths(len(aerial))["1%"]}
+
+
+class Search(NamedTuple):
+    """Pairs in memory: each street, and all tiles among which it is searched, each once.
+
+    street: float32 (N, D). aerial: float32 (M, D). Both of unit length. rows: int64 (M,), a pair
+    that shows the tile. right: int64 (N,), each street's own tile. positions: float64 (N, 3),
+    metres, NaN where unknown.
+    """
+
+    street: NDArray[np.float32]
+    aerial: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    right: NDArray[np.int64]
+    positions: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, encoder: Encoder, arrays: Arrays) -> Search:
+        street = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
+        rows, right = _pictures(arrays)
+        tiles = centred_tiles(arrays)
+        aerial = encoder.encode_aerials([tiles[row] for row in rows])
+        return cls(street, aerial, rows, right, arrays.positions)
+
+    def best(self, row: int, count: int) -> NDArray[np.int64]:
+        """The nearest tiles of a street."""
+        nearest_first = np.argsort(-(self.aerial @ self.street[row]), kind="stable")
+        return nearest_first[:count]
+
+    def cosine(self, row: int, tile: int) -> float:
+        return float(self.aerial[tile] @ self.street[row])
+
+    def metres(self, row: int, tile: int) -> float:
+        """Between a street and one that shows the tile; NaN where a place is unknown."""
+        return float(np.linalg.norm(self.positions[self.rows[tile]] - self.positions[row]))
 
 
 def _pictures(arrays: Arrays) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

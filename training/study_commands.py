@@ -16,7 +16,7 @@ from training import ablation, datasets, figures, misses, options, report
 from training.options import Commands
 from training.pairs import SKIP_SHARE, Reference, read_arrays
 from training.progress import bar
-from training.protocols import PROTOCOLS, Options, describe, evaluate
+from training.protocols import PROTOCOLS, Options, Search, describe, evaluate
 
 
 def add(commands: Commands, data: argparse.ArgumentParser) -> None:
@@ -186,7 +186,7 @@ def _figures(arguments: argparse.Namespace) -> None:
             skip_share=SKIP_SHARE,
             cache=arguments.cache or arguments.out,
         )
-    search, out = misses.Search.of(encoder, arrays), arguments.out
+    search, out = Search.of(encoder, arrays), arguments.out
     rows: Sequence[int] = range(0, len(arrays), max(1, len(arrays) // arguments.rows))
     if arguments.missed:
         lost = misses.missed(search)
