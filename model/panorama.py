@@ -196,21 +196,17 @@ def read_geometry(data: bytes, given: Collection[str] = ()) -> GeometryReading:
         GeometryError: GPano states another projection than equirectangular, or nonsense.
     """
     image = open_image(data)
-    north, crop = None, _Crop(0.5, None, 360.0, 0.0)
-    sources = dict.fromkeys((*_EXTENT, "north"), "assumed")
-    if not set(sources) <= set(given):
-        gpano = _gpano(image)
-        stated = _gpano_crop(gpano, upright_size(image))
-        if stated is not None:
-            crop = stated
-            sources |= dict.fromkeys(_EXTENT, "GPano")
-        if "north" not in given:
-            heading, sources["north"] = _heading(gpano, image)
-            if heading is not None:
-                # GPano's heading is that of the full sphere's centre, not of the crop's.
-                north = PanoramaGeometry.north_of(
-                    heading + crop.centre_deg, crop.horizontal_fov_deg
-                )
+    gpano = {} if {*_EXTENT, "north"} <= set(given) else _gpano(image)
+    crop = _gpano_crop(gpano, image)
+    sources = dict.fromkeys(_EXTENT, "GPano")
+    if crop is None:
+        crop = _Crop(0.5, None, 360.0, 0.0)
+        sources = dict.fromkeys(sources, "assumed")
+    heading, sources["north"] = (None, "assumed") if "north" in given else _heading(gpano, image)
+    north = None
+    if heading is not None:
+        # GPano's heading is that of the full sphere's centre, not of the crop's.
+        north = PanoramaGeometry.north_of(heading + crop.centre_deg, crop.horizontal_fov_deg)
     geometry = PanoramaGeometry(north, crop.horizon, crop.vertical_fov_deg, crop.horizontal_fov_deg)
     return GeometryReading(geometry, sources)
 
@@ -289,7 +285,7 @@ def _number(
     return value
 
 
-def _gpano_crop(gpano: Mapping[str, str], size: tuple[int, int]) -> _Crop | None:
+def _gpano_crop(gpano: Mapping[str, str], image: Image.Image) -> _Crop | None:
     def pixels(name: str, low: float) -> float | None:
         return _number(gpano, name, low, 1e6, _CORRECT)
 
@@ -306,7 +302,7 @@ def _gpano_crop(gpano: Mapping[str, str], size: tuple[int, int]) -> _Crop | None
             f"GPano states a crop of {width:g}x{height:g} at ({left:g}, {top:g}) outside its full "
             f"panorama of {full_width:g}x{full_height:g}: {_CORRECT}"
         )
-    rows, columns = size
+    rows, columns = upright_size(image)
     if abs(width / height / (columns / rows) - 1.0) > ASPECT_TOLERANCE:
         log.warning(
             "GPano states a crop of %gx%g but the image is %dx%d: its crop is ignored",

@@ -121,10 +121,10 @@ def _path(variable: str, text: str) -> Path:
 
 def _folder(variable: str, text: str) -> Path:
     """One that is there, or can be made."""
-    path = Path(text).expanduser()
+    path = _path(variable, text)
     try:
-        there = next((place for place in (path, *path.parents) if place.exists()), path)
-        taken = there.exists() and not there.is_dir()
+        there = next((place for place in (path, *path.parents) if place.exists()), None)
+        taken = there is not None and not there.is_dir()
     except OSError as error:
         raise SettingsError(f"{variable}={text} cannot be looked at: {error}") from error
     if taken:
