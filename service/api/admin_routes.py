@@ -55,7 +55,7 @@ JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
     status_code=202,
     summary="Describe the catalogue's tiles and publish a new version",
     response_model=JobSchema,
-    responses=problems(401, 404, 409, 422, 503),
+    responses=problems(401, 404, 409),
 )
 def rebuild(
     request: Request,
@@ -84,7 +84,7 @@ def rebuild(
     "/index/activate",
     summary="Verify a version and answer from it",
     response_model=ActivatedSchema,
-    responses=problems(401, 404, 409, 422, 503),
+    responses=problems(401, 404, 409),
 )
 def activate(
     request: Request,
@@ -107,7 +107,7 @@ def activate(
     "/jobs/{job_id}",
     summary="A job's state and the end of its log",
     response_model=JobSchema,
-    responses=problems(401, 404, 422),
+    responses=problems(401, 404),
 )
 def job(request: Request, job_id: JobId) -> JobSchema:
     """Jobs of this server since it started; the last 20 are known."""
@@ -120,7 +120,7 @@ def job(request: Request, job_id: JobId) -> JobSchema:
     status_code=202,
     summary="Cancel a job",
     response_model=JobSchema,
-    responses=problems(401, 404, 422),
+    responses=problems(401, 404),
 )
 def cancel(request: Request, job_id: JobId) -> JobSchema:
     """Asks the process to end, and kills it after 10 s. What it had done is kept for the next."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Request
 
 from model.geo import Bounds
-from service.api.problems import problems
 from service.api.schemas import IndexSchema, VersionsSchema
 from service.api.serving import live_of
 
@@ -17,12 +16,7 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["index"])
 
 
-@router.get(
-    "/index",
-    summary="The live version's manifest",
-    response_model=IndexSchema,
-    responses=problems(503),
-)
+@router.get("/index", summary="The live version's manifest", response_model=IndexSchema)
 def index(request: Request) -> IndexSchema:
     """The version that answers now: encoder, imagery sources with licence, counts, when built."""
     live = live_of(request)
@@ -40,12 +34,7 @@ def _bounds(index: TileIndex) -> Bounds:
     return Bounds(west, float(latitude.min()), east, float(latitude.max()))
 
 
-@router.get(
-    "/index/versions",
-    summary="All index versions",
-    response_model=VersionsSchema,
-    responses=problems(503),
-)
+@router.get("/index/versions", summary="All index versions", response_model=VersionsSchema)
 def versions(request: Request) -> VersionsSchema:
     """Names in the order they were built; `current` is what CURRENT points to."""
     live = live_of(request)

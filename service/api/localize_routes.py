@@ -31,7 +31,7 @@ _FILE = {
     "format": "binary",
     "description": "equirectangular street panorama: JPEG, PNG or WebP",
 }
-_PROBLEMS = problems(400, 408, 413, 415, 422, 503)
+_PROBLEMS = problems(400, 408, 413, 415)
 
 
 def _body(field: dict[str, Any]) -> dict[str, Any]:

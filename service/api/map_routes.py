@@ -35,7 +35,7 @@ _CACHED = {"Cache-Control": "public, max-age=300"}
     responses={
         200: {"content": {"image/jpeg": {}}},
         204: {"description": f"no imagery here, or zoom below {MIN_ZOOM}"},
-        **problems(404, 410, 422, 500, 503),
+        **problems(404, 410, 500),
     },
 )
 async def map_tile(

@@ -21,7 +21,7 @@ router = APIRouter(tags=["tiles"])
     "/tiles/{tile_id}.jpg",
     summary="The aerial tile, north up",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {}}}, **problems(404, 410, 422, 500)},
+    responses={200: {"content": {"image/jpeg": {}}}, **problems(404, 410, 500)},
 )
 def tile(
     request: Request,
