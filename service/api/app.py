@@ -87,9 +87,8 @@ def create_app(
         uploads=localize_routes.router.routes,
     )
     app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
-    any_route = problems(
-        422, 503
-    )  # see each_known_and_once and Crowd: no route declares them again
+    # Of each_known_and_once and Crowd: no route declares them again.
+    any_route = problems(422, 503)
     for module in (localize_routes, index_routes, tile_routes, map_routes):
         app.include_router(module.router, responses=any_route)
     app.include_router(health_routes.router, responses=problems(422))  # /livez is never busy
