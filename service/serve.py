@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -32,7 +34,8 @@ def serve(settings: Settings) -> None:
 
 
 def run(app: FastAPI, settings: Settings) -> None:
-    """Answer until SIGTERM or SIGINT. Requests in flight are finished; SIGTERM exits with 0."""
+    """Answer until SIGTERM or SIGINT, which end the process with 0 and 130 once requests in flight
+    are finished."""
     connections = 4 * settings.max_requests  # the application refuses far below, and says how
     allow_files(connections + SPARE_FILES)
     config = uvicorn.Config(
@@ -49,9 +52,18 @@ def run(app: FastAPI, settings: Settings) -> None:
         log_config=None,
     )
     sys.setswitchinterval(SWITCH_S)
-    # uvicorn raises the signal again once it has drained, which would end the process as killed.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # uvicorn raises the signal again once it has drained.
+    signal.signal(signal.SIGTERM, lambda number, frame: _leave(0))
+    signal.signal(signal.SIGINT, lambda number, frame: _leave(130))
     uvicorn.Server(config).run()
+
+
+def _leave(code: int) -> NoReturn:
+    """Everything is answered and nothing waits to be written. Not by way of the interpreter's end:
+    a thread that is inside torch by then (one reads weights, say) crashes it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def allow_files(wanted: int) -> None:

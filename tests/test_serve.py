@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +24,24 @@ from service.index.catalogue import Catalogue
 from service.index.lock import build_lock
 from service.ingest import ingest
 from service.serve import allow_files
+
+BUSY = """
+import threading, torch
+from fastapi import FastAPI
+from service.logs import log_to_stderr
+from service.serve import run
+from service.settings import Settings
+
+def work():
+    while True:
+        square @ square
+
+square = torch.randn(300, 300)
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+log_to_stderr("text")
+run(FastAPI(), Settings(port=0))
+"""
 
 
 @pytest.fixture
@@ -77,6 +97,22 @@ def ended(server: Server, job: dict[str, object]) -> dict[str, object]:
 
     wait_until(lambda: shown()["status"] != "running")
     return shown()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_threads_inside_torch_do_not_crash_the_end(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    log = tmp_path / "server.log"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", BUSY]
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(command, stderr=stderr, env=environment) as server,
+    ):
+        wait_until(lambda: "running on" in log.read_text() or server.poll() is not None)
+        server.send_signal(number)
+        assert server.wait(60.0) == code, log.read_text()
 
 
 def test_sigterm_finishes_what_is_in_flight(home: Path) -> None:
