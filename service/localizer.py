@@ -64,6 +64,8 @@ class LiveTiles(Protocol):
 
     def refresh(self) -> None: ...
 
+    def take(self, name: str) -> TileIndex: ...
+
     def activate(self, name: str, prove: Callable[[TileIndex], object] = ...) -> VersionReport: ...
 
     def trouble(self) -> str | None: ...
@@ -126,7 +128,7 @@ class Localizer:
         with _timed(timings, "decode"):
             strip = self.encoder.read_street(data, geometry)
         ready_at = time.perf_counter()
-        north = stated["north"].value
+        north = None if geometry.north is None else geometry.strip_north
         return Query(strip, north, hints, top_k, explain, stated, timings, ready_at)
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
@@ -256,7 +258,7 @@ def _no_tile(hints: Hints) -> str:
 
 
 def _heading_of_centre(north: float) -> float:
-    return (0.5 - north) * 360.0 % 360.0
+    return _shown((0.5 - north) * 360.0) % 360.0
 
 
 def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]]:
@@ -284,15 +286,21 @@ def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]
 def _stated(data: bytes, geometry: PanoramaGeometry, sources: dict[str, str]) -> dict[str, Stated]:
     """Every value with its source; impossible proportions are refused before a pixel is decoded."""
     extent = geometry.extent(*image_size(data))
+    known = geometry.north is not None
     values = {
-        "heading_deg": geometry.heading_of_centre_deg,
-        "north": None if geometry.north is None else geometry.strip_north,
+        "heading_deg": _heading_of_centre(geometry.strip_north) if known else None,
+        "north": _shown(geometry.strip_north) % 1.0 if known else None,
         "horizon": geometry.horizon,
         "vertical_fov_deg": extent.top_deg - extent.bottom_deg,
         "horizontal_fov_deg": geometry.horizontal_fov_deg,
     }
     sources = {**sources, "heading_deg": sources["north"]}
-    return {  # a heading of 2 through its fraction of a turn and back is 1.9999999999999991
-        name: Stated(None if value is None else round(value, 6), sources[name])
+    return {
+        name: Stated(None if value is None else _shown(value), sources[name])
         for name, value in values.items()
     }
+
+
+def _shown(value: float) -> float:
+    """A heading of 2 through its fraction of a turn and back is 1.9999999999999991."""
+    return round(value, 6)

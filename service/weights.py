@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from model.errors import SkyfixError
+from service.index.durable import Stamp, stamp
 from service.index.refusal import RETRY_EVERY_S, Refusal
 
 logger = logging.getLogger(__name__)
@@ -71,11 +72,11 @@ class WeightsFile:
     def look(self) -> None:
         """Look once. A file that changed is read when it has stopped to change, for one that is
         being copied looks damaged; a damaged one now and then again. The log tells what is new."""
-        stamp = _stamp(self.path)
-        settled, self._seen = stamp == self._seen, stamp
-        if not settled or (stamp == self._read and not self._refusal.is_due()):
+        now = stamp(self.path)
+        settled, self._seen = now == self._seen, now
+        if not settled or (now == self._read and not self._refusal.is_due()):
             return
-        self._read = stamp
+        self._read = now
         damage, before = self._damage(), self._refusal.why
         if damage is None:
             self._refusal.clear()
@@ -98,15 +99,3 @@ class WeightsFile:
         except Exception as error:  # whatever it is, it is no reason to look no more
             return f"{self.path}: {error!r}"
         return None if found == self.fingerprint else f"{self.path} holds weights {found[:12]}"
-
-
-Stamp = tuple[int, ...]
-
-
-def _stamp(path: Path) -> Stamp:
-    """Differs where the file may have changed; empty where there is none."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return ()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

@@ -142,9 +142,11 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(
 
 async def test_allow_names_every_method_of_the_path(client: httpx.AsyncClient) -> None:
     for path, allowed in (
-        (f"/jobs/{'0' * 32}", "DELETE, GET"),
+        (f"/jobs/{'0' * 32}", "DELETE, GET, HEAD"),
         ("/index/rebuild", "POST"),
-        ("/index", "GET"),
+        ("/index", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+        ("/web/skyfix.js", "GET, HEAD"),
     ):
         refused = await client.put(path, headers=HEADERS)
         assert (refused.status_code, refused.headers["allow"]) == (405, allowed)

@@ -126,6 +126,8 @@ async def test_a_bad_query_is_refused(client: httpx.AsyncClient, query: str, nam
         ("POST", "/localize/batch?heading=1", "heading_deg"),
         ("GET", "/tiles/t1.jpg?pixel=64", "pixels"),
         ("GET", "/tiles/t1.jpg?pixels=64&pixels=65", "2 times"),
+        ("GET", "/tiles/t1.jpg?pixels=1_00", "query.pixels=1_00: Value error, a number has no"),
+        ("GET", "/map/1_0/1/1", "path.z=1_0: Value error, a number has no underscore"),
         ("GET", "/index?x", "query.x=: no such parameter: this route takes none"),
         ("GET", "/index/versions?x=1", "none"),
         ("GET", "/map/1/0/0?x=1", "none"),
@@ -342,6 +344,7 @@ async def test_trouble_does_not_tell_either(away: tuple[httpx.AsyncClient, Path]
         ("[Errno 2] No such file: '/a/b/c.npy'", "[Errno 2] No such file: 'c.npy'"),
         ("at http://milvus:19530/a/b, in s3://x/y", "at http://milvus:19530/a/b, in s3://x/y"),
         ("town/x/y.png and/or (/data/z.tif)", "town/x/y.png and/or (z.tif)"),
+        ("5 MB free / 8 used, a/b or c/d", "5 MB free / 8 used, a/b or c/d"),
     ],
 )
 def test_paths_are_told_by_their_ends(tmp_path: Path, ours: str, public: str) -> None:

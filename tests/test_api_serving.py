@@ -1,6 +1,7 @@
 """Weights and index change together, or not at all; nothing that runs is dropped."""
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from service.api.serving import Serving, WeightsMissing, begin
 from service.hints import Hints
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
-from service.index.manifest import VersionCorrupt
+from service.index.manifest import VECTORS, VersionCorrupt
 from service.index.versions import EncoderMismatch, IndexUnwritable, Versions
 from service.localizer import Localizer
 from service.settings import Settings
@@ -91,6 +92,21 @@ def test_without_the_weights_the_old_pair_stays(
     assert serving.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
     assert unknown in caplog.text
     assert "ERROR" in caplog.text
+
+
+def test_other_weights_go_live_with_what_is_asked_for_or_not_at_all(
+    tmp_path: Path, serving: Serving
+) -> None:
+    """An older version of theirs that is whole is no reason to change."""
+    before = Versions(tmp_path).current()
+    for region, seeds in (("suburb", range(5, 7)), ("village", range(7, 9))):
+        version = publish(tmp_path, region, seeds, FakeEncoder(fingerprint=NEW))
+    os.truncate(tmp_path / "index" / version / VECTORS, 10)
+    serving.follow()
+    assert serving.localizer.locate(panorama_of(1), NORTH, 1).index_version == before
+    assert f"{version} is not used: index version {version}: vectors.npy has 10 bytes" in (
+        serving.trouble() or ""
+    )
 
 
 @pytest.mark.parametrize("made_by", [OLD, NEW])

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -87,6 +88,18 @@ def test_a_job_that_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
     with pytest.raises(JobNotStarted, match=f"the rebuild: .*No such file.*{absent}.*try again"):
         jobs.start("rebuild", [absent])
     assert (seen, jobs.trouble()) == ([], None)
+    assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
+
+
+def test_a_job_that_nobody_can_follow_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    jobs = Jobs()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        with pytest.raises(JobNotStarted, match="can't start new thread"):
+            jobs.start("rebuild", SLEEP)
     assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
 
 

@@ -280,6 +280,51 @@ def test_a_file_that_is_cut_short_is_never_read(
     assert "is dropped" in (index.trouble() or "")
 
 
+def cut(folder: Path) -> bytes:
+    """Cuts a version's vectors short, and returns what they were."""
+    whole = (folder / VECTORS).read_bytes()
+    os.truncate(folder / VECTORS, 4096)
+    return whole
+
+
+@pytest.mark.parametrize("how", ["followed", "activated"])
+def test_a_version_that_was_dropped_is_used_again_once_its_files_are_back(
+    how: str, versions: Versions, tmp_path: Path
+) -> None:
+    folder = write_version(tmp_path / "index", 4000, 8, name=SECOND)
+    versions.activate(SECOND)
+    index = live(tmp_path)
+    assert index.get().version == SECOND
+    whole = cut(folder)
+    assert index.get().version == FIRST
+    (folder / VECTORS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # as long, but not the same
+    index.refresh()
+    with pytest.raises(VersionCorrupt, match=r"content of vectors\.npy has changed"):
+        index.activate(SECOND)
+    index.refresh()
+    assert index.get().version == FIRST
+    (folder / VECTORS).write_bytes(whole)
+    if how == "followed":
+        index.refresh()
+    else:
+        index.activate(SECOND)
+    assert (index.get().version, index.trouble()) == (SECOND, None)
+
+
+def test_what_is_dropped_gives_way_to_what_is_asked_for_by_now(
+    versions: Versions, tmp_path: Path
+) -> None:
+    third = "000003-20260103T000000Z"
+    folder = write_version(tmp_path / "index", 4000, 8, name=third)
+    write_version(tmp_path / "index", 50, 8, name=SECOND)
+    versions.activate(third)
+    index = LiveIndex(tmp_path, ENCODER, look_every_s=1e9)
+    assert index.get().version == third
+    versions.activate(FIRST)
+    cut(folder)
+    assert (index.get().version, index.trouble()) == (FIRST, None)
+
+
 def test_a_file_that_was_replaced_or_deleted_is_read_as_it_was(
     versions: Versions, tmp_path: Path
 ) -> None:

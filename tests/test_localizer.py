@@ -239,6 +239,15 @@ def test_what_is_given_wins_over_gpano_that_is_wrong(localizer: Localizer) -> No
     assert (given.value, given.source) == (2.0, "given")
 
 
+@pytest.mark.parametrize(("given", "told"), [(2.0, 2.0), (359.9999999, 0.0), (-90.0, 270.0)])
+def test_a_match_tells_the_heading_that_was_given(
+    given: float, told: float, localizer: Localizer
+) -> None:
+    fix = localizer.locate(panorama(3), Hints(heading_deg=given))
+    stated = fix.geometry["heading_deg"].value
+    assert (stated, {match.heading_deg for match in fix.matches}) == (told, {told})
+
+
 def test_unusable_input_is_refused(localizer: Localizer) -> None:
     with pytest.raises(HintError, match="top_k=0"):
         localizer.locate(panorama(3), top_k=0)

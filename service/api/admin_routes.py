@@ -69,8 +69,8 @@ def rebuild(
     ] = None,
 ) -> JobSchema:
     """Runs `skyfix build` as a separate process. Requests are answered from the old version until
-    the new one is whole; 409 while another job runs. Weights that are not there (404) or no whole
-    checkpoint (422) start none."""
+    the new one is whole; 409 while another job runs. Named weights that are not there (404) or no
+    whole checkpoint (422) start none."""
     jobs: Jobs = request.app.state.jobs
     serving: Serving = request.app.state.serving
     settings: Settings = request.app.state.settings

@@ -120,7 +120,10 @@ def told(request: Request, ours: str) -> str:
     return _FOLDERS.sub("", _home(settings.home).sub("$SKYFIX_HOME", ours))
 
 
-_FOLDERS = re.compile(r"""(?<![\w/:.$])/(?:[^/:'"\n]+/)+""")  # of an absolute path, its spaces too
+# Of an absolute path, its spaces too.
+_FOLDERS = re.compile(
+    r"""(?<![\w/:.$])/(?:[^\s/:'"][^/:'"\n]*/)+"""
+)  # of an absolute path, its spaces too
 
 
 @functools.cache
@@ -190,9 +193,11 @@ async def _http(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         path = getattr(request.scope.get("route"), "path", None)
-        # Starlette names those of the first of the path's routes alone.
-        if methods := request.app.openapi()["paths"].get(path):
-            headers["Allow"] = ", ".join(sorted(methods)).upper()
+        # Starlette names those of the first of the path's routes alone, not HeadLikeGet's, and for
+        # the web folder's files none.
+        declared = request.app.openapi()["paths"].get(path, ["GET"])
+        methods = {method.upper() for method in declared}
+        headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
     return respond(request, problem, detail, headers)
 
 

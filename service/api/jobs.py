@@ -94,12 +94,11 @@ class Jobs:
             for job in self._jobs.values():
                 if job.status == "running":
                     raise JobRunning(
-                        f"job {job.id} is running since {job.started_at}: wait, or DELETE "
-                        f"/jobs/{job.id}"
+                        f"job {job.id} is running since {job.started_at}: wait, or cancel it"
                     )
             try:
-                job = Job(kind, _process(command))
-            except OSError as error:
+                job = self._begun(kind, command)
+            except (OSError, RuntimeError) as error:
                 raise JobNotStarted(
                     f"the system starts no process for the {kind}: {error}: free memory, "
                     "processes or open files, and try again"
@@ -107,9 +106,6 @@ class Jobs:
             self._jobs[job.id] = job
             while len(self._jobs) > self._kept:
                 self._jobs.popitem(last=False)
-        logger.info("job %s started: %s", job.id, kind)
-        self._on_change(job)
-        threading.Thread(target=self._follow, args=(job,), name="job", daemon=True).start()
         return job
 
     def get(self, job_id: str) -> Job:
@@ -158,7 +154,19 @@ class Jobs:
         for job in list(self._jobs.values()):
             self.cancel(job.id)
 
+    def _begun(self, kind: Kind, command: Sequence[str]) -> Job:
+        job = Job(kind, _process(command))
+        try:
+            threading.Thread(target=self._follow, args=(job,), name="job", daemon=True).start()
+        except RuntimeError:  # the system has no thread for it, and nobody would know of its end
+            _signal(job, signal.SIGKILL)
+            job.process.communicate()
+            raise
+        return job
+
     def _follow(self, job: Job) -> None:
+        logger.info("job %s started: %s", job.id, job.kind)
+        self._on_change(job)
         assert job.process.stdout is not None
         with job.process.stdout as lines:
             for line in lines:

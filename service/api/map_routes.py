@@ -17,6 +17,7 @@ from model.images import Rgb
 from service.api.batching import awaited
 from service.api.client import unless_gone
 from service.api.problems import problems
+from service.api.query import WRITTEN_PLAINLY
 from service.api.serving import live_of
 from service.basemap import MAX_PICTURES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile
 from service.localizer import LiveTiles
@@ -24,7 +25,8 @@ from service.settings import Settings
 
 router = APIRouter(tags=["tiles"])
 
-Number = Annotated[int, Path(ge=0, lt=2**MAX_ZOOM)]
+Zoom = Annotated[int, Path(ge=0, le=MAX_ZOOM), WRITTEN_PLAINLY]
+Number = Annotated[int, Path(ge=0, lt=2**MAX_ZOOM), WRITTEN_PLAINLY]
 _CACHED = {"Cache-Control": "public, max-age=300"}
 
 
@@ -38,9 +40,7 @@ _CACHED = {"Cache-Control": "public, max-age=300"}
         **problems(404, 410, 500),
     },
 )
-async def map_tile(
-    request: Request, z: Annotated[int, Path(ge=0, le=MAX_ZOOM)], x: Number, y: Number
-) -> Response:
+async def map_tile(request: Request, z: Zoom, x: Number, y: Number) -> Response:
     """Numbered as on OpenStreetMap: column x from 180 degrees west, row y from the north."""
     tile = MapTile(z, x, y).checked()
     base_map: BaseMap = request.app.state.base_map

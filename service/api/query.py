@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, field_validator
 from starlette.requests import Request
 
 from service.hints import DEFAULT_RADIUS_M, LIMITS, MAX_TOP_K, Hints
@@ -54,6 +54,15 @@ def _refused(name: str, value: object, reason: str) -> RequestValidationError:
     return RequestValidationError([{"loc": ("query", name), "input": value, "msg": reason}])
 
 
+def _plain(value: object) -> object:
+    if isinstance(value, str) and "_" in value:
+        raise ValueError("a number has no underscore")
+    return value
+
+
+WRITTEN_PLAINLY = BeforeValidator(_plain)  # of numbers: pydantic reads 3_5 as 35
+
+
 class LocateQuery(BaseModel):
     """The query parameters of POST /localize and POST /localize/batch."""
 
@@ -96,12 +105,7 @@ class LocateQuery(BaseModel):
         False, description="also return what the network saw, and where it looked"
     )
 
-    @field_validator("top_k", *LIMITS, mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        if isinstance(value, str) and "_" in value:  # pydantic reads 3_5 as 35
-            raise ValueError("a number has no underscore")
-        return value
+    _numbers = field_validator("top_k", *LIMITS, mode="before")(_plain)
 
     def hints(self) -> Hints:
         """The same as Hints; HintError for contradictions and unreadable places."""

@@ -145,7 +145,7 @@ class Serving:
         try:
             fresh = self._opened(versions.manifest(name).encoder)
             if fresh is not self.localizer:
-                _warm_up(fresh, fresh.live.get())
+                _warm_up(fresh, fresh.live.take(name))
                 self._go_live(fresh, name)
             self._refusal.clear()  # only now: what is tried again is no less in trouble meanwhile
         except Exception as error:  # whatever it is, the old pair stays

@@ -10,6 +10,7 @@ from PIL import Image
 from starlette.responses import Response
 
 from service.api.problems import problems
+from service.api.query import WRITTEN_PLAINLY
 from service.imagery.tiles import tile_image
 from service.index.catalogue import Catalogue, TileUnknown
 from service.settings import Settings
@@ -26,7 +27,9 @@ router = APIRouter(tags=["tiles"])
 def tile(
     request: Request,
     tile_id: Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")],
-    pixels: Annotated[int, Query(ge=32, le=1024, description="side of the picture")] = 256,
+    pixels: Annotated[
+        int, Query(ge=32, le=1024, description="side of the picture"), WRITTEN_PLAINLY
+    ] = 256,
 ) -> Response:
     """Cut from the imagery that the catalogue names; a tile id is never part of a file's path."""
     settings: Settings = request.app.state.settings

@@ -8,6 +8,8 @@ from pathlib import Path
 
 BLOCK = 1 << 20
 
+Stamp = tuple[int, ...]
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path`'s content, durable when this returns.
@@ -44,3 +46,12 @@ def sha256_of(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def stamp(path: Path) -> Stamp:
+    """Differs where a file may have changed; empty where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

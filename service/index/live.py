@@ -6,9 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from model.errors import SkyfixError
+from service.index.durable import Stamp, stamp
 from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
 from service.index.refusal import RETRY_EVERY_S, Refusal
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.2
 UNREADABLE = ""  # instead of a name
+
+Stamps = list[Stamp]  # of a version's files
 
 
 class LiveIndex:
@@ -44,11 +48,10 @@ class LiveIndex:
         self._look_every_s = look_every_s
         self._lock = threading.Lock()
         self._index: TileIndex | None = None
-        self._next: TileIndex | None = None  # while it is activated
         self._pointed: str | None = None  # see _look: when last looked at, good or bad
         self._refusal = Refusal(retry_every_s)  # of what it names
         self._look_at = 0.0
-        self._damaged: set[str] = set()
+        self._damaged: dict[str, Stamps] = {}  # versions, and their files when found so
 
     def get(self) -> TileIndex:
         """The live index.
@@ -85,12 +88,12 @@ class LiveIndex:
         return index
 
     def refresh(self) -> None:
-        """Follows CURRENT now, if it changed or a retry is due. Keeps the last good version on any
-        error. A version of another encoder is none of its business: whoever can change the weights
-        opens that, or tells why not."""
+        """Follows CURRENT now, if it changed, a retry is due or what was damaged is whole again.
+        Keeps the last good version on any error. A version of another encoder is none of its
+        business: whoever can change the weights opens that, or tells why not."""
         with self._lock:
-            name = self._look()
-            if name == self._pointed and not self._refusal.is_due():
+            name, healed = self._look(), self._healed()
+            if name == self._pointed and name not in healed and not self._refusal.is_due():
                 return
             self._pointed = name
             self._refusal.put_off()
@@ -115,16 +118,26 @@ class LiveIndex:
             VersionUnknown, VersionCorrupt, EncoderMismatch, EngineUnavailable, IndexUnwritable, and
             what `prove` raises: the live version stays.
         """
-        self._next = index = self._open(name)
-        try:
+        with self._lock:
+            if name in self._damaged:
+                self.versions.verify(name)
+                del self._damaged[name]
+            index = self._open(name)
             prove(index)
             report = self.versions.activate(name)
-            with self._lock:
-                self._pointed = name
-                self._go_live(index)
-        finally:
-            self._next = None
+            self._pointed = name
+            self._go_live(index)
         return report
+
+    def take(self, name: str) -> TileIndex:
+        """Opens a version and answers from it, or from nothing: unlike `get`, from no older one.
+
+        Raises:
+            VersionUnknown, VersionCorrupt, EncoderMismatch, EngineUnavailable.
+        """
+        with self._lock:
+            self._pointed = name
+            return self._go_live(self._open(name))
 
     def trouble(self) -> str | None:
         """Why the version that CURRENT names is not the one on disk that answers, or None."""
@@ -149,10 +162,10 @@ class LiveIndex:
                 self._refuse(f"index version {index.version} stays live", error)
                 return
             self._refuse(f"index version {index.version} is dropped", error)
-            self._damaged.add(index.version)
+            self._damaged[index.version] = self._stamps(index.version)
             self._index = None
             self._pointed = self._look()
-            self._fall_back()
+            self._fall_back(but=index.version)
 
     def _first(self) -> TileIndex:
         self._pointed = name = self._look()
@@ -162,16 +175,18 @@ class LiveIndex:
             raise
         except Exception as error:
             self._refuse(f"{self._asked()} is not used", error)
-            fallback = self._fall_back()
+            fallback = self._fall_back(but=name)
             if fallback is None:
                 raise
             return fallback
 
-    def _fall_back(self) -> TileIndex | None:
-        """The newest other version that can be used goes live, if there is one."""
-        for name in reversed(self.versions.names()):
+    def _fall_back(self, but: str | None) -> TileIndex | None:
+        """Another version that can be used goes live, if there is one: what CURRENT names, or the
+        newest."""
+        names = self.versions.names()
+        for name in sorted(names, key=lambda name: (name == self._pointed, name), reverse=True):
             try:
-                if name != self._pointed:
+                if name != but:
                     return self._go_live(self._open(name))
             except Exception as also:
                 log.error("index version %s is not used either: %s", name, _said(also))
@@ -200,6 +215,20 @@ class LiveIndex:
     def _asked(self) -> str:
         return f"index version {self._pointed}" if self._pointed else "what CURRENT names"
 
+    def _healed(self) -> list[str]:
+        """Versions whose files changed since they were found damaged, and are whole now."""
+        stamps = {name: self._stamps(name) for name in self._damaged}
+        changed = [name for name in stamps if stamps[name] != self._damaged[name]]
+        self._damaged |= stamps
+        for name in changed:
+            with suppress(SkyfixError):
+                self.versions.verify(name)
+                del self._damaged[name]
+        return [name for name in changed if name not in self._damaged]
+
+    def _stamps(self, name: str) -> Stamps:
+        return [stamp(file) for file in sorted((self.versions.folder / name).glob("*"))]
+
     def _on_disk(self, index: TileIndex) -> bool:
         try:
             return (self.versions.folder / index.version / MANIFEST).is_file()
@@ -208,17 +237,18 @@ class LiveIndex:
 
     def _open(self, name: str) -> TileIndex:
         if name in self._damaged:
-            raise VersionCorrupt(f"index version {name} was found damaged: run `skyfix build`")
+            raise VersionCorrupt(
+                f"index version {name} was found damaged: put its files back, or run `skyfix build`"
+            )
         path, manifest = self.versions.path(name), self.versions.manifest(name)
         if manifest.encoder != self._encoder:
             raise EncoderMismatch(
                 f"index {name} was built by encoder {manifest.encoder[:12]}, this is "
                 f"{self._encoder[:12]}: use the weights that built it, or run `skyfix build`"
             )
-        for opened in (self._index, self._next):
-            if opened is not None and opened.manifest == manifest:
-                manifest.check(path, digests=False)
-                return opened  # not opened again: a GPU may not hold it twice
+        if self._index is not None and self._index.manifest == manifest:
+            manifest.check(path, digests=False)
+            return self._index  # not opened again: a GPU may not hold it twice
         index = TileIndex.open(path, self._device)
         index.find_itself()
         return index

@@ -1,4 +1,4 @@
-"""Refusal: why the version that CURRENT names is not used, and when it is tried again."""
+"""Refusal: why an index version or a weights file is not used, and when it is tried again."""
 
 from __future__ import annotations
 
