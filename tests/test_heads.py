@@ -122,7 +122,9 @@ def test_the_limit_of_a_head_is_the_one_stated(patient: tuple[str, int], size: i
     with connected(patient) as client:
         client.sendall(REQUEST[:-2] + b"X: " + b"x" * size + b"\r\n\r\n")
         status = 204 if size < MOST_BYTES else 431
-        assert client.recv(1000).startswith(b"HTTP/1.1 %d " % status)
+        answer = client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert (b"\r\n\r\nThe request's head is larger than 65536 bytes" in answer) == (status == 431)
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"

@@ -16,8 +16,9 @@ _WEIGHT = re.compile(r"[01]|0\.\d{0,3}|1\.0{0,3}")
 
 def is_preferred(accept: str) -> bool:
     """Whether an Accept header (RFC 9110, section 12.5.1) names GeoJSON, with no lower a weight
-    than it gives JSON. Wildcards mean JSON; a range with a weight that is none counts as absent."""
-    accept = accept.lower()
+    than it gives JSON. Wildcards mean JSON; a range with a weight that is none counts as absent,
+    as do those beyond the first 1,000 characters, which are read one by one."""
+    accept = accept[:1000].lower()
     if MEDIA_TYPE not in accept:  # most requests
         return False
     weights: dict[str, float] = {}
