@@ -124,7 +124,8 @@ def test_the_limit_of_a_head_is_the_one_stated(patient: tuple[str, int], size: i
         status = 204 if size < MOST_BYTES else 431
         answer = client.recv(1000)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
-        assert (b"\r\n\r\nThe request's head is larger than 65536 bytes" in answer) == (status == 431)
+        said = b"\r\n\r\nThe request's head is larger than 65536 bytes" in answer
+        assert said == (status == 431)
 
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
