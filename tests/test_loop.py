@@ -173,6 +173,13 @@ def test_two_processes_do_not_train_in_one_folder(arrays, tmp_path):
     assert train(recipe("epochs=1"), arrays, tmp_path).is_file()
 
 
+def test_what_a_killed_process_was_writing_is_cleared_away(arrays, tmp_path):
+    rest = tmp_path / ".state.safetensors.123.tmp"
+    rest.touch()
+    train(recipe("epochs=1"), arrays, tmp_path)
+    assert not rest.exists()
+
+
 def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -2,6 +2,7 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pair_samples import TINY, write_pairs
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
+from training import __main__ as program
 from training.__main__ import main
 
 OVERRIDES = [text for one in (*TINY, "batch_size=4", "epochs=1") for text in ("--set", one)]
@@ -316,6 +318,54 @@ def test_an_error_is_one_line_and_exit_code_1(arguments, names, capsys, tmp_path
     assert names in line
     assert "Traceback" not in streams.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--set", "batch_size=5"], "4 pairs do not fill one batch of 5"),
+        (["--set", "encoder.network.neck=3", "--init", "best.safetensors"], "the initial weights"),
+        (["--init", "absent.safetensors"], "no checkpoint at absent.safetensors"),
+        (["--set", "frozen_maps=1"], "frozen_maps is 1"),
+        (["--out", "best.safetensors"], "--out is a file: 'best.safetensors'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_pairs_are_read(
+    arguments, names, data, weights, capsys, monkeypatch
+):
+    def read(*_):
+        raise AssertionError
+
+    monkeypatch.chdir(weights.parent)
+    monkeypatch.setattr(program, "_read", read)
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    assert main([*common, "--out", "out", *OVERRIDES, *arguments]) == 1
+    assert names in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("9 GB"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 GB")]
+)
+def test_full_memory_is_one_line(error, data, tmp_path, capsys, monkeypatch):
+    def train(*_, **__):
+        raise error
+
+    monkeypatch.setattr(program, "train", train)
+    common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
+    assert main([*common, "--out", str(tmp_path), *OVERRIDES]) == 1
+    assert "9 GB: choose a smaller batch or network" in capsys.readouterr().err
+    error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        main([*common, "--out", str(tmp_path), *OVERRIDES])
+
+
+@pytest.mark.parametrize("seed", [f"{2**63}", f"0-{2**63}", "3-2"])
+def test_seeds_that_cannot_be_are_wrong_usage(seed, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "msae-demo", "data", "--out", "out", "--seed", seed])
+    assert stopped.value.code == 2
+    assert "seed" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_too(data, tmp_path, capsys):

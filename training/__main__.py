@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
 import logging
 import platform
@@ -20,7 +21,7 @@ from model.errors import SkyfixError
 from model.heap import keep_freed_memory
 from training import data_commands, datasets, options, processes, recipes, study_commands
 from training.events import events
-from training.loop import train
+from training.loop import check, train
 from training.options import Commands
 from training.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
 from training.progress import bar
@@ -47,10 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SkyfixError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"skyfix-train: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        print(f"skyfix-train: {said}: choose a smaller batch or network", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("skyfix-train: stopped; a training run goes on by the same command", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Torch has a class of its own for a GPU's alone."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _device(asked: str) -> str:
@@ -149,9 +162,13 @@ def _synth(arguments: argparse.Namespace) -> None:
 
 
 def _folders(arguments: argparse.Namespace) -> list[tuple[int, Path]]:
-    """Where the results of each seed go."""
+    """Where the results of each seed go. Raises NotADirectoryError: a file is there."""
     several = len(arguments.seed) > 1
-    return [(one, arguments.out / f"{one}" if several else arguments.out) for one in arguments.seed]
+    outs = [arguments.out / f"{one}" if several else arguments.out for one in arguments.seed]
+    for out in outs:
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "--out is a file", str(out))
+    return list(zip(arguments.seed, outs, strict=True))
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -171,16 +188,18 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
         datasets.warn_of_overlap(pairs, held_out)
     if device == "cpu":
         _tell_of_slow(recipe.precision)
+    init = Checkpoint.load(arguments.init) if arguments.init else None
+    check(recipe, len(pairs), init)
+    folders = _folders(arguments)
     arrays = _read(pairs, recipe, recipe.offset_m, arguments, SKIP_SHARE)
     validation = _read(held_out, recipe, 0.0, arguments) if held_out else None
-    init = Checkpoint.load(arguments.init) if arguments.init else None
     provenance = {
         "init": None if init is None else init.fingerprint,
         "data": f"{arguments.dataset}, {len(arrays)} pairs",
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
     }
-    for seed, out in _folders(arguments):
+    for seed, out in folders:
         with events(out, wanted=arguments.tensorboard) as on_epoch:
             checkpoint = train(
                 recipe,

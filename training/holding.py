@@ -29,6 +29,8 @@ def held(folder: Path) -> Iterator[None]:
     number = os.open(folder, os.O_RDONLY)
     try:
         _lock(number, folder)
+        for rest in folder.glob(".*.safetensors.*.tmp"):  # of whoever was killed writing it
+            rest.unlink(missing_ok=True)
         yield
     finally:
         os.close(number)

@@ -71,7 +71,7 @@ def train(
         HeldError: another process is training in `out`.
         ResumeError: `out` holds another run.
     """
-    steps = _steps(recipe, arrays)
+    steps = _steps(recipe, len(arrays))
     with held(out) if processes.is_first() else nullcontext():
         state = start(recipe, arrays, seed, device, init)
         if state.resume(out / "state.safetensors"):
@@ -97,12 +97,12 @@ def train(
     return out / "last.safetensors"
 
 
-def _steps(recipe: Recipe, arrays: Arrays) -> int:
+def _steps(recipe: Recipe, pairs: int) -> int:
     """How many make an epoch. Raises TrainingError: not one."""
-    steps = len(arrays) // recipe.batch_size
+    steps = pairs // recipe.batch_size
     if not steps:
         raise TrainingError(
-            f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}: "
+            f"{pairs} pairs do not fill one batch of {recipe.batch_size}: "
             "add pairs, or override batch_size"
         )
     return steps
@@ -143,6 +143,16 @@ def _progress() -> Progress:
     )
 
 
+def check(recipe: Recipe, pairs: int, init: Checkpoint | None = None) -> None:
+    """Whether a run of so many pairs could start, before any of them is read.
+
+    Raises:
+        TrainingError: fewer pairs than a batch; see also `start`. PretrainedError: as `start`.
+    """
+    _steps(recipe, pairs)
+    _network(recipe, 0, init)
+
+
 def start(
     recipe: Recipe, arrays: Arrays, seed: int, device: str, init: Checkpoint | None = None
 ) -> TrainingState:
@@ -154,31 +164,16 @@ def start(
             random, or moved by batch norm.
         PretrainedError: the recipe asks for ImageNet weights that cannot be had.
     """
-    trunk = recipe.encoder.network.trunk
-    if processes.count() > 1 and trunk in BATCH_NORM_TRUNKS:
-        raise TrainingError(
-            f"{trunk} has batch norm, which {processes.count()} processes would each take of "
-            "their share alone: use one process, or another encoder.network.trunk"
-        )
-    if recipe.frozen_maps and trunk in BATCH_NORM_TRUNKS:
-        raise TrainingError(
-            f"frozen_maps is {recipe.frozen_maps}, but what {trunk} counts of its batches would "
-            "still move those maps: set frozen_maps=0, or choose another encoder.network.trunk"
-        )
-    if recipe.frozen_maps and not recipe.pretrained and init is None:
-        raise TrainingError(
-            f"frozen_maps is {recipe.frozen_maps}, and the weights would be random for ever: "
-            "set frozen_maps=0, or begin with --init or pretrained=true"
-        )
     network = _network(recipe, seed, init)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     processes.agree(network.state_dict().values())
     on_gpu = torch.device(device).type == "cuda"
+    batch_norm = recipe.encoder.network.trunk in BATCH_NORM_TRUNKS
     optimiser = torch.optim.AdamW(
         _parameter_groups(network, recipe), betas=recipe.betas, fused=on_gpu
     )
     # A recording begins with passes over noise, which batch norm would take into its statistics.
-    if on_gpu and not recipe.chunk_size and trunk not in BATCH_NORM_TRUNKS:
+    if on_gpu and not recipe.chunk_size and not batch_norm:
         record(network, recipe, device)
     dimension = recipe.encoder.network.dimension
     queue = seen = None
@@ -200,6 +195,22 @@ def start(
 
 def _network(recipe: Recipe, seed: int, init: Checkpoint | None) -> SiameseNetwork:
     """The network with the weights that training begins with."""
+    trunk = recipe.encoder.network.trunk
+    if processes.count() > 1 and trunk in BATCH_NORM_TRUNKS:
+        raise TrainingError(
+            f"{trunk} has batch norm, which {processes.count()} processes would each take of "
+            "their share alone: use one process, or another encoder.network.trunk"
+        )
+    if recipe.frozen_maps and trunk in BATCH_NORM_TRUNKS:
+        raise TrainingError(
+            f"frozen_maps is {recipe.frozen_maps}, but what {trunk} counts of its batches would "
+            "still move those maps: set frozen_maps=0, or choose another encoder.network.trunk"
+        )
+    if recipe.frozen_maps and not recipe.pretrained and init is None:
+        raise TrainingError(
+            f"frozen_maps is {recipe.frozen_maps}, and the weights would be random for ever: "
+            "set frozen_maps=0, or begin with --init or pretrained=true"
+        )
     torch.manual_seed(seed)
     network = recipe.encoder.build(pretrained=recipe.pretrained and init is None)
     if init is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,13 +12,17 @@ from training import datasets
 # A private class where argparse returns its sub-parsers, and generic to typing alone.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+MAX_SEED = 2**63 - 1  # torch's
 
-def seeds(text: str) -> list[int]:
+
+def seeds(text: str) -> Sequence[int]:
     """ "3" or a range such as "0-2"."""
     first, _, last = text.partition("-")
-    found = list(range(int(first), int(last or first) + 1))
+    found = range(int(first), int(last or first) + 1)
     if not found:
         raise argparse.ArgumentTypeError(f"{text} holds no seed: the first comes first")
+    if found[-1] > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{found[-1]}: a seed is at most {MAX_SEED}")
     return found
 
 

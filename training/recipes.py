@@ -298,10 +298,9 @@ def _parsed(text: str, hint: Any) -> Any:
             return None
         return _parsed(text, next(one for one in options if one is not type(None)))
     if origin is tuple:
-        return tuple(_parsed(part, one) for part, one in zip(text.split(","), options, strict=True))
+        return tuple(map(_parsed, _parts(text, len(options)), options))
     if hint is Band:
-        top, bottom = text.split(",")
-        return Band(float(top), float(bottom))
+        return Band(*map(float, _parts(text, 2)))
     if hint is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{text!r} is neither true nor false")
@@ -309,6 +308,13 @@ def _parsed(text: str, hint: Any) -> Any:
     if hint in (int, float, str):
         return hint(text)
     raise TypeError(f"a whole {getattr(hint, '__name__', hint)} cannot be given")
+
+
+def _parts(text: str, count: int) -> list[str]:
+    parts = text.split(",")
+    if len(parts) != count:
+        raise ValueError(f"{text!r} is not {count} values between commas")
+    return parts
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ from model.encoder import Encoder
 from model.precision import exact_ways
 from training import ablation, datasets, figures, misses, options, report
 from training.options import Commands
-from training.pairs import SKIP_SHARE, Reference, read_arrays
+from training.pairs import SKIP_SHARE, Pair, Reference, read_arrays
 from training.progress import bar
 from training.protocols import PROTOCOLS, Options, Search, describe, evaluate
+
+Galleries = tuple[Sequence[Pair], Sequence[Reference]]  # queries; tiles of vigor's own gallery
 
 
 def add(commands: Commands, data: argparse.ArgumentParser) -> None:
@@ -49,8 +51,9 @@ def _add_evaluate(commands: Commands, data: argparse.ArgumentParser) -> None:
     )
     measure.add_argument("--near-m", type=float, default=defaults.near_m, help="of near, metres")
     measure.add_argument("--seed", type=int, default=defaults.seed, help="of what fov leaves")
-    measure.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    measure.add_argument("--markdown", action="store_true", help="a table on standard output")
+    form = measure.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    form.add_argument("--markdown", action="store_true", help="a table on standard output")
     measure.set_defaults(run=_evaluate)
 
 
@@ -99,7 +102,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     protocols = arguments.protocol or ["centre", *["grid"] * (arguments.stride_m is not None)]
     words = {name: describe(name, chosen) for name in protocols}
-    each = [_measured(path, protocols, chosen, arguments) for path in arguments.weights]
+    # All that can be wrong with what was given comes before the first measurement.
+    encoders = [Encoder.load(path, arguments.device) for path in arguments.weights]
+    places = {str(root): _galleries(root, protocols, arguments) for root in arguments.root}
+    each = [
+        {"weights": str(path), **_measured(encoder, places, protocols, chosen)}
+        for path, encoder in zip(arguments.weights, encoders, strict=True)
+    ]
     document = {
         "dataset": arguments.dataset,
         "split": _split(arguments),
@@ -126,28 +135,27 @@ def _split(arguments: argparse.Namespace) -> str:
     return split
 
 
+def _galleries(root: Path, protocols: Sequence[str], arguments: argparse.Namespace) -> Galleries:
+    pairs = datasets.load(arguments.dataset, root, _split(arguments))
+    if "vigor" not in protocols:
+        return pairs, ()
+    return pairs, datasets.load_references(arguments.dataset, root, _split(arguments))
+
+
 def _measured(
-    weights: Path, protocols: Sequence[str], chosen: Options, arguments: argparse.Namespace
+    encoder: Encoder, places: Mapping[str, Galleries], protocols: Sequence[str], chosen: Options
 ) -> dict[str, Any]:
     """One checkpoint on every root."""
-    encoder = Encoder.load(weights, arguments.device)
     encoder.accelerate(exact_ways(encoder.device))
-    reports, queries = {}, {}
-    for root in arguments.root:
-        pairs = datasets.load(arguments.dataset, root, _split(arguments))
-        references: Sequence[Reference] = ()
-        if "vigor" in protocols:
-            references = datasets.load_references(arguments.dataset, root, _split(arguments))
-        reports[str(root)] = evaluate(
-            encoder, pairs, protocols, references=references, options=chosen
-        )
-        queries[str(root)] = len(pairs)
+    reports = {
+        root: evaluate(encoder, pairs, protocols, references=references, options=chosen)
+        for root, (pairs, references) in places.items()
+    }
     return {
-        "weights": str(weights),
         "encoder": encoder.fingerprint,
         "mean": report.mean(list(reports.values())),
         "each": reports,
-        "queries": queries,
+        "queries": {root: len(pairs) for root, (pairs, _) in places.items()},
     }
 
 
