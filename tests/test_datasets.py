@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
-from dataset_samples import cvusa_tree, touch, write_rows
+from dataset_samples import cvusa_tree, touch, vigor_tree, write_rows
 from PIL import Image
 from pyproj import Transformer
 from rasterio.transform import Affine
@@ -73,6 +73,12 @@ def folder_of(tmp_path, rows, header=("street", "aerial", "metres_per_pixel")):
     touch(tmp_path / "s.png")
     touch(tmp_path / "a.png", (40, 20))
     return tmp_path
+
+
+def write_folder(tmp_path):
+    header = ("street", "aerial", "metres_per_pixel", "split", "latitude", "longitude")
+    rows = [("s.png", "a.png", 0.5, split, 50, 8) for split in ("train", "val")]
+    return folder_of(tmp_path, rows, header)
 
 
 def test_folder_defaults(tmp_path):
@@ -247,3 +253,55 @@ def test_a_town_s_poses_are_found_in_its_raster(tmp_path):
     assert len(load("town", tmp_path / "3", "all")) == 2
     with pytest.raises(PairError, match="only the split 'all'"):
         load("town", tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "split", "files"),
+    [
+        ("cvusa", cvusa_tree, "val", ["splits/val-19zl.csv", "split_locations/all.csv"]),
+        ("folder", write_folder, "all", ["pairs.csv"]),
+        ("vigor", vigor_tree, "same-train", ["splits/Seattle/*train__corrected.txt"]),
+        ("vigor", vigor_tree, "same-train", ["splits/Seattle/satellite_list.txt"]),
+    ],
+)
+def test_a_list_means_the_same_with_a_byte_order_mark_and_empty_lines(
+    tmp_path, name, tree, split, files
+):
+    root = tree(tmp_path)
+    before = load(name, root, split), load_references(name, root, split)
+    for pattern in files:
+        (path,) = root.glob(pattern)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\n\n")
+    assert (load(name, root, split), load_references(name, root, split)) == before
+
+
+def test_spaces_around_cells_and_rows_of_empty_cells_mean_nothing(tmp_path):
+    before = load("folder", write_folder(tmp_path), "all")
+    table = tmp_path / "pairs.csv"
+    rows = table.read_text().splitlines()
+    spaced = [row.replace(",", " , ") for row in rows]
+    quoted = spaced[1].replace("a.png", '"a.png"')
+    table.write_text("\n".join([spaced[0], ",,,,", quoted, *spaced[2:], ",,,,", ""]))
+    assert load("folder", tmp_path, "all") == before
+
+
+def test_empty_cells_within_the_coordinates_of_cvusa_do_not_move_those_below(cvusa):
+    path = cvusa / "split_locations" / "all.csv"
+    path.write_text(",,,,\n" + path.read_text() + ",,,,\n")
+    with pytest.raises(PairError, match=r"all\.csv, line 1 is no place"):
+        load("cvusa", cvusa, "val")
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"street,aerial,metres_per_pixel\n\nstra\xdfe.png,a.png,1\n", "line 3: byte 0xdf"),
+        ("street,aerial".encode("utf-16"), "line 1: byte 0xff"),
+    ],
+)
+def test_other_bytes_than_utf_8_are_told_by_line_and_not_shown(tmp_path, content, names):
+    (tmp_path / "pairs.csv").write_bytes(content)
+    with pytest.raises(PairError) as caught:
+        load("folder", tmp_path, "all")
+    assert f"pairs.csv, {names} is not UTF-8: save the file as UTF-8" in str(caught.value)
+    assert "\\x" not in str(caught.value)

@@ -6,7 +6,6 @@ is there is found out here, once for all of them.
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -43,7 +42,7 @@ class Dataset(Protocol):
     def AERIAL_SIZE(self) -> tuple[int, int] | None: ...
 
     def pairs(self, root: Path, split: str) -> Sequence[Pair]:
-        """All listed pairs, their images there or not. Raises PairError."""
+        """All listed pairs, their images there or not. Raises PairError, and what `lists` does."""
 
     def references(self, root: Path, split: str) -> Sequence[Reference]:
         """The whole gallery that the split is searched in, listed likewise. Raises PairError."""
@@ -165,8 +164,8 @@ def _listed(
         if not likely or name in likely:
             raise
         raise PairError(f"{error}; {root} looks like {' or '.join(likely)}") from error
-    except (ValueError, KeyError, csv.Error) as error:  # other bytes than text, words for numbers
-        raise PairError(f"a list of {name} at {root} cannot be read: {error!r}") from error
+    except ValueError as error:  # other bytes than text, words for numbers
+        raise PairError(f"a list of {name} at {root} cannot be read: {error}") from error
 
 
 def _report(where: str, kind: str, listed: int, present: int, absent: Collection[Path]) -> None:

@@ -6,7 +6,6 @@ split_locations/all.csv with the coordinates (row i is id i).
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
+from training.datasets import lists
+from training.datasets.lists import Row
 from training.pairs import AerialView, Pair, PairError, Reference, own_references
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     """As listed; without coordinates the ground resolution is that of latitude 38."""
     names = list(SPLITS) if split == "all" else [split]
     positions = _positions(root / "split_locations" / "all.csv")
-    lists = [root / "splits" / f"{name}-19zl.csv" for name in names]
-    return [pair for path in lists for pair in _listed(root, path, positions)]
+    files = [root / "splits" / f"{name}-19zl.csv" for name in names]
+    return [pair for path in files for pair in _listed(root, path, positions)]
 
 
 def references(root: Path, split: str) -> Sequence[Reference]:
@@ -45,23 +46,28 @@ def references(root: Path, split: str) -> Sequence[Reference]:
 def _listed(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:
     if not path.is_file():
         raise PairError(f"{path} is missing: is this the root of CVUSA?")
-    with path.open(newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
+    return [_listed_pair(root, path, row, positions) for row in lists.rows(path)]
+
+
+def _listed_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) -> Pair:
     try:
-        return [_pair(root / row[0], root / row[1], positions) for row in rows]
+        return _pair(root / row.cells[0], root / row.cells[1], positions)
     except (ValueError, IndexError) as error:
-        raise PairError(f"{path} holds a row that is no pair of files: {error}") from error
+        raise PairError(f"{path}, line {row.line} is no pair of files: {error}") from error
 
 
 def _positions(path: Path) -> list[LatLon]:
     if not path.is_file():
         log.warning("%s is absent: the pairs have no coordinates", path)
         return []
-    with path.open(newline="") as file:
-        try:
-            return [LatLon(float(row[2]), float(row[3])) for row in csv.reader(file) if row]
-        except (ValueError, IndexError) as error:
-            raise PairError(f"{path} holds a row that is no place: {error}") from error
+    return [_position(path, row) for row in lists.rows(path)]
+
+
+def _position(path: Path, row: Row) -> LatLon:
+    try:
+        return LatLon(float(row.cells[2]), float(row.cells[3]))
+    except (ValueError, IndexError) as error:
+        raise PairError(f"{path}, line {row.line} is no place: {error}") from error
 
 
 def _pair(aerial: Path, street: Path, positions: Sequence[LatLon]) -> Pair:

@@ -9,7 +9,6 @@ say the heading.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,8 @@ from PIL import Image
 
 from model.geo import LatLon, offset
 from model.panorama import PanoramaGeometry
+from training.datasets import lists
+from training.datasets.lists import Record
 from training.pairs import AerialView, Pair, PairError, Reference
 
 MARK = "pairs.csv"
@@ -33,11 +34,8 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     table = root / "pairs.csv"
     if not table.is_file():
         raise PairError(f"{table} is missing: one row a pair, columns {sorted(REQUIRED)}")
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not rows[0].keys() >= REQUIRED:
-        raise PairError(f"{table} lacks the columns {sorted(REQUIRED - rows[0].keys())}")
-    wanted = [row for row in rows if split == "all" or row.get("split") == split]
+    rows = lists.records(table, REQUIRED)
+    wanted = [row for row in rows if split == "all" or row.cells.get("split") == split]
     return [_pair(root, row, table) for row in wanted]
 
 
@@ -59,9 +57,10 @@ def _reference(pair: Pair) -> Reference:
     return Reference(pair.tile, middle, place)
 
 
-def _pair(root: Path, row: dict[str, str], table: Path) -> Pair:
+def _pair(root: Path, record: Record, table: Path) -> Pair:
+    line, row = record
     if not row["street"] or not row["aerial"]:
-        raise PairError(f"{table} has a row without street or aerial: {row}")
+        raise PairError(f"{table}, line {line} is a row without street or aerial: {row}")
     street, aerial = root / row["street"], root / row["aerial"]
     try:
         return Pair(
@@ -72,8 +71,8 @@ def _pair(root: Path, row: dict[str, str], table: Path) -> Pair:
             position=_position(row),
             tile="-".join(Path(row["aerial"]).with_suffix("").parts),
         )
-    except (ValueError, TypeError) as error:
-        raise PairError(f"{table}, row of {row['street']}: {error}") from error
+    except ValueError as error:
+        raise PairError(f"{table}, line {line}, row of {row['street']}: {error}") from error
 
 
 def _view(path: Path, row: dict[str, str]) -> AerialView:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import rasterio
 from rasterio.warp import transform
 
 from model.geo import LatLon
+from training.datasets import lists
 from training.pairs import AerialView, Pair, PairError, Reference, own_references
 
 MARK = "poses.csv"
@@ -39,8 +39,8 @@ def references(root: Path, split: str) -> Sequence[Reference]:
 
 def _town(folder: Path) -> list[Pair]:
     raster = folder / "aerial.tif"
-    with (folder / "poses.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    poses = lists.records(folder / "poses.csv", ("id", "file", "latitude", "longitude"))
+    rows = [row for _, row in poses]
     positions = [LatLon(float(row["latitude"]), float(row["longitude"])) for row in rows]
     with rasterio.open(raster) as image:
         east, north = transform(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
+from training.datasets import lists
 from training.pairs import AerialView, Pair, PairError, Reference
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,8 @@ PARTS = {
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """As listed, with the positive tile; "all" is the same-area splits together."""
     names = ["same-train", "same-test"] if split == "all" else [split]
-    lists = [one for name in names for one in _lists(root, *PARTS[name])]
-    return [pair for city, path in lists for pair in _city_pairs(root, city, path)]
+    files = [one for name in names for one in _lists(root, *PARTS[name])]
+    return [pair for city, path in files for pair in _city_pairs(root, city, path)]
 
 
 def references(root: Path, split: str) -> Sequence[Reference]:
@@ -67,7 +68,7 @@ def references(root: Path, split: str) -> Sequence[Reference]:
         Reference(tile.stem, _view(city, tile), _tile_position(tile, path))
         for city, path in _lists(root, cities, "satellite_list")
         for folder in [_folder(root, city, "satellite")]
-        for tile in [folder / name for name in path.read_text().split()]
+        for tile in [folder / name for name in lists.text(path).split()]
     ]
 
 
@@ -96,7 +97,9 @@ def _list(root: Path, city: str, name: str) -> Path | None:
 def _city_pairs(root: Path, city: str, path: Path) -> list[Pair]:
     streets, tiles = _folder(root, city, "panorama", "ground"), _folder(root, city, "satellite")
     pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(lists.text(path).splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             pairs.append(_pair(city, streets, tiles, line.split()))
         except (ValueError, IndexError) as error:

@@ -1,0 +1,64 @@
+"""The lists that datasets come with, read in one way as scripts and spreadsheets write them.
+
+What is wrong with one is a ValueError that names file and line; `training.datasets` tells whose.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """A row of a CSV and the line it ends in, from 1."""
+
+    line: int
+    cells: list[str]
+
+
+class Record(NamedTuple):
+    """A row by the names of its columns, empty where it ends early, and the line it ends in."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def text(path: Path) -> str:
+    """A file of UTF-8, with or without the mark that spreadsheets begin it with."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8: save the file as UTF-8"
+        ) from error
+
+
+def rows(path: Path) -> list[Row]:
+    """A CSV's rows, without empty lines and without rows of empty cells at its end."""
+    reader = csv.reader(io.StringIO(text(path), newline=""), skipinitialspace=True)
+    try:
+        found = [Row(reader.line_num, [one.strip() for one in cells]) for cells in reader if cells]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    while found and not any(found[-1].cells):
+        found.pop()
+    return found
+
+
+def records(path: Path, required: Collection[str]) -> list[Record]:
+    """A CSV's rows below its header, without those of empty cells."""
+    header, *others = rows(path) or [Row(1, [])]
+    names = header.cells
+    if lacking := sorted(set(required) - set(names)):
+        raise ValueError(f"{path} lacks the columns {lacking}")
+    empty = dict.fromkeys(names, "")
+    return [
+        Record(line, empty | dict(zip(names, cells, strict=False)))
+        for line, cells in others
+        if any(cells)
+    ]
