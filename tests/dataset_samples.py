@@ -44,8 +44,11 @@ def cvusa_tree(root: Path) -> Path:
     return root
 
 
-def cvact_tree(root: Path, *, as_cells: bool = False) -> Path:
-    """Pairs a-d, each 100 m east of the one before: train d, b; val a; test a, c (c is absent)."""
+def cvact_tree(root: Path, *, as_cells: bool = False, first=CANBERRA) -> Path:
+    """Pairs a-d, each 100 m east of the one before: train d, b; val a; test a, c (c is absent).
+
+    first: where pair a says it is, in UTM.
+    """
     ids = np.array([f"{letter}-pano_id" for letter in "abcd"])
     groups = {
         "trainSet": {"trainInd": [[4], [2]]},
@@ -53,6 +56,7 @@ def cvact_tree(root: Path, *, as_cells: bool = False) -> Path:
         "valSetAll": {"valInd": [[1], [3]]},
     }
     utm = np.array([[CANBERRA[0] + 100 * i, CANBERRA[1]] for i in range(4)])
+    utm[0] = first
     table = {"panoIds": ids.astype(object) if as_cells else ids, "utm": utm, **groups}
     savemat(root / "ACT_data.mat", table)
     for folder, letters in (("ANU_data_small", "abd"), ("ANU_data_test", "a")):

@@ -43,6 +43,12 @@ def test_a_damaged_table_is_named(tmp_path, damage):
         load("cvact", tmp_path, "val")
 
 
+@pytest.mark.parametrize("utm", [(math.nan, 6e6), (1e9, 6e6), (7e5, math.inf)])
+def test_a_place_outside_the_projection_is_named(tmp_path, utm):
+    with pytest.raises(PairError, match=r"ACT_data\.mat, a-pano_id: utm .* is .*: it must"):
+        load("cvact", cvact_tree(tmp_path, first=utm), "val")
+
+
 def test_without_its_table_real_pairs_are_refused(real):
     with pytest.raises(PairError, match=r"ACT_data\.mat is missing"):
         load("cvact", real / "cvact", "val")

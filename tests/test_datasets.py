@@ -44,7 +44,12 @@ def test_each_cvusa_pair_has_its_own_tile(cvusa):
 
 @pytest.mark.parametrize(
     ("file", "row"),
-    [("splits/val-19zl.csv", ["a.jpg", "b.jpg"]), ("split_locations/all.csv", [1, 2, "north", 3])],
+    [
+        ("splits/val-19zl.csv", ["a.jpg", "b.jpg"]),
+        ("split_locations/all.csv", [1, 2, "north", 3]),
+        ("split_locations/all.csv", [1, 2, "nan", 3]),
+        ("split_locations/all.csv", [1, 2, 50, 181]),
+    ],
 )
 def test_cvusa_with_a_damaged_list_names_it(cvusa, file, row):
     write_rows(cvusa / file, [row])
@@ -305,3 +310,38 @@ def test_other_bytes_than_utf_8_are_told_by_line_and_not_shown(tmp_path, content
         load("folder", tmp_path, "all")
     assert f"pairs.csv, {names} is not UTF-8: save the file as UTF-8" in str(caught.value)
     assert "\\x" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "names"),
+    [
+        ("nan", 8, "latitude is nan: it must be -90 to 90"),
+        (91, 8, "latitude is 91: it must be -90 to 90"),
+        ("north", 8, "latitude is north: it must be -90 to 90"),
+        (50, 999, "longitude is 999: it must be -180 to 180"),
+        (50, "-inf", "longitude is -inf: it must be -180 to 180"),
+        (50, "", "it has a latitude but no longitude: give both or neither"),
+    ],
+)
+def test_a_place_that_is_none_on_earth_is_told_by_line(tmp_path, latitude, longitude, names):
+    header = ("street", "aerial", "metres_per_pixel", "latitude", "longitude")
+    rows = [("s.png", "a.png", 0.5, *place) for place in [(-90, 180), (latitude, longitude)]]
+    with pytest.raises(PairError) as caught:
+        load("folder", folder_of(tmp_path, rows, header), "all")
+    assert f"pairs.csv, line 3, row of s.png: {names}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "names"),
+    [
+        ("nan", 5, "column is nan: it must be a finite number"),
+        (5, "inf", "row is inf: it must be a finite number"),
+        (5, "", "it has a column but no row: give both or neither"),
+        ("", 5, "it has a row but no column: give both or neither"),
+    ],
+)
+def test_half_a_place_in_the_aerial_is_not_taken_for_its_middle(tmp_path, column, row, names):
+    header = ("street", "aerial", "metres_per_pixel", "column", "row")
+    root = folder_of(tmp_path, [("s.png", "a.png", 0.5, column, row)], header)
+    with pytest.raises(PairError, match=rf"pairs\.csv, line 2, row of s\.png: {names}"):
+        load("folder", root, "all")

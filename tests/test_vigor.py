@@ -42,12 +42,27 @@ def test_cities_without_lists_and_uncorrected_lists_are_reported(tmp_path, caplo
         load("vigor", tmp_path, "cross-test")
 
 
-@pytest.mark.parametrize("line", ["a,1,2,.jpg tile.png 0.0", "a.jpg" + " t.png 0 0" * 4])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a,1,2,.jpg tile.png 0.0",
+        "a.jpg" + " t.png 0 0" * 4,
+        "a,91,2,.jpg" + " t.png 0 0" * 4,
+        "a,1,2,.jpg" + " t.png 0 nan" * 4,
+    ],
+)
 def test_a_bad_line_is_named(tmp_path, line):
     path = vigor_tree(tmp_path) / "splits/Seattle/same_area_balanced_train__corrected.txt"
     path.write_text(path.read_text() + line)
     with pytest.raises(PairError, match=r"train__corrected\.txt, line 2"):
         load("vigor", tmp_path, "same-train")
+
+
+def test_a_tile_named_for_no_place_on_earth_is_told(tmp_path):
+    path = vigor_tree(tmp_path) / "splits/Seattle/satellite_list.txt"
+    path.write_text("satellite_nan_-122.3.png")
+    with pytest.raises(PairError, match=r"satellite_list\.txt names .*latitude is nan: it must be"):
+        load_references("vigor", tmp_path, "same-train")
 
 
 @pytest.mark.parametrize(("split", "count"), [("same-train", 11_876), ("same-test", 11_875)])

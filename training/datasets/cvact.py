@@ -18,6 +18,7 @@ from scipy.io import loadmat
 
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
+from training.datasets import lists
 from training.pairs import AerialView, Pair, PairError, Reference, own_references
 
 MARK = "ACT_data.mat"
@@ -29,6 +30,7 @@ GEOMETRY = PanoramaGeometry()  # the full sphere, its centre column north
 # Ground resolution of the tiles, which are Web Mercator's level 20, at the equator; 146 m a tile.
 METRES_PER_PIXEL_AT_EQUATOR = 0.149291
 POSITIONS_CRS = "EPSG:32755"  # the file names no zone; Canberra lies in UTM 55 south
+UTM_EAST, UTM_NORTH = (0.0, 1e6), (0.0, 1e7)  # metres: the zone and some more
 INDICES = {
     "train": ("trainSet", "trainInd"),
     "val": ("valSet", "valInd"),
@@ -49,6 +51,8 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
         chosen = [ids[row] for row in rows]
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise PairError(f"{path} does not hold CVACT's tables: {error!r}") from error
+    for name, (east, north) in zip(chosen, utm.tolist(), strict=True):
+        _check_utm(path, name, east, north)
     longitudes, latitudes = transform(POSITIONS_CRS, "EPSG:4326", utm[:, 0], utm[:, 1])
     folder = root / ("ANU_data_test" if split == "test" else "ANU_data_small")
     places = map(LatLon, latitudes, longitudes)
@@ -68,6 +72,15 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file fails anywhere in its parser
         raise PairError(f"{path} is not a readable MATLAB file: {error!r}") from error
     return content
+
+
+def _check_utm(path: Path, name: str, east: float, north: float) -> None:
+    """One place that no projection holds would fail the transform of all, unnamed."""
+    try:
+        lists.number("utm east", east, *UTM_EAST)
+        lists.number("utm north", north, *UTM_NORTH)
+    except ValueError as error:
+        raise PairError(f"{path}, {name}: {error}") from error
 
 
 def _pair(folder: Path, name: str, position: LatLon) -> Pair:

@@ -65,7 +65,7 @@ def _positions(path: Path) -> list[LatLon]:
 
 def _position(path: Path, row: Row) -> LatLon:
     try:
-        return LatLon(float(row.cells[2]), float(row.cells[3]))
+        return lists.place(row.cells[2], row.cells[3])
     except (ValueError, IndexError) as error:
         raise PairError(f"{path}, line {row.line} is no place: {error}") from error
 

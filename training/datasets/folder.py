@@ -1,8 +1,8 @@
 """Own pairs: a folder with pairs.csv.
 
 Columns: street, aerial (file names relative to the folder) and metres_per_pixel of the aerial;
-optional: id, split, latitude, longitude, column, row (where the street stands in the aerial, in
-pixels; its middle by default), heading_deg (of the panorama's centre column), horizon,
+optional: id, split, latitude and longitude, column and row (where the street stands in the aerial,
+in pixels; its middle by default), heading_deg (of the panorama's centre column), horizon,
 vertical_fov_deg. Without these three the panorama's metadata say it all; without heading_deg, they
 say the heading.
 """
@@ -79,9 +79,11 @@ def _view(path: Path, row: dict[str, str]) -> AerialView:
     scale = float(row["metres_per_pixel"])
     if not 0.0 < scale < math.inf:
         raise ValueError(f"metres_per_pixel is {scale}: it must be above 0")
-    if row.get("column") and row.get("row"):
-        return AerialView(path, scale, float(row["column"]), float(row["row"]))
-    return _middle(path, scale)
+    given = _both(row, "column", "row")
+    if given is None:
+        return _middle(path, scale)
+    column, line = map(lists.number, ("column", "row"), given)
+    return AerialView(path, scale, column, line)
 
 
 def _middle(path: Path, metres_per_pixel: float) -> AerialView:
@@ -107,12 +109,21 @@ def _geometry(row: dict[str, str]) -> PanoramaGeometry | None:
     if not (heading or horizon or fov):
         return None
     return PanoramaGeometry(
-        north=PanoramaGeometry.north_of(float(heading)) if heading else None,
-        horizon=float(horizon or 0.5),
-        vertical_fov_deg=float(fov) if fov else None,
+        north=PanoramaGeometry.north_of(lists.number("heading_deg", heading)) if heading else None,
+        horizon=lists.number("horizon", horizon or 0.5),
+        vertical_fov_deg=lists.number("vertical_fov_deg", fov) if fov else None,
     )
 
 
 def _position(row: dict[str, str]) -> LatLon | None:
-    latitude, longitude = row.get("latitude"), row.get("longitude")
-    return LatLon(float(latitude), float(longitude)) if latitude and longitude else None
+    given = _both(row, "latitude", "longitude")
+    return lists.place(*given) if given else None
+
+
+def _both(row: dict[str, str], *names: str) -> list[str] | None:
+    """Two cells that say a thing together; None where both are empty. Raises ValueError."""
+    cells = [row.get(name, "") for name in names]
+    if any(cells) and not all(cells):
+        stated, lacking = names if cells[0] else reversed(names)
+        raise ValueError(f"it has a {stated} but no {lacking}: give both or neither")
+    return cells if any(cells) else None

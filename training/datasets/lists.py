@@ -1,15 +1,19 @@
 """The lists that datasets come with, read in one way as scripts and spreadsheets write them.
 
 What is wrong with one is a ValueError that names file and line; `training.datasets` tells whose.
+What is wrong with a number is one that names the value and what it may be.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+
+from model.geo import LatLon
 
 
 class Row(NamedTuple):
@@ -62,3 +66,22 @@ def records(path: Path, required: Collection[str]) -> list[Record]:
         for line, cells in others
         if any(cells)
     ]
+
+
+def number(name: str, cell: str | float, low: float = -math.inf, high: float = math.inf) -> float:
+    """A cell's number, finite and from `low` to `high`."""
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and low <= value <= high):
+        allowed = "a finite number" if math.isinf(low) else f"{low:g} to {high:g}"
+        raise ValueError(f"{name} is {cell if cell != '' else 'empty'}: it must be {allowed}")
+    return value
+
+
+def place(latitude: str | float, longitude: str | float) -> LatLon:
+    """A place on Earth, in degrees."""
+    return LatLon(
+        number("latitude", latitude, -90.0, 90.0), number("longitude", longitude, -180.0, 180.0)
+    )

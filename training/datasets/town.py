@@ -10,6 +10,7 @@ from rasterio.warp import transform
 
 from model.geo import LatLon
 from training.datasets import lists
+from training.datasets.lists import Record
 from training.pairs import AerialView, Pair, PairError, Reference, own_references
 
 MARK = "poses.csv"
@@ -39,9 +40,9 @@ def references(root: Path, split: str) -> Sequence[Reference]:
 
 def _town(folder: Path) -> list[Pair]:
     raster = folder / "aerial.tif"
-    poses = lists.records(folder / "poses.csv", ("id", "file", "latitude", "longitude"))
-    rows = [row for _, row in poses]
-    positions = [LatLon(float(row["latitude"]), float(row["longitude"])) for row in rows]
+    table = folder / "poses.csv"
+    records = lists.records(table, ("id", "file", "latitude", "longitude"))
+    positions = [_position(table, record) for record in records]
     with rasterio.open(raster) as image:
         east, north = transform(
             "EPSG:4326",
@@ -58,5 +59,12 @@ def _town(folder: Path) -> list[Pair]:
             aerial=AerialView(raster, metres_per_pixel, column, line),
             position=position,
         )
-        for row, position, (column, line) in zip(rows, positions, pixels, strict=True)
+        for (_, row), position, (column, line) in zip(records, positions, pixels, strict=True)
     ]
+
+
+def _position(table: Path, record: Record) -> LatLon:
+    try:
+        return lists.place(record.cells["latitude"], record.cells["longitude"])
+    except ValueError as error:
+        raise ValueError(f"{table}, line {record.line}: {error}") from error

@@ -116,9 +116,9 @@ def _pair(city: str, streets: Path, tiles: Path, fields: Sequence[str]) -> Pair:
     return Pair(
         id=name,
         street=streets / street,
-        aerial=_view(city, tiles / tile, float(north), float(east)),
+        aerial=_view(city, tiles / tile, lists.number("north", north), lists.number("east", east)),
         geometry=GEOMETRY,
-        position=LatLon(float(latitude), float(longitude)),
+        position=lists.place(latitude, longitude),
         tile=Path(tile).stem,
         semi_positives=tuple(Path(other).stem for other in fields[4::3]),
     )
@@ -133,10 +133,10 @@ def _view(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> Aeria
 def _tile_position(tile: Path, source: Path) -> LatLon:
     try:
         _, latitude, longitude = tile.stem.split("_")
-        return LatLon(float(latitude), float(longitude))
+        return lists.place(latitude, longitude)
     except ValueError as error:
         raise PairError(
-            f"{source} names {tile.name!r}: expected satellite_<lat>_<lon>.png"
+            f"{source} names {tile.name!r}: expected satellite_<lat>_<lon>.png ({error})"
         ) from error
 
 
