@@ -12,7 +12,14 @@ from rasterio.transform import Affine
 from model.errors import SkyfixError
 from model.geo import LatLon, offset
 from model.panorama import GeometryError, PanoramaGeometry
-from training.datasets import DATASETS, default_splits, load, load_references, warn_of_overlap
+from training.datasets import (
+    DATASETS,
+    default_splits,
+    list_splits,
+    load,
+    load_references,
+    warn_of_overlap,
+)
 from training.pairs import PairError, read_chip, read_strip
 from training.recipes import find
 
@@ -345,3 +352,31 @@ def test_half_a_place_in_the_aerial_is_not_taken_for_its_middle(tmp_path, column
     root = folder_of(tmp_path, [("s.png", "a.png", 0.5, column, row)], header)
     with pytest.raises(PairError, match=rf"pairs\.csv, line 2, row of s\.png: {names}"):
         load("folder", root, "all")
+
+
+def of_splits(tmp_path, *splits):
+    rows = [("s.png", "a.png", 0.5, i, split) for i, split in enumerate(splits)]
+    return folder_of(tmp_path, rows, ("street", "aerial", "metres_per_pixel", "id", "split"))
+
+
+def test_a_split_that_no_row_names_is_answered_with_those_that_are(tmp_path):
+    root = of_splits(tmp_path, " mine", "", "val")
+    assert [one.id for one in load("folder", root, "mine")] == ["0"]
+    with pytest.raises(PairError, match=r"'train': it lists no pairs; .* splits mine, val and all"):
+        load("folder", root, "train")
+
+
+def test_a_table_without_splits_is_answered_with_all(tmp_path):
+    root = folder_of(tmp_path, [("s.png", "a.png", 0.5)])
+    with pytest.raises(PairError, match="it has no column split: use --split all"):
+        load("folder", root, "train")
+    with pytest.raises(PairError, match="its column split is empty: use --split all"):
+        load("folder", of_splits(tmp_path, "", " "), "train")
+
+
+def test_the_splits_of_a_dataset_hold_each_pair_once(tmp_path):
+    root = of_splits(tmp_path, "train", "", "val", "train")
+    splits = list_splits("folder", root)
+    assert splits == ["train", "", "val"]
+    listed = [one.id for split in splits for one in DATASETS["folder"].pairs(root, split)]
+    assert sorted(listed) == [one.id for one in load("folder", root, "all")]

@@ -59,6 +59,25 @@ def test_pairs_without_a_heading_are_not_called_usable(tmp_path):
     assert text.endswith("NOT USABLE: no pair can be read")
 
 
+def with_splits(root, *splits):
+    table = write_pairs(root, len(splits)) / "pairs.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("".join(f"{a},{b}\n" for a, b in zip(rows, ["split", *splits], strict=True)))
+    return root
+
+
+def test_own_pairs_are_told_by_split(tmp_path):
+    text = told("folder", with_splits(tmp_path, "train", "val", "train", ""))
+    assert "\ntrain: 2 pairs listed, 2 there\n" in text
+    assert "\nval: 1 pairs listed, 1 there\n" in text
+    assert "\nwithout a split: 1 pairs listed, 1 there\n" in text
+    assert [line for line in text.splitlines() if " and " in line] == ["train and val: disjoint"]
+
+
+def test_own_pairs_without_splits_are_told_as_all(tmp_path):
+    assert "\nall: 2 pairs listed, 2 there\n" in told("folder", write_pairs(tmp_path, 2))
+
+
 @pytest.mark.parametrize(
     ("name", "file", "content"),
     [

@@ -68,7 +68,8 @@ def examine(name: str, root: Path) -> Findings:
     Raises:
         PairError: the dataset is unknown. What is wrong with the folder is in the findings.
     """
-    splits = list(datasets.find(name).SPLITS) or ["all"]
+    datasets.find(name)
+    splits = _splits(name, root)
     listings: dict[str, Listing] = {}
     references: dict[str, Reference] = {}
     faults: dict[str, str] = {}
@@ -83,6 +84,13 @@ def examine(name: str, root: Path) -> Findings:
             advance()
     present = [pair for listing in listings.values() for pair in listing.present]
     return Findings(name, root, listings, faults, references, _sampled(present))
+
+
+def _splits(name: str, root: Path) -> Sequence[str]:
+    try:
+        return datasets.list_splits(name, root)
+    except (SkyfixError, OSError):
+        return ["all"]  # of which the listing says the same
 
 
 def _sampled(pairs: Sequence[Pair]) -> Sample:
@@ -106,7 +114,8 @@ def describe(findings: Findings) -> Iterator[str]:
     yield f"{findings.name} at {findings.root}"
     for split, listing in findings.listings.items():
         yield from _split_lines(findings, split, listing)
-    yield from (f"{split}: UNUSABLE: {fault}" for split, fault in findings.faults.items())
+    for split, fault in findings.faults.items():
+        yield f"{_title(split)}: UNUSABLE: {fault}"
     yield from _overlap_lines(findings.listings)
     files = [one.aerial.path for one in findings.references.values()]
     if files:
@@ -119,11 +128,15 @@ def describe(findings: Findings) -> Iterator[str]:
     yield "usable" if findings.usable else "NOT USABLE: no pair can be read"
 
 
+def _title(split: str) -> str:
+    return split or "without a split"
+
+
 def _split_lines(findings: Findings, split: str, listing: Listing) -> Iterator[str]:
     published = datasets.find(findings.name).SPLITS.get(split)
     count, ids = len(listing.pairs), Counter(pair.id for pair in listing.pairs)
     agrees = f" (PUBLISHED: {published})" if published not in (None, count) else ""
-    yield f"{split}: {count} pairs listed{agrees}, {len(listing.present)} there"
+    yield f"{_title(split)}: {count} pairs listed{agrees}, {len(listing.present)} there"
     if len(ids) < count:
         yield f"  REPEATED: {count - len(ids)} ids, such as {ids.most_common(1)[0][0]}"
     streets = [pair.street for pair in listing.pairs]
@@ -151,7 +164,7 @@ def _overlap_lines(listings: Mapping[str, Listing]) -> Iterator[str]:
     for training in (split for split in ids if split.endswith("train")):
         prefix = training.removesuffix("train")
         for other in ids:
-            if other != training and other.startswith(prefix):
+            if other and other != training and other.startswith(prefix):
                 common = len(ids[training] & ids[other])
                 verdict = f"{common} pairs SHARED" if common else "disjoint"
                 yield f"{training} and {other}: {verdict}"

@@ -41,6 +41,9 @@ class Dataset(Protocol):
     @property
     def AERIAL_SIZE(self) -> tuple[int, int] | None: ...
 
+    def splits(self, root: Path) -> Sequence[str]:
+        """Its splits beside "all", "" for pairs of none; empty where "all" is the only one."""
+
     def pairs(self, root: Path, split: str) -> Sequence[Pair]:
         """All listed pairs, their images there or not. Raises PairError, and what `lists` does."""
 
@@ -83,6 +86,12 @@ def default_splits(name: str, training: str | None = None) -> tuple[str, str]:
     held_out = find(name).HELD_OUT
     first = next(iter(held_out))
     return training or first, held_out.get(training or first, held_out[first])
+
+
+def list_splits(name: str, root: Path) -> Sequence[str]:
+    """The splits that make up a dataset, each pair in one of them. Raises PairError."""
+    dataset = find(name)
+    return _listed(name, root, "all", lambda folder, _: dataset.splits(folder)) or ["all"]
 
 
 def listing(name: str, root: Path, split: str) -> Listing:

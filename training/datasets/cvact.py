@@ -38,6 +38,11 @@ INDICES = {
 }
 
 
+def splits(root: Path) -> Sequence[str]:
+    """Those published."""
+    return list(SPLITS)
+
+
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """As ACT_data.mat lists them; "all" is train and val."""
     names = ["train", "val"] if split == "all" else [split]

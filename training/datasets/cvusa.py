@@ -30,6 +30,11 @@ GEOMETRY = PanoramaGeometry(north=0.5, horizon=128 / 224, vertical_fov_deg=65.0)
 METRES_PER_PIXEL_AT_EQUATOR = 0.2986
 
 
+def splits(root: Path) -> Sequence[str]:
+    """Those published."""
+    return list(SPLITS)
+
+
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """As listed; without coordinates the ground resolution is that of latitude 38."""
     names = list(SPLITS) if split == "all" else [split]

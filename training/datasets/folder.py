@@ -29,14 +29,19 @@ STREET_SIZE = AERIAL_SIZE = None
 REQUIRED = {"street", "aerial", "metres_per_pixel"}
 
 
+def splits(root: Path) -> Sequence[str]:
+    """Those that the table names, in its order."""
+    named = list(dict.fromkeys(row.cells.get("split", "") for row in _rows(root)))
+    return named if any(named) else []
+
+
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """The rows of pairs.csv whose `split` is the one named; all of them for "all"."""
-    table = root / "pairs.csv"
-    if not table.is_file():
-        raise PairError(f"{table} is missing: one row a pair, columns {sorted(REQUIRED)}")
-    rows = lists.records(table, REQUIRED)
-    wanted = [row for row in rows if split == "all" or row.cells.get("split") == split]
-    return [_pair(root, row, table) for row in wanted]
+    rows = _rows(root)
+    wanted = [row for row in rows if split == "all" or row.cells.get("split", "") == split]
+    if rows and not wanted:
+        raise PairError(f"{root / MARK}, split {split!r}: it lists no pairs; {_known(root, rows)}")
+    return [_pair(root, row, root / MARK) for row in wanted]
 
 
 def references(root: Path, split: str) -> Sequence[Reference]:
@@ -55,6 +60,21 @@ def _reference(pair: Pair) -> Reference:
     north = (view.row - middle.row) * view.metres_per_pixel
     place = pair.position and offset(pair.position, east, north)
     return Reference(pair.tile, middle, place)
+
+
+def _rows(root: Path) -> list[Record]:
+    table = root / MARK
+    if not table.is_file():
+        raise PairError(f"{table} is missing: one row a pair, columns {sorted(REQUIRED)}")
+    return lists.records(table, REQUIRED)
+
+
+def _known(root: Path, rows: Sequence[Record]) -> str:
+    """What to ask for where a split was asked for that is not there."""
+    if named := ", ".join(filter(None, splits(root))):
+        return f"it has the splits {named} and all"
+    lacking = "its column split is empty" if "split" in rows[0].cells else "it has no column split"
+    return f"{lacking}: use --split all, to measure with it --validation-split all"
 
 
 def _pair(root: Path, record: Record, table: Path) -> Pair:

@@ -19,6 +19,11 @@ HELD_OUT = {"all": "all"}  # of another town
 STREET_SIZE = AERIAL_SIZE = None
 
 
+def splits(root: Path) -> Sequence[str]:
+    """None: other seeds are other towns."""
+    return []
+
+
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """All panoramas of the town at `root`, or of every town folder in it; `split` must be "all".
 

@@ -54,6 +54,11 @@ PARTS = {
 }
 
 
+def splits(root: Path) -> Sequence[str]:
+    """Those published."""
+    return list(SPLITS)
+
+
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """As listed, with the positive tile; "all" is the same-area splits together."""
     names = ["same-train", "same-test"] if split == "all" else [split]
