@@ -67,6 +67,22 @@ def test_own_pairs_are_exported_once_an_aerial(tmp_path):
     assert cuts[1].size_m == 48
 
 
+def test_aerials_named_by_their_whole_paths_are_exported(tmp_path, monkeypatch):
+    """Those inside the folder as if named from there, whether it is so itself or not."""
+    root, other = write_pairs(tmp_path / "data", 3), tmp_path / "my tiles"
+    other.mkdir()
+    (root / "aerial-2.png").rename(other / "é.png")
+    text = (root / "pairs.csv").read_text().replace("aerial-1.png", f"{root}/aerial-1.png")
+    (root / "pairs.csv").write_text(text.replace("aerial-2.png", f"{other}/é.png"))
+    monkeypatch.chdir(tmp_path)
+    for number, folder in enumerate([root, root.relative_to(tmp_path)]):
+        out = tmp_path / f"tiles-{number}"
+        export_tiles("folder", folder, "all", out)
+        first, second, third = (cut.tile_id for cut in FolderSource(out).cuts(None, None))
+        assert (first, second) == ("aerial-0", "aerial-1")
+        assert third.endswith("-my_20tiles-_e9")
+
+
 def unplaced(root):
     (root / "split_locations" / "all.csv").unlink()
 

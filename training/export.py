@@ -63,7 +63,8 @@ def _check(references: Sequence[Reference]) -> None:
         if path.suffix.lower() not in SUFFIXES:
             raise ExportError(f"{path} is a raster: give it to `skyfix ingest` as it is")
         if not TILE_ID.fullmatch(one.id):
-            raise ExportError(f"tile id {one.id!r} is not 1-128 of A-Z a-z 0-9 . _ -: rename it")
+            allowed = "1-128 of A-Z a-z 0-9 . _ -"
+            raise ExportError(f"tile id {one.id!r} is not {allowed}: rename or move {path}")
         if one.id in seen:
             raise ExportError(f"two tiles have the id {one.id!r}: rename one of their files")
         seen.add(one.id)

@@ -10,6 +10,7 @@ say the heading.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,15 +85,25 @@ def _pair(root: Path, record: Record, table: Path) -> Pair:
     street, aerial = root / row["street"], root / row["aerial"]
     try:
         return Pair(
-            id=row.get("id") or street.stem,
+            id=row.get("id") or _name(root, row["street"]),
             street=street,
             aerial=_view(aerial, row),
             geometry=_geometry(row),
             position=_position(row),
-            tile="-".join(Path(row["aerial"]).with_suffix("").parts),
+            tile=_name(root, row["aerial"]),
         )
     except ValueError as error:
         raise PairError(f"{table}, line {line}, row of {row['street']}: {error}") from error
+
+
+def _name(root: Path, cell: str) -> str:
+    """An id for an image: its path from `root`, elsewhere the whole one in a tile id's letters."""
+    inside = root.absolute()
+    path = inside / Path(cell).with_suffix("")
+    if path.is_relative_to(inside):
+        return "-".join(path.relative_to(inside).parts)
+    whole = "-".join(path.parts[1:])
+    return re.sub(r"[^A-Za-z0-9._-]", lambda found: f"_{ord(found[0]):x}", whole)
 
 
 def _view(path: Path, row: dict[str, str]) -> AerialView:
