@@ -49,6 +49,13 @@ def test_a_place_outside_the_projection_is_named(tmp_path, utm):
         load("cvact", cvact_tree(tmp_path, first=utm), "val")
 
 
+def test_a_table_in_the_wrong_folder_is_pointed_at(tmp_path):
+    table, inside = cvact_tree(tmp_path) / "ACT_data.mat", tmp_path / "ANU_data_small/ACT_data.mat"
+    table.rename(inside)
+    with pytest.raises(PairError, match=f"{inside} is there: the root holds it"):
+        load("cvact", tmp_path, "val")
+
+
 def test_without_its_table_real_pairs_are_refused(real):
     with pytest.raises(PairError, match=r"ACT_data\.mat is missing"):
         load("cvact", real / "cvact", "val")

@@ -95,6 +95,78 @@ def test_a_list_that_cannot_be_read_is_told_of(tmp_path, name, file, content):
     assert f"UNUSABLE: a list of {name} at {tmp_path} cannot be read: " in text
 
 
+def shared_val(root):
+    names = ["val-19zl.csv", "train-19zl.csv"]
+    content = "".join((root / "splits" / name).read_text() for name in names)
+    (root / "splits" / "val-19zl.csv").write_text(content)
+
+
+def no_val(root):
+    (root / "splits" / "val-19zl.csv").unlink()
+
+
+def broken_street(root):
+    (root / "streetview/panos/0000002.jpg").write_bytes(b"broken")
+
+
+@pytest.mark.parametrize(
+    ("damage", "names"),
+    [
+        (shared_val, "train and val share 2 pairs"),
+        (no_val, "val is unusable"),
+        (broken_street, "1 of 2 sampled are unreadable"),
+    ],
+)
+def test_what_is_wrong_beside_usable_pairs_is_exit_code_1(tmp_path, damage, names, capsys):
+    root = cvusa_tree(tmp_path / "data")
+    command = ["doctor", "cvusa", str(root), "--picture", str(tmp_path / "pair.png")]
+    assert main(command) == 0  # though an image is absent
+    damage(root)
+    assert main(command) == 1
+    streams = capsys.readouterr()
+    assert f"cvusa at {root}: {names}\n" in streams.err
+    assert "\nusable\n" in streams.out
+
+
+@pytest.mark.parametrize("place", [(9999, 5), (5, -0.5), (65, 64)])
+def test_a_place_outside_its_aerial_is_told(tmp_path, place):
+    table = write_pairs(tmp_path, 2) / "pairs.csv"
+    header, *rows = table.read_text().splitlines()
+    column, row = place
+    ends = [f",{column},{row}", ",64,0"]  # the second's is a corner
+    lines = [f"{header},column,row", *(a + b for a, b in zip(rows, ends, strict=True))]
+    table.write_text("\n".join(lines))
+    text = told("folder", tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith("UNREADABLE")]
+    assert f"street-0: the place at column {column:g}, row {row:g} lies outside" in line
+    assert line.endswith("aerial-0.png, which is 64x64")
+
+
+def test_streets_of_one_name_in_two_folders_are_two_pairs(tmp_path):
+    root = with_splits(tmp_path, "train", "val")
+    table = root / "pairs.csv"
+    text = table.read_text()
+    for i in range(2):
+        (root / f"{i}").mkdir()
+        (root / f"street-{i}.png").rename(root / f"{i}" / "s.png")
+        text = text.replace(f"street-{i}.png", f"{i}/s.png")
+    table.write_text(text)
+    assert "train and val: disjoint" in told("folder", root)
+
+
+def without_places(root):
+    (cvusa_tree(root) / "split_locations" / "all.csv").unlink()
+
+
+@pytest.mark.parametrize(("name", "tree"), [("vigor", vigor_tree), ("cvusa", without_places)])
+def test_a_warning_of_a_list_is_told_once(tmp_path, name, tree, caplog):
+    tree(tmp_path)
+    examine(name, tmp_path)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages
+    assert len(messages) == len(set(messages))
+
+
 def test_vigor_s_places_are_checked_against_coordinates(tmp_path):
     text = told("vigor", vigor_tree(tmp_path))
     assert "same-train: 1 pairs listed (PUBLISHED: 52609), 1 there" in text

@@ -15,7 +15,11 @@ from training.pairs import PairError
 def add(commands: Commands) -> None:
     """Add the commands."""
     names = sorted(datasets.DATASETS)
-    doctor = commands.add_parser("doctor", help="say what a dataset's folder holds and lacks")
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what a dataset's folder holds and lacks",
+        epilog="The exit code is 1 where something is wrong; that images are absent is not.",
+    )
     doctor.add_argument("dataset", choices=names)
     doctor.add_argument("root", type=Path, help="the dataset's folder")
     doctor.add_argument("--picture", type=Path, help="write a pair here: street, projected, aerial")
@@ -38,6 +42,8 @@ def _doctor(arguments: argparse.Namespace) -> None:
     if arguments.picture:
         write_picture(findings.sample.sound[0], arguments.picture)
         print(f"picture of {findings.sample.sound[0].id}: {arguments.picture}")
+    if findings.trouble:
+        raise PairError(f"{arguments.dataset} at {arguments.root}: {findings.trouble}")
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -23,7 +23,15 @@ from model.images import Rgb, decode_image
 from model.preprocessing import to_pixels, to_tensor
 from training import datasets, recipes
 from training.datasets import Listing
-from training.pairs import Pair, PairError, Reference, raster_size, read_chip, read_strip
+from training.pairs import (
+    AerialView,
+    Pair,
+    PairError,
+    Reference,
+    raster_size,
+    read_chip,
+    read_strip,
+)
 from training.progress import bar
 
 SAMPLED = 24  # pairs that are decoded, spread evenly over those there
@@ -37,7 +45,7 @@ Sizes = Counter[tuple[int, int]]  # (height, width)
 
 @dataclass
 class Sample:
-    """Some pairs, decoded: their images' sizes, those that can be read, and why others cannot."""
+    """Some pairs, decoded: their images' sizes, those that are sound, and why others are not."""
 
     streets: Sizes = field(default_factory=Counter)
     aerials: Sizes = field(default_factory=Counter)
@@ -60,6 +68,18 @@ class Findings:
     def usable(self) -> bool:
         """Whether there is a pair that can be read."""
         return bool(self.sample.sound)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong though pairs can be read, in one line; empty where nothing is.
+
+        Absent images are not: a copy may hold a part.
+        """
+        told = [f"{_title(split)} is unusable" for split in self.faults]
+        told += [f"{a} and {b} share {n} pairs" for a, b, n in _shared(self.listings) if n]
+        if broken := len(self.sample.unreadable):
+            told.append(f"{broken} of {broken + len(self.sample.sound)} sampled are unreadable")
+        return "; ".join(told)
 
 
 def examine(name: str, root: Path) -> Findings:
@@ -99,14 +119,21 @@ def _sampled(pairs: Sequence[Pair]) -> Sample:
         try:
             height, width = decode_image(pair.street.read_bytes()).shape[:2]
             aerial = raster_size(pair.aerial.path)
+            sample.streets[height, width] += 1
+            sample.aerials[aerial] += 1
+            _check_inside(pair.aerial, *aerial)
             read_strip(pair, preprocessing)  # which refuses an unknown heading
         except (SkyfixError, OSError) as error:
             sample.unreadable.append(f"{pair.id}: {error}")
             continue
-        sample.streets[height, width] += 1
-        sample.aerials[aerial] += 1
         sample.sound.append(pair)
     return sample
+
+
+def _check_inside(view: AerialView, height: int, width: int) -> None:
+    if not (0.0 <= view.column <= width and 0.0 <= view.row <= height):
+        place = f"the place at column {view.column:g}, row {view.row:g}"
+        raise PairError(f"{place} lies outside {view.path}, which is {width}x{height}")
 
 
 def describe(findings: Findings) -> Iterator[str]:
@@ -116,7 +143,9 @@ def describe(findings: Findings) -> Iterator[str]:
         yield from _split_lines(findings, split, listing)
     for split, fault in findings.faults.items():
         yield f"{_title(split)}: UNUSABLE: {fault}"
-    yield from _overlap_lines(findings.listings)
+    for training, other, common in _shared(findings.listings):
+        verdict = f"{common} pairs SHARED" if common else "disjoint"
+        yield f"{training} and {other}: {verdict}"
     files = [one.aerial.path for one in findings.references.values()]
     if files:
         yield _absent_line("tiles of the gallery", files, datasets.absent_files(files), findings)
@@ -158,16 +187,14 @@ def _absent_line(
     return f"{kind}: {len(lacking)} of {len(listed)} ABSENT: {first}{more}"
 
 
-def _overlap_lines(listings: Mapping[str, Listing]) -> Iterator[str]:
-    """No pair may be both trained on and measured with."""
+def _shared(listings: Mapping[str, Listing]) -> Iterator[tuple[str, str, int]]:
+    """A split to train on, one to measure with, and how many pairs are in both: none may be."""
     ids = {split: {pair.id for pair in one.pairs} for split, one in listings.items()}
     for training in (split for split in ids if split.endswith("train")):
         prefix = training.removesuffix("train")
         for other in ids:
             if other and other != training and other.startswith(prefix):
-                common = len(ids[training] & ids[other])
-                verdict = f"{common} pairs SHARED" if common else "disjoint"
-                yield f"{training} and {other}: {verdict}"
+                yield training, other, len(ids[training] & ids[other])
 
 
 def _place_lines(findings: Findings) -> Iterator[str]:

@@ -71,7 +71,9 @@ def references(root: Path, split: str) -> Sequence[Reference]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise PairError(f"{path} is missing: is this the root of CVACT?")
+        elsewhere = next(path.parent.glob(f"*/{path.name}"), None)
+        hint = f"; {elsewhere} is there: the root holds it, beside ANU_data_small"
+        raise PairError(f"{path} is missing: is this the root of CVACT?{hint if elsewhere else ''}")
     try:
         content: dict[str, Any] = loadmat(path, simplify_cells=True)
     except Exception as error:  # a damaged file fails anywhere in its parser

@@ -6,7 +6,6 @@ split_locations/all.csv with the coordinates (row i is id i).
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ from model.panorama import PanoramaGeometry
 from training.datasets import lists
 from training.datasets.lists import Row
 from training.pairs import AerialView, Pair, PairError, Reference, own_references
-
-log = logging.getLogger(__name__)
 
 MARK = "splits/*-19zl.csv"
 SPLITS = {"train": 35_532, "val": 8_884}
@@ -63,7 +60,7 @@ def _listed_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) 
 
 def _positions(path: Path) -> list[LatLon]:
     if not path.is_file():
-        log.warning("%s is absent: the pairs have no coordinates", path)
+        lists.warn_once(f"{path} is absent: the pairs have no coordinates")
         return []
     return [_position(path, row) for row in lists.rows(path)]
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from model.geo import LatLon
+
+log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
@@ -85,3 +89,9 @@ def place(latitude: str | float, longitude: str | float) -> LatLon:
     return LatLon(
         number("latitude", latitude, -90.0, 90.0), number("longitude", longitude, -180.0, 180.0)
     )
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log it, once a process: each split, and its gallery, comes from the same lists."""
+    log.warning(message)

@@ -7,7 +7,6 @@ in __corrected.txt, come first: the published ones place the streets up to metre
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +15,6 @@ from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.datasets import lists
 from training.pairs import AerialView, Pair, PairError, Reference
-
-log = logging.getLogger(__name__)
 
 MARK = "*/*/satellite_list.txt"
 SPLITS = {
@@ -86,10 +83,10 @@ def _lists(root: Path, cities: Sequence[str], name: str) -> list[tuple[str, Path
         raise PairError(f"{lacking} is missing, as for every other city: is this VIGOR's root?")
     if len(found) < len(cities):
         lacking_cities = ", ".join(city for city, path in every.items() if path is None)
-        log.warning("VIGOR: left out, for want of a list %s: %s", name, lacking_cities)
+        lists.warn_once(f"VIGOR at {root}: left out, for want of a list {name}: {lacking_cities}")
     for _, path in found:
         if name != "satellite_list" and "__corrected" not in path.name:
-            log.warning("%s is not the corrected list: its places are metres off", path)
+            lists.warn_once(f"{path} is not the corrected list: its places are metres off")
     return found
 
 
