@@ -153,6 +153,15 @@ def test_ablate_writes_table_and_curve_and_figures_draws(data, weights, tmp_path
     assert " of 4 are not first: " in capsys.readouterr().out.splitlines()[0]
 
 
+def test_too_few_pairs_for_a_figure_are_refused_before_any_is_drawn(
+    data, weights, tmp_path, capsys
+):
+    common = ["--dataset", "folder", "--split", "all", "--out", str(tmp_path), "--pairs", "2"]
+    assert main(["figures", str(data), *common, "--weights", str(weights)]) == 1
+    assert "2 pairs make no t-SNE: at least 3" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def mixed(folder):
     """Four pairs of the split "mine", two of "val"."""
     table = write_pairs(folder, 6) / "pairs.csv"

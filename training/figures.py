@@ -112,6 +112,17 @@ def _gradient_of(
     return functional.avg_pool2d(around, 7, stride=1)[0, 0]
 
 
+def check_plane(pairs: int) -> Any:
+    """Whether `plane` can draw so many pairs; returns scikit-learn's module for it.
+
+    Raises:
+        FigureError: as `plane`.
+    """
+    if pairs < 3:
+        raise FigureError(f"{pairs} pairs make no t-SNE: at least 3")
+    return _extra("sklearn.manifold")
+
+
 def plane(search: Search, path: Path, seed: int = 0) -> Path:
     """Figure 8: t-SNE of street and aerial descriptors; each pair is joined by a line.
 
@@ -119,9 +130,7 @@ def plane(search: Search, path: Path, seed: int = 0) -> Path:
         FigureError: fewer than three pairs, or the extra `figures` is not installed.
     """
     street, aerial = search.street, search.aerial[search.right]
-    if len(street) < 3:
-        raise FigureError(f"{len(street)} pairs make no t-SNE: at least 3")
-    manifold = _extra("sklearn.manifold")
+    manifold = check_plane(len(street))
     tsne = manifold.TSNE(
         perplexity=min(30.0, len(street) / 3.0), init="pca", metric="cosine", random_state=seed
     )

@@ -185,6 +185,7 @@ def _figures(arguments: argparse.Namespace) -> None:
     encoder = Encoder(checkpoint, arguments.device)
     pairs = datasets.load(arguments.dataset, arguments.root, _split(arguments))
     pairs = pairs[: arguments.pairs]
+    figures.check_plane(len(pairs))  # before any picture is written
     with bar("reading pairs", len(pairs)) as advance:
         arrays = read_arrays(
             pairs,
