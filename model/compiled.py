@@ -3,6 +3,7 @@ one, and a small network spends half of its time between them."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import warnings
@@ -62,7 +63,7 @@ class _Branch:
         if not is_installed():
             raise CompileError("OpenVINO is not installed: pip install 'skyfix[cpu]'")
         with _told():
-            self._model = _openvino().Core().compile_model(_read(branch, size), "CPU", settings)
+            self._model = _core().compile_model(_read(branch, size), "CPU", settings)
         self._own = threading.local()
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -110,6 +111,13 @@ def _read(branch: nn.Module, size: int) -> Any:
     # Left open: with a number there, OpenVINO 2026.4 crashes on the small trunk.
     model.reshape([Dimension(1, TOGETHER), *example.shape[1:]])
     return model
+
+
+@functools.cache
+def _core() -> Any:
+    """One for the process, for good: where a processor has AMX each new one gives this thread
+    another stack for signals, and with two that go the next signal is handled on one that went."""
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

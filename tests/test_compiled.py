@@ -2,9 +2,11 @@
 
 import dataclasses
 import logging
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -84,6 +86,29 @@ def test_nobody_is_told_of_it() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+SIGNALLED = """
+import gc, signal
+from test_compiled import CONFIG, network_of
+from model.compiled import CompiledNetwork
+
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
+networks = [CompiledNetwork(network_of(), CONFIG.preprocessing.input_size, 1) for _ in range(2)]
+while networks:
+    del networks[0]
+    gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_once_networks_are_gone() -> None:
+    """On processors with AMX the first signal ended the process."""
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
+    command = [sys.executable, "-c", SIGNALLED]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "handled"), ended.stderr
 
 
 class Untraceable(nn.Module):
