@@ -124,11 +124,11 @@ class Localizer:
         timings: dict[str, float] = {}
         with _timed(timings, "geometry"):
             geometry, sources = _settle(data, hints)
-            stated = _stated(data, geometry, sources)
+            north = None if geometry.north is None else geometry.strip_north
+            stated = _stated(data, geometry, north, sources)
         with _timed(timings, "decode"):
             strip = self.encoder.read_street(data, geometry)
         ready_at = time.perf_counter()
-        north = None if geometry.north is None else geometry.strip_north
         return Query(strip, north, hints, top_k, explain, stated, timings, ready_at)
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
@@ -283,13 +283,14 @@ def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]
     return dataclasses.replace(geometry, north=north), sources
 
 
-def _stated(data: bytes, geometry: PanoramaGeometry, sources: dict[str, str]) -> dict[str, Stated]:
+def _stated(
+    data: bytes, geometry: PanoramaGeometry, north: float | None, sources: dict[str, str]
+) -> dict[str, Stated]:
     """Every value with its source; impossible proportions are refused before a pixel is decoded."""
     extent = geometry.extent(*image_size(data))
-    known = geometry.north is not None
     values = {
-        "heading_deg": _heading_of_centre(geometry.strip_north) if known else None,
-        "north": _shown(geometry.strip_north) % 1.0 if known else None,
+        "heading_deg": None if north is None else _heading_of_centre(north),
+        "north": None if north is None else _shown(north) % 1.0,
         "horizon": geometry.horizon,
         "vertical_fov_deg": extent.top_deg - extent.bottom_deg,
         "horizontal_fov_deg": geometry.horizontal_fov_deg,

@@ -165,15 +165,17 @@ def start(
         PretrainedError: the recipe asks for ImageNet weights that cannot be had.
     """
     network = _network(recipe, seed, init)
+    if init is not None:
+        _tell_of_other_views(init.config, recipe.encoder)
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     processes.agree(network.state_dict().values())
     on_gpu = torch.device(device).type == "cuda"
-    batch_norm = recipe.encoder.network.trunk in BATCH_NORM_TRUNKS
     optimiser = torch.optim.AdamW(
         _parameter_groups(network, recipe), betas=recipe.betas, fused=on_gpu
     )
     # A recording begins with passes over noise, which batch norm would take into its statistics.
-    if on_gpu and not recipe.chunk_size and not batch_norm:
+    trunk = recipe.encoder.network.trunk
+    if on_gpu and not recipe.chunk_size and trunk not in BATCH_NORM_TRUNKS:
         record(network, recipe, device)
     dimension = recipe.encoder.network.dimension
     queue = seen = None
@@ -195,6 +197,19 @@ def start(
 
 def _network(recipe: Recipe, seed: int, init: Checkpoint | None) -> SiameseNetwork:
     """The network with the weights that training begins with."""
+    _refuse(recipe, init)
+    torch.manual_seed(seed)
+    network = recipe.encoder.build(pretrained=recipe.pretrained and init is None)
+    if init is not None:
+        _compare(init.config, recipe.encoder)
+        network.load_state_dict(init.network().state_dict())
+    for branch in (network.street, network.aerial):
+        freeze(branch.trunk, recipe.frozen_maps)
+    return network
+
+
+def _refuse(recipe: Recipe, init: Checkpoint | None) -> None:
+    """What would train to no end. Raises TrainingError: see `start`."""
     trunk = recipe.encoder.network.trunk
     if processes.count() > 1 and trunk in BATCH_NORM_TRUNKS:
         raise TrainingError(
@@ -211,24 +226,19 @@ def _network(recipe: Recipe, seed: int, init: Checkpoint | None) -> SiameseNetwo
             f"frozen_maps is {recipe.frozen_maps}, and the weights would be random for ever: "
             "set frozen_maps=0, or begin with --init or pretrained=true"
         )
-    torch.manual_seed(seed)
-    network = recipe.encoder.build(pretrained=recipe.pretrained and init is None)
-    if init is not None:
-        _compare(init.config, recipe.encoder)
-        network.load_state_dict(init.network().state_dict())
-    for branch in (network.street, network.aerial):
-        freeze(branch.trunk, recipe.frozen_maps)
-    return network
 
 
 def _compare(init: EncoderConfig, wanted: EncoderConfig) -> None:
-    """Refuse weights of another shape; warn of ones that learnt from other views."""
+    """Refuse weights of another shape."""
     sizes = [one.preprocessing.input_size for one in (init, wanted)]
     if init.network != wanted.network or sizes[0] != sizes[1]:
         raise TrainingError(
             f"the initial weights are of {init.network} for {sizes[0]} pixels, the recipe's "
             f"network is {wanted.network} for {sizes[1]}: choose other weights, or override fields"
         )
+
+
+def _tell_of_other_views(init: EncoderConfig, wanted: EncoderConfig) -> None:
     before, now = (
         asdict(one.preprocessing)
         | {"aerial_footprint_m": one.aerial_footprint_m, "turns": one.turns}

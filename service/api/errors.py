@@ -121,9 +121,7 @@ def told(request: Request, ours: str) -> str:
 
 
 # Of an absolute path, its spaces too.
-_FOLDERS = re.compile(
-    r"""(?<![\w/:.$])/(?:[^\s/:'"][^/:'"\n]*/)+"""
-)  # of an absolute path, its spaces too
+_FOLDERS = re.compile(r"""(?<![\w/:.$])/(?:[^\s/:'"][^/:'"\n]*/)+""")
 
 
 @functools.cache

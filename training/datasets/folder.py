@@ -32,8 +32,7 @@ REQUIRED = {"street", "aerial", "metres_per_pixel"}
 
 def splits(root: Path) -> Sequence[str]:
     """Those that the table names, in its order."""
-    named = list(dict.fromkeys(row.cells.get("split", "") for row in _rows(root)))
-    return named if any(named) else []
+    return _named(_rows(root))
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
@@ -41,7 +40,7 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     rows = _rows(root)
     wanted = [row for row in rows if split == "all" or row.cells.get("split", "") == split]
     if rows and not wanted:
-        raise PairError(f"{root / MARK}, split {split!r}: it lists no pairs; {_known(root, rows)}")
+        raise PairError(f"{root / MARK}, split {split!r}: it lists no pairs; {_known(rows)}")
     return [_pair(root, row, root / MARK) for row in wanted]
 
 
@@ -70,9 +69,14 @@ def _rows(root: Path) -> list[Record]:
     return lists.records(table, REQUIRED)
 
 
-def _known(root: Path, rows: Sequence[Record]) -> str:
+def _named(rows: Sequence[Record]) -> list[str]:
+    named = list(dict.fromkeys(row.cells.get("split", "") for row in rows))
+    return named if any(named) else []
+
+
+def _known(rows: Sequence[Record]) -> str:
     """What to ask for where a split was asked for that is not there."""
-    if named := ", ".join(filter(None, splits(root))):
+    if named := ", ".join(filter(None, _named(rows))):
         return f"it has the splits {named} and all"
     lacking = "its column split is empty" if "split" in rows[0].cells else "it has no column split"
     return f"{lacking}: use --split all, to measure with it --validation-split all"
