@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.errors import SkyfixError
-from model.network import SiameseNetwork
+from model.network import Branch, SiameseNetwork
 
-TOGETHER = 8  # more at once gain nothing
+# Images at once: fewer where maps are large, so that they stay in a core's cache.
+FINE, COARSE = 2, 8
 
 
 class CompileError(SkyfixError):
@@ -35,7 +37,8 @@ class CompiledNetwork:
     """A Siamese network that any number of threads may call.
 
     size: side of its inputs in pixels. threads: how many calls it works on at the same time, each
-    on one core.
+    on one core. dtype: float32 or bfloat16; up to the trunk's finest map it is float32 always,
+    where rounding does the most harm (docs/decisions.md).
 
     Raises:
         CompileError: see there.
@@ -53,28 +56,45 @@ class CompiledNetwork:
 class _Branch:
     """Normalised images, float32 (N, 3, S, S), to descriptors (N, D)."""
 
-    def __init__(self, branch: nn.Module, size: int, threads: int, dtype: torch.dtype) -> None:
+    def __init__(self, branch: Branch, size: int, threads: int, dtype: torch.dtype) -> None:
+        if not is_installed():
+            raise CompileError("OpenVINO is not installed: pip install 'skyfix[cpu]'")
+        with _told():
+            fine, coarse = _cut(_read(branch, size))
+            self._parts = (
+                _Part(fine, threads, torch.float32, FINE),
+                _Part(coarse, threads, dtype, COARSE),
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        passed = images.permute(0, 2, 3, 1).contiguous().numpy()
+        with _told():
+            for part in self._parts:
+                passed = part(passed)
+        return torch.from_numpy(passed)
+
+
+class _Part:
+    """A model compiled, given few images at a time."""
+
+    def __init__(self, model: Any, threads: int, dtype: torch.dtype, few: int) -> None:
         settings = {
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
             "ENABLE_CPU_PINNING": False,  # decoding wants the same cores
         }
-        if not is_installed():
-            raise CompileError("OpenVINO is not installed: pip install 'skyfix[cpu]'")
-        with _told():
-            self._model = _core().compile_model(_read(branch, size), "CPU", settings)
+        self._model = _core().compile_model(model, "CPU", settings)
+        self._few = few
         self._own = threading.local()
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         if not hasattr(self._own, "request"):
             self._own.request = _request(self._model)
-        pixels = np.ascontiguousarray(images.numpy())
         infer = self._own.request.infer
-        few = [pixels[start : start + TOGETHER] for start in range(0, len(pixels), TOGETHER)]
-        with _told():
-            described = [infer({0: one}, share_inputs=True)[0] for one in few]
-        return torch.from_numpy(np.concatenate(described))
+        starts = range(0, len(images), self._few)
+        few = (images[start : start + self._few] for start in starts)
+        return np.concatenate([infer({0: one}, share_inputs=True)[0] for one in few])
 
 
 def _request(model: Any) -> Any:
@@ -90,8 +110,20 @@ def _told() -> Iterator[None]:
         raise CompileError(f"OpenVINO cannot run this network: {error}") from error
 
 
-def _read(branch: nn.Module, size: int) -> Any:
-    """The branch as OpenVINO's model.
+class _WithFinest(nn.Module):
+    """A branch's descriptors, and the trunk's finest map."""
+
+    def __init__(self, branch: Branch) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.branch.trunk(images)
+        return self.branch.describe_maps(maps), maps[0]
+
+
+def _read(branch: Branch, size: int) -> Any:
+    """`_WithFinest` as OpenVINO's model.
 
     Not by its convert_model, which sets up the root logger anew.
     """
@@ -105,12 +137,45 @@ def _read(branch: nn.Module, size: int) -> Any:
         # and of checks of shapes, which here are always the same.
         warnings.simplefilter("ignore")
         # Its weights are copied: shared ones would have to outlive the compiled model.
-        traced = TorchScriptPythonDecoder(branch, example_input=example, shared_memory=False)
+        traced = TorchScriptPythonDecoder(
+            _WithFinest(branch), example_input=example, shared_memory=False
+        )
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(traced))
     # Left open: with a number there, OpenVINO 2026.4 crashes on the small trunk.
-    model.reshape([Dimension(1, TOGETHER), *example.shape[1:]])
+    model.reshape([Dimension(1, COARSE), *example.shape[1:]])
     return model
+
+
+def _cut(model: Any) -> tuple[Any, Any]:
+    """A model of `_read`'s as two: images to the finest map, and that to descriptors."""
+    openvino = _openvino()
+    from openvino import opset13
+
+    finest = model.output(1).get_node().input_value(0)
+    handed = opset13.parameter(finest.partial_shape, openvino.Type.f32)
+    fine = openvino.Model([finest], model.get_parameters())
+    for reader in finest.get_target_inputs():
+        if reader.get_node().get_type_name() != "Result":
+            reader.replace_source_output(handed.output(0))
+    coarse = openvino.Model([model.get_results()[0]], [handed])
+    return _channels_last(fine), _channels_last(coarse)
+
+
+def _channels_last(model: Any) -> Any:
+    """The model for images (N, H, W, C), and so what it gives if that are images, too: else they
+    would be reordered for its convolutions."""
+    from openvino import Layout
+    from openvino.preprocess import PrePostProcessor
+
+    handed = PrePostProcessor(model)
+    ports = [handed.input()]
+    if len(model.output(0).partial_shape) == 4:
+        ports.append(handed.output())
+    for port in ports:
+        port.tensor().set_layout(Layout("NHWC"))
+        port.model().set_layout(Layout("NCHW"))
+    return handed.build()
 
 
 @functools.cache

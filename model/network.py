@@ -3,6 +3,7 @@ descriptor."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -45,7 +46,11 @@ class Branch(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, S, S) to descriptors (N, D) of length 1."""
-        *maps, features = self.trunk(images)
+        return self.describe_maps(self.trunk(images))
+
+    def describe_maps(self, trunk_maps: Sequence[Tensor]) -> Tensor:
+        """All that the trunk gives, each (N, C_i, H_i, W_i), to descriptors (N, D)."""
+        *maps, features = trunk_maps
         mask = None
         if self.attention is not None:
             mask = self.attention(maps, features.shape[-2:])
