@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     # It tells each variant that it was not built in, which reads like the cause of what fails next.
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)
+    # It tells what is raised anyway: that the whole Earth is not in a raster's projection, say.
+    logging.getLogger("rasterio._env").setLevel(logging.WARNING)
     keep_freed_memory()
     try:
         arguments.run(arguments, _settings(arguments))

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fakes import coloured_region, panorama_of
+from imagery_samples import patchwork, write_raster
 
 from model.checkpoint import Checkpoint, EncoderConfig
 from model.network import NetworkConfig
@@ -69,6 +70,15 @@ def test_an_image_is_located_with_the_same_document_as_over_http(
     assert fix.matches[0].tile_id in capsys.readouterr().out
     assert main(["locate", str(image), "--near=0,0", *options]) == 0
     assert "no tile of the index is centred within 500 m of near=0.0,0.0" in capsys.readouterr().out
+
+
+def test_the_log_calls_nothing_an_error_that_is_none(
+    tmp_path: Path, options: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_raster(tmp_path / "town.tif", patchwork(400, 400))  # UTM, which not every place is in
+    with caplog.at_level("INFO"):
+        assert main(["ingest", str(tmp_path / "town.tif"), "--size-m", "60", *options]) == 0
+    assert not [record for record in caplog.records if "error" in record.getMessage()]
 
 
 def test_versions_are_listed_verified_and_activated(
