@@ -21,7 +21,7 @@ from model.errors import SkyfixError
 from model.network import Branch, SiameseNetwork
 
 # Images at once: fewer where maps are large, so that they stay in a core's cache.
-FINE, COARSE = 2, 8
+FINE, COARSE = 2, 16
 
 
 class CompileError(SkyfixError):
@@ -44,7 +44,7 @@ class CompiledNetwork:
         CompileError: see there.
     """
 
-    batch = 16  # images handed over at a time
+    batch = 32  # images handed over at a time
 
     def __init__(
         self, network: SiameseNetwork, size: int, threads: int, dtype: torch.dtype = torch.float32
