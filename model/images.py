@@ -78,7 +78,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("the image is empty (0 bytes): send a JPEG, PNG or WebP file")
     kind = _coding(data).kind
     try:
-        with _without_warnings():
+        with without_warnings():
             image = Image.open(_Bounded(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image exceeds the limit of {max_pixels} pixels: {error}") from error
@@ -171,7 +171,7 @@ class _Bounded(io.BytesIO):
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Pillow warns from 89 megapixels (the bound here is explicit) and of damaged metadata."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -189,7 +189,7 @@ def read_exif(image: Image.Image) -> Image.Exif:
         log.warning("the EXIF metadata has %d bytes, too many, and is ignored", len(data))
         return exif
     try:
-        with _without_warnings():
+        with without_warnings():
             exif.load(data)
     except Exception as error:  # damaged EXIF raises whatever its parser meets
         log.warning("the EXIF metadata cannot be parsed and is ignored: %s", error)
@@ -244,7 +244,7 @@ def decode_image(
         if upper is not None:
             return upper
     try:
-        with _without_warnings():
+        with without_warnings():
             image.load()
         if min_size is not None and not is_jpeg:
             image = _reduced(image, min_size[::-1] if orientation in _LYING else min_size)
@@ -277,7 +277,7 @@ def _upper(data: bytes, rows: int, stored: tuple[int, int], scaled: tuple[int, i
         if image.size != (width, kept):  # Pillow has taken its size from elsewhere
             return None
         image.draft(None, (width // scale, kept // scale))
-        with _without_warnings():
+        with without_warnings():
             upper = np.asarray(_to_rgb(image), dtype=np.uint8)
     except Exception:  # of any kind, see open_image
         return None

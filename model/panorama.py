@@ -15,7 +15,15 @@ import numpy as np
 from PIL import Image
 
 from model.errors import SkyfixError
-from model.images import MAX_METADATA_BYTES, Rgb, filled, open_image, read_exif, upright_size
+from model.images import (
+    MAX_METADATA_BYTES,
+    Rgb,
+    filled,
+    open_image,
+    read_exif,
+    upright_size,
+    without_warnings,
+)
 
 log = logging.getLogger(__name__)
 
@@ -322,7 +330,8 @@ def _heading(gpano: Mapping[str, str], image: Image.Image) -> tuple[float | None
     if heading is not None:
         return heading, "GPano"
     try:
-        gps: Mapping[int, Any] = read_exif(image).get_ifd(_GPS_IFD)
+        with without_warnings():
+            gps: Mapping[int, Any] = read_exif(image).get_ifd(_GPS_IFD)
         direction = float(gps[_GPS_DIRECTION])
     except KeyError:
         return None, "assumed"

@@ -1,15 +1,18 @@
 """HTTP/1.1 connections that must finish their request's head in time, and within 64 KiB.
 
 uvicorn keeps a half-sent head open for ever, and a thousand of them would fill all connections;
-httptools, which reads heads and bodies in C, keeps as much of a head as is sent, and takes the
-trailers of a chunked body for headers.
+httptools, which reads heads and bodies in C, keeps as much of a head as is sent, takes the trailers
+of a chunked body for headers, and the body of a request that offers another protocol for the next
+request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import NoReturn
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_BYTES = 64 * 1024  # of a head, or of anything else that is neither head nor body
@@ -28,7 +31,8 @@ class BoundedHeads(HttpToolsProtocol):
     more than MOST_BYTES.
 
     The clock starts with the connection, and for later requests with their first byte; an idle
-    connection is ended by uvicorn's own keep-alive timeout. Trailers are dropped.
+    connection is ended by uvicorn's own keep-alive timeout. Trailers are dropped, and so are offers
+    of another protocol: curl's and Java's of HTTP/2, say.
     """
 
     deadline_s: float
@@ -37,6 +41,9 @@ class BoundedHeads(HttpToolsProtocol):
     _moved = False  # whether what was received last ended a head or a body, or was of a body
     _unused_bytes = 0  # received since
     _refusal: tuple[int, str] | None = None  # status and text, where they are not uvicorn's
+    _offered = False  # whether the head that was read last offers another protocol
+    _received = b""  # while it is read
+    _again = b""  # to be read once more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -44,7 +51,11 @@ class BoundedHeads(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._moved = False
-        super().data_received(data)
+        self._again = data
+        while self._again:
+            self._received, self._again = self._again, b""
+            super().data_received(self._received)
+        self._received = b""
         self._watch()
         self._unused_bytes = 0 if self._moved else self._unused_bytes + len(data)
         if self._unused_bytes > MOST_BYTES and not self.transport.is_closing():
@@ -80,6 +91,9 @@ class BoundedHeads(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        self._offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._offered:
+            return
         self._in_head, self._moved = False, True
         lengths = [len(name) + len(value) + _AROUND_HEADER for name, value in self.headers]
         if len(self.url) + sum(lengths) > MOST_BYTES:
@@ -94,8 +108,23 @@ class BoundedHeads(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._offered:
+            return
         self._moved = True
         super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """What uvicorn calls when the parser has stopped behind such a head: it and what follows
+        are read once more, without the offer."""
+        stopped = sys.exc_info()[1]
+        if not self._offered or not isinstance(stopped, HttpParserUpgrade):
+            return
+        fields = [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        request = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)
+        self.parser = HttpRequestParser(self)  # after `Connection: close` the old one reads no more
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self._again = b"\r\n".join([request, *fields, b"", self._received[stopped.args[0] :]])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()

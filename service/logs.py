@@ -41,11 +41,15 @@ class TextFormatter(logging.Formatter):
 
 
 def log_to_stderr(log_format: str) -> None:
-    """Send all records from INFO on to standard error. `log_format`: json, text or auto."""
+    """Send all records from INFO on to standard error, and Python's warnings as such.
+
+    `log_format`: json, text or auto.
+    """
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
     logging.getLogger("uvicorn.access").propagate = False  # the application logs its requests

@@ -116,7 +116,10 @@ class Settings:
 
 
 def _path(variable: str, text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~ of nobody, or of a user without a home
+        raise SettingsError(f"{variable}={text}: {error} Write the whole path") from error
 
 
 def _folder(variable: str, text: str) -> Path:

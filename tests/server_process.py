@@ -120,7 +120,7 @@ def serve(home: Path) -> None:
         encoder = HeldEncoder(home / "hold")
         localizer = Localizer(encoder, LiveIndex(home, encoder.fingerprint), rolls=4)
     app = create_app(localizer, settings, reopener(settings, opened))
-    app.state.jobs = LightJobs(lambda job: app.state.metrics.observe_job(job.kind, job.status))
+    app.state.jobs = LightJobs(app.state.metrics.observe_job)
     run(app, settings)
 
 

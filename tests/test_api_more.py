@@ -15,6 +15,9 @@ from fakes import FakeEncoder, panorama_of
 from PIL import Image
 from serving import application, listening, publish, served
 
+from model.images import Rgb
+from model.panorama import PanoramaGeometry
+
 pytestmark = pytest.mark.anyio
 SETTINGS = {"max_files": 3, "max_in_flight": 4, "max_body_bytes": 200_000}
 
@@ -47,6 +50,26 @@ async def test_a_batch_gives_each_panorama_its_fix_or_problem(client: httpx.Asyn
     assert (third["fix"]["matches"][0]["tile_id"], third["problem"]) == ("t7", None)
     alone = await client.post("/localize?heading_deg=0&top_k=1", files=form(panorama_of(7)))
     assert alone.json()["matches"] == third["fix"]["matches"]
+
+
+async def test_a_failure_of_ours_is_one_panorama_s_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(FakeEncoder):
+        def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
+            if data == panorama_of(1):
+                raise RuntimeError("a secret of the inside")
+            return super().read_street(data, geometry)
+
+    publish(tmp_path, "town", range(12), Broken())
+    async with served(tmp_path, Broken()) as client:
+        files = form(panorama_of(1), panorama_of(7))
+        answer = await client.post("/localize/batch?heading_deg=0", files=files)
+    failed, good = answer.json()["results"]
+    assert good["fix"]["matches"][0]["tile_id"] == "t7"
+    assert failed["problem"]["type"] == "urn:skyfix:problem:internal"
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
 
 
 async def test_a_batch_tells_the_longest_of_each_stage(

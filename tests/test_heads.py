@@ -13,6 +13,7 @@ from service.heads import MOST_BYTES, protocol
 
 DEADLINE_S = 0.4
 HEADERS_SEEN: list[set[bytes]] = []
+BODIES_SEEN: list[bytes] = []
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
@@ -20,9 +21,12 @@ async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
     if scope["type"] == "http":
         if scope["path"] == "/slow":
             await asyncio.sleep(0.5)
-        while scope["path"] != "/early" and (await receive()).get("more_body"):
-            pass
+        body, more = b"", scope["path"] != "/early"
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body")
         HEADERS_SEEN.append({name for name, _ in scope["headers"]})
+        BODIES_SEEN.append(body)
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -150,6 +154,25 @@ def test_trailers_are_no_headers(patient: tuple[str, int]) -> None:
         client.sendall(CHUNKED + b"X-Smuggled: yes\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 204")
     assert HEADERS_SEEN[-1] == {b"host", b"transfer-encoding"}
+
+
+@pytest.mark.parametrize("piece", [1, 50, 10_000])
+def test_an_offer_of_another_protocol_changes_nothing(patient: tuple[str, int], piece: int) -> None:
+    """curl --http2 and Java's client make it of every request; the body is still the request's."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n" % len(REQUEST)
+    last = offer.replace(b"Upgrade,", b"close, Upgrade,")
+    posts = [head + more + b"\r\n" + REQUEST for more in (offer, b"", last)]
+    stream = (REQUEST[:-2] + offer + b"\r\n").join(posts)
+    BODIES_SEEN.clear()
+    with connected(patient) as client:
+        for start in range(0, len(stream), piece):
+            client.sendall(stream[start : start + piece])
+        answers = b""
+        while more := client.recv(1000):
+            answers += more
+    assert answers.count(b"HTTP/1.1 204") == 5
+    assert BODIES_SEEN == [REQUEST, b"", REQUEST, b"", REQUEST]
 
 
 def test_a_body_s_end_and_half_a_head_in_one_piece(patient: tuple[str, int]) -> None:

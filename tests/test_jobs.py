@@ -83,7 +83,7 @@ def test_only_one_job_runs(jobs: Jobs) -> None:
 
 def test_a_job_that_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
     seen: list[str] = []
-    jobs = Jobs(lambda job: seen.append(job.status))
+    jobs = Jobs(lambda kind, status: seen.append(status))
     absent = str(tmp_path / "python")
     with pytest.raises(JobNotStarted, match=f"the rebuild: .*No such file.*{absent}.*try again"):
         jobs.start("rebuild", [absent])
@@ -115,12 +115,25 @@ def test_a_deaf_job_is_killed() -> None:
 
 def test_ends_are_reported_and_old_jobs_forgotten() -> None:
     seen: list[str] = []
-    jobs = Jobs(lambda job: seen.append(job.status), kept=1)
+    jobs = Jobs(lambda kind, status: seen.append(status), kept=1)
     first = wait(jobs.start("rebuild", python("")))
     wait(jobs.start("rebuild", python("raise SystemExit(1)")))
     with pytest.raises(JobUnknown, match=first.id):
         jobs.get(first.id)
     assert seen == ["running", "succeeded", "running", "failed"]
+
+
+def test_an_end_is_reported_before_the_next_begins() -> None:
+    seen: list[str] = []
+
+    def report(kind: str, status: str) -> None:
+        if status == "succeeded":
+            time.sleep(0.5)  # time enough for another to start
+        seen.append(status)
+
+    jobs = Jobs(report)
+    first = wait(jobs.start("rebuild", python("")))
+    assert (first.status, seen) == ("succeeded", ["running", "succeeded"])
 
 
 PROGRESS = """

@@ -3,9 +3,12 @@
 import json
 import logging
 import sys
+import warnings
+
+import pytest
 
 from service.api.observe import REQUEST_ID
-from service.logs import JsonFormatter, TextFormatter
+from service.logs import JsonFormatter, TextFormatter, log_to_stderr
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:
@@ -38,3 +41,17 @@ def test_an_exception_is_kept() -> None:
 def test_text_shows_the_fields() -> None:
     shown = TextFormatter().format(record("request", fields={"status": 200, "ms": 1.5}))
     assert shown == "INFO service.x: request status=200 ms=1.5"
+
+
+def test_a_warning_is_a_record_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        log_to_stderr("json")
+        warnings.warn("two\nlines", stacklevel=1)
+        logging.captureWarnings(False)
+    assert "two\nlines" in json.loads(capsys.readouterr().err)["message"]

@@ -1,5 +1,6 @@
 import io
 import logging
+import warnings
 
 import numpy as np
 import pytest
@@ -274,3 +275,12 @@ def test_no_metadata_leaves_north_unknown_and_says_what_is_assumed():
     assert set(reading.sources.values()) == {"assumed"}
     with pytest.raises(ImageError):
         read_geometry(b"no image")
+
+
+def test_damaged_exif_warns_nobody():
+    """A client's file puts no line of Pillow's on standard error, beside the log."""
+    cut = direction(180.0)[:-8]  # its value
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert read_geometry(photo(exif=cut)).geometry.north is None
+    assert caught == []

@@ -37,6 +37,8 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         ("ROLLS", "0", "1 to 360"),
         ("BODY_DEADLINE_S", "nan", "3600"),
         ("REQUEST_DEADLINE_S", "soon", "seconds"),
+        ("HOME", "~nobody-of-this-name/data", "whole path"),
+        ("WEIGHTS", "~nobody-of-this-name/one.safetensors", "whole path"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(name: str, text: str, allowed: str) -> None:

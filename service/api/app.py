@@ -76,7 +76,7 @@ def create_app(
     app.state.metrics = metrics
     app.state.pipeline = Pipeline(app.state.serving, settings, metrics)
     app.state.base_map = BaseMap(settings.catalogue)
-    app.state.jobs = Jobs(lambda job: metrics.observe_job(job.kind, job.status))
+    app.state.jobs = Jobs(metrics.observe_job)
     _watch(metrics, app.state.pipeline, app.state.serving)
     errors.install(app)
     app.add_middleware(HeadLikeGet)

@@ -92,6 +92,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     CatalogueError: Problem(500, "catalogue", "The catalogue cannot be used"),
 }
 UNEXPECTED = Problem(500, "internal", "Something went wrong here")
+UNTOLD = "the failure is in the service's log"
 
 
 def problem_of(error: Exception) -> Problem:

@@ -73,12 +73,13 @@ class Jobs:
 
     def __init__(
         self,
-        on_change: Callable[[Job], None] = lambda job: None,
+        on_change: Callable[[Kind, Status], None] = lambda kind, status: None,
         *,
         kept: int = KEPT_JOBS,
         kill_after_s: float = KILL_AFTER_S,
     ) -> None:
-        """`on_change` is called when a job has started and when it has ended."""
+        """`on_change` is called when a job has started and when it has ended, always before the
+        next can start."""
         self._kept, self._kill_after_s = kept, kill_after_s
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
@@ -166,7 +167,7 @@ class Jobs:
 
     def _follow(self, job: Job) -> None:
         logger.info("job %s started: %s", job.id, job.kind)
-        self._on_change(job)
+        self._on_change(job.kind, "running")
         assert job.process.stdout is not None
         with job.process.stdout as lines:
             for line in lines:
@@ -174,14 +175,14 @@ class Jobs:
         job.exit_code = job.process.wait()
         job.finished_at = _now()
         ended: Status = "failed" if job.exit_code else "succeeded"
-        status = "cancelled" if job.cancelled and job.exit_code else ended
+        status: Status = "cancelled" if job.cancelled and job.exit_code else ended
         if status == "failed":
             last = next((line for line in reversed(job.log) if line), "it said nothing")
             logger.error("job %s failed (exit code %d): %s", job.id, job.exit_code, last)
         else:
             logger.info("job %s %s (exit code %d)", job.id, status, job.exit_code)
+        self._on_change(job.kind, status)
         job.status = status
-        self._on_change(job)
 
 
 def _process(command: Sequence[str]) -> subprocess.Popen[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from model.errors import SkyfixError
 from service.api.batching import DeadlineExceededError
 from service.api.client import unless_gone
-from service.api.errors import document, problem_of
+from service.api.errors import UNEXPECTED, UNTOLD, document, problem_of
 from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
 from service.api.pipeline import Pipeline
 from service.api.problems import problems
@@ -23,6 +24,8 @@ from service.api.upload import FIELD, BodyLimits, read_panoramas
 from service.fix import Fix
 from service.hints import Hints
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["localize"])
 
@@ -108,10 +111,13 @@ async def _outcome(
     pipeline: Pipeline = request.app.state.pipeline
     try:
         fix = await pipeline.locate(data, hints, query.top_k, query.explain)
+        return OutcomeSchema(fix=FixSchema.of(fix))
     except SkyfixError as error:
         problem = document(request, problem_of(error), str(error))
-        return OutcomeSchema(problem=ProblemSchema.model_validate(problem))
-    return OutcomeSchema(fix=FixSchema.of(fix))
+    except Exception:  # whatever it is, the others are answered
+        logger.exception("a panorama of a batch failed")
+        problem = document(request, UNEXPECTED, UNTOLD)
+    return OutcomeSchema(problem=ProblemSchema.model_validate(problem))
 
 
 def _json(body: BaseModel, headers: dict[str, str]) -> Response:

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import UNEXPECTED, respond
+from service.api.errors import UNEXPECTED, UNTOLD, respond
 from service.api.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -67,8 +67,7 @@ class Observe:
             logger.exception("%s %s failed", scope["method"], _route(scope))
             if seen["status"] != 499:  # an answer has begun: it can only be cut off
                 raise
-            detail = "the failure is in the service's log"
-            answer = respond(Request(scope), UNEXPECTED, detail)
+            answer = respond(Request(scope), UNEXPECTED, UNTOLD)
             await answer(scope, receive, send_with_headers)
         finally:
             self._record(scope, seen, time.perf_counter() - begun)
