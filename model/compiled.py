@@ -23,6 +23,8 @@ from model.network import Branch, SiameseNetwork
 # Images at once: fewer where maps are large, so that they stay in a core's cache.
 FINE, COARSE = 2, 16
 
+_compiling = threading.Lock()
+
 
 class CompileError(SkyfixError):
     """OpenVINO is not installed, or cannot run this network."""
@@ -34,37 +36,33 @@ def is_installed() -> bool:
 
 
 class CompiledNetwork:
-    """A Siamese network that any number of threads may call.
+    """A Siamese network that any number of threads may call, each of which works alone.
 
-    size: side of its inputs in pixels. threads: how many calls it works on at the same time, each
-    on one core. dtype: float32 or bfloat16; up to the trunk's finest map it is float32 always,
-    where rounding does the most harm (docs/decisions.md).
+    size: side of its inputs in pixels. dtype: float32 or bfloat16; up to the trunk's finest map it
+    is float32 always, where rounding does the most harm (docs/decisions.md).
 
     Raises:
-        CompileError: see there.
+        CompileError: see there; also by calls, for each thread's first compiles.
     """
 
     batch = 32  # images handed over at a time
 
     def __init__(
-        self, network: SiameseNetwork, size: int, threads: int, dtype: torch.dtype = torch.float32
+        self, network: SiameseNetwork, size: int, dtype: torch.dtype = torch.float32
     ) -> None:
-        self.street = _Branch(network.street, size, threads, dtype)
-        self.aerial = _Branch(network.aerial, size, threads, dtype)
+        self.street = _Branch(network.street, size, dtype)
+        self.aerial = _Branch(network.aerial, size, dtype)
 
 
 class _Branch:
     """Normalised images, float32 (N, 3, S, S), to descriptors (N, D)."""
 
-    def __init__(self, branch: Branch, size: int, threads: int, dtype: torch.dtype) -> None:
+    def __init__(self, branch: Branch, size: int, dtype: torch.dtype) -> None:
         if not is_installed():
             raise CompileError("OpenVINO is not installed: pip install 'skyfix[cpu]'")
         with _told():
             fine, coarse = _cut(_read(branch, size))
-            self._parts = (
-                _Part(fine, threads, torch.float32, FINE),
-                _Part(coarse, threads, dtype, COARSE),
-            )
+        self._parts = _Part(fine, torch.float32, FINE), _Part(coarse, dtype, COARSE)
 
     def __call__(self, images: Tensor) -> Tensor:
         passed = images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -75,30 +73,31 @@ class _Branch:
 
 
 class _Part:
-    """A model compiled, given few images at a time."""
+    """A model given few images at a time, compiled for each thread anew: what several share goes
+    from core to core, and is in no core's cache."""
 
-    def __init__(self, model: Any, threads: int, dtype: torch.dtype, few: int) -> None:
-        settings = {
-            "NUM_STREAMS": threads,
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
-            "ENABLE_CPU_PINNING": False,  # decoding wants the same cores
-        }
-        self._model = _core().compile_model(model, "CPU", settings)
-        self._few = few
+    def __init__(self, model: Any, dtype: torch.dtype, few: int) -> None:
+        self._model, self._dtype, self._few = model, dtype, few
         self._own = threading.local()
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         if not hasattr(self._own, "request"):
-            self._own.request = _request(self._model)
+            self._own.request = _request(self._model, self._dtype)
         infer = self._own.request.infer
         starts = range(0, len(images), self._few)
         few = (images[start : start + self._few] for start in starts)
         return np.concatenate([infer({0: one}, share_inputs=True)[0] for one in few])
 
 
-def _request(model: Any) -> Any:
-    return model.create_infer_request()
+def _request(model: Any, dtype: torch.dtype) -> Any:
+    settings = {
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": 1,
+        "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
+        "ENABLE_CPU_PINNING": False,  # decoding wants the same cores
+    }
+    with _compiling:
+        return _core().compile_model(model, "CPU", settings).create_infer_request()
 
 
 @contextmanager

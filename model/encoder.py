@@ -124,7 +124,7 @@ class Encoder:
     def _run_by(self, way: Way) -> Runner:
         if way.engine == "openvino":
             side = self.config.preprocessing.input_size
-            return CompiledNetwork(self._exact, side, self._lanes.cores, way.dtype)
+            return CompiledNetwork(self._exact, side, way.dtype)
         network = copy.deepcopy(self._exact).to(way.dtype)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return _Eager(network, way.dtype)

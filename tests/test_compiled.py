@@ -53,7 +53,7 @@ def images(count: int) -> torch.Tensor:
 )
 def test_it_describes_as_torch_does(trunk: str) -> None:
     network = network_of(trunk)
-    fast = CompiledNetwork(network, CONFIG.preprocessing.input_size, 2)
+    fast = CompiledNetwork(network, CONFIG.preprocessing.input_size)
     views = images(compiled.COARSE + 5)
     for branch in ("street", "aerial"):
         expected = getattr(network, branch)(views)
@@ -64,7 +64,7 @@ def test_it_describes_as_torch_does(trunk: str) -> None:
 
 def test_many_threads_may_call_and_keep_what_they_were_given() -> None:
     network = network_of()
-    fast = CompiledNetwork(network, CONFIG.preprocessing.input_size, 2)
+    fast = CompiledNetwork(network, CONFIG.preprocessing.input_size)
     batches = [images(1 + number % 3) for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(fast.street, batches))
@@ -75,7 +75,7 @@ def test_many_threads_may_call_and_keep_what_they_were_given() -> None:
 def test_the_log_stays_as_it_was_set_up() -> None:
     root = logging.getLogger()
     before = root.level, list(root.handlers), list(root.filters)
-    CompiledNetwork(network_of(), CONFIG.preprocessing.input_size, 1)
+    CompiledNetwork(network_of(), CONFIG.preprocessing.input_size)
     assert (root.level, list(root.handlers), list(root.filters)) == before
 
 
@@ -95,7 +95,7 @@ from test_compiled import CONFIG, network_of
 from model.compiled import CompiledNetwork
 
 signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
-networks = [CompiledNetwork(network_of(), CONFIG.preprocessing.input_size, 1) for _ in range(2)]
+networks = [CompiledNetwork(network_of(), CONFIG.preprocessing.input_size) for _ in range(2)]
 while networks:
     del networks[0]
     gc.collect()
@@ -121,7 +121,7 @@ def test_a_network_that_it_cannot_compile_is_refused() -> None:
     network = network_of()
     network.aerial.trunk = Untraceable()
     with pytest.raises(CompileError, match="not on this branch"):
-        CompiledNetwork(network, CONFIG.preprocessing.input_size, 1)
+        CompiledNetwork(network, CONFIG.preprocessing.input_size)
 
 
 def test_one_that_it_compiles_and_cannot_run_is_left_to_torch(
@@ -131,7 +131,7 @@ def test_one_that_it_compiles_and_cannot_run_is_left_to_torch(
     strips = list(np.random.default_rng(0).integers(0, 256, (3, *strip_size(), 3), np.uint8))
     expected = encoder.encode_strips(strips, [0.5] * 3)
     fails = SimpleNamespace(infer=Mock(side_effect=RuntimeError("no such instruction")))
-    monkeypatch.setattr(compiled, "_request", lambda model: fails)
+    monkeypatch.setattr(compiled, "_request", lambda *model: fails)
     encoder.accelerate([OPENVINO])
     assert encoder.way == EXACT
     assert "openvino float32 is not used" in caplog.text
