@@ -100,7 +100,9 @@ function showFix(fix) {
 }
 
 function around(boxes) {
-  const column = (i) => boxes.map((one) => one[i]);
+  // Neighbours across the 180th meridian are 360° apart by their numbers.
+  const near = (longitude) => longitude - 360 * Math.round((longitude - boxes[0][0]) / 360);
+  const column = (i) => boxes.map((box) => (i % 2 ? box[i] : near(box[i])));
   return [Math.min(...column(0)), Math.min(...column(1)), Math.max(...column(2)), Math.max(...column(3))];
 }
 
