@@ -1,7 +1,8 @@
 """`skyfix`: imagery in, index versions, answers; _COMMANDS below lists the commands.
 
 Parses arguments, calls one function, prints. Results go to standard output, progress and logs to
-standard error. Exit codes: 0 done, 1 a problem (one line says which), 2 wrong usage.
+standard error. Exit codes: 0 done, 1 a problem (one line says which), 2 wrong usage;
+`serve` also 3 where it cannot listen (uvicorn's) and 130 on Ctrl-C.
 """
 
 from __future__ import annotations
