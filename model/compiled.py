@@ -126,7 +126,7 @@ def _read(branch: Branch, size: int) -> Any:
 
     Not by its convert_model, which sets up the root logger anew.
     """
-    from openvino import Dimension
+    openvino = _openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -142,7 +142,7 @@ def _read(branch: Branch, size: int) -> Any:
     frontend = FrontEndManager().load_by_framework("pytorch")
     model = frontend.convert(frontend.load(traced))
     # Left open: with a number there, OpenVINO 2026.4 crashes on the small trunk.
-    model.reshape([Dimension(1, COARSE), *example.shape[1:]])
+    model.reshape([openvino.Dimension(1, COARSE), *example.shape[1:]])
     return model
 
 
@@ -153,11 +153,9 @@ def _cut(model: Any) -> tuple[Any, Any]:
 
     finest = model.output(1).get_node().input_value(0)
     handed = opset13.parameter(finest.partial_shape, openvino.Type.f32)
+    finest.replace(handed.output(0))  # for all that read it
     fine = openvino.Model([finest], model.get_parameters())
-    for reader in finest.get_target_inputs():
-        if reader.get_node().get_type_name() != "Result":
-            reader.replace_source_output(handed.output(0))
-    coarse = openvino.Model([model.get_results()[0]], [handed])
+    coarse = openvino.Model(model.get_results()[:1], [handed])
     return _channels_last(fine), _channels_last(coarse)
 
 

@@ -75,27 +75,44 @@ def test_many_threads_may_call_and_keep_what_they_were_given() -> None:
 def test_the_log_stays_as_it_was_set_up() -> None:
     root = logging.getLogger()
     before = root.level, list(root.handlers), list(root.filters)
-    CompiledNetwork(network_of(), CONFIG.preprocessing.input_size)
+    CompiledNetwork(network_of(), CONFIG.preprocessing.input_size).street(images(1))
     assert (root.level, list(root.handlers), list(root.filters)) == before
+
+
+def alone(code: str) -> subprocess.CompletedProcess[str]:
+    """The code's end in a process of its own, which can import this module."""
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+TOLD = """
+import sys
+from test_compiled import CONFIG, images, network_of
+from model.compiled import CompiledNetwork
+
+CompiledNetwork(network_of(), CONFIG.preprocessing.input_size).street(images(1))
+print([name for name, one in sys.modules.items() if "openvino_telemetry" in name and one])
+"""
 
 
 def test_nobody_is_told_of_it() -> None:
     """In a process of its own: whatever imported the companion before would hide it."""
-    code = (
-        "import sys; from model.compiled import _openvino; _openvino();"
-        "print([name for name, one in sys.modules.items() if 'openvino_telemetry' in name and one])"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    told = alone(TOLD)
+    assert (told.returncode, told.stdout.strip()) == (0, "[]"), told.stderr
 
 
 SIGNALLED = """
 import gc, signal
-from test_compiled import CONFIG, network_of
+from test_compiled import CONFIG, images, network_of
 from model.compiled import CompiledNetwork
 
 signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
 networks = [CompiledNetwork(network_of(), CONFIG.preprocessing.input_size) for _ in range(2)]
+for network in networks:
+    network.street(images(1))
+del network
 while networks:
     del networks[0]
     gc.collect()
@@ -105,10 +122,7 @@ signal.raise_signal(signal.SIGUSR1)
 
 def test_signals_are_handled_once_networks_are_gone() -> None:
     """On processors with AMX the first signal ended the process."""
-    tests = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
-    command = [sys.executable, "-c", SIGNALLED]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    ended = alone(SIGNALLED)
     assert (ended.returncode, ended.stdout.strip()) == (0, "handled"), ended.stderr
 
 
