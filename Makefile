@@ -48,14 +48,14 @@ test: lint
 # 10,000 panoramas located by a real server while versions are swapped.
 # Stopped kills go on where they were; after a whole soak `rm -r $(HOME_DIR)/soak` begins anew.
 soak: $(STAMP)
-	$(BIN)/python tests/kills.py --kills 200 --home $(HOME_DIR)/soak
+	$(BIN)/python tests/kill_campaign.py --kills 200 --home $(HOME_DIR)/soak
 	SOAK=20 $(BIN)/pytest tests/test_api_abuse.py --timeout 3600
 	$(BIN)/python -m benchmarks.soak --minutes 16 --requests 10000 --swaps 20 --json /dev/null
 
 # Needs a Docker engine: builds the image, and runs the compose file as a whole.
 compose: $(STAMP)
 	docker compose build api
-	COMPOSE=1 $(BIN)/pytest tests/test_compose_engine.py
+	COMPOSE=1 $(BIN)/pytest tests/test_docker_compose.py
 
 clean:
 	rm -rf .venv $(HOME_DIR) .mypy_cache .pytest_cache .ruff_cache

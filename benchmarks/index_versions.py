@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from service.index.catalogue import Tile
 from service.index.engines import IVF_FILE, RESCORED, IvfPq, exact_nearest, moved
+from service.index.frozen_tiles import freeze
 from service.index.manifest import TILES, VECTORS, Content, Manifest
-from service.index.tiles import freeze
 from service.index.versions import Versions
-from service.position import Calibration
+from service.locate.position import Calibration
 
 Vectors = NDArray[np.float32]
 

@@ -30,10 +30,10 @@ from benchmarks.load import Tally, closed_loop, open_loop, quantile, request_byt
 from benchmarks.region import SIZES, add_source, panorama
 from benchmarks.servers import cpu_s, forget_peak, free_port, peak_mib, running
 from model.encoder import Encoder
-from model.heap import keep_freed_memory
+from model.malloc import keep_freed_memory
 from model.panorama import PanoramaGeometry
 from service.build import build
-from service.compose import open_encoder
+from service.cli.wiring import open_encoder
 from service.settings import Settings
 
 OURS = "/localize?heading_deg=0"

@@ -32,11 +32,11 @@ from benchmarks.load import Answer, Connection, quantile, request_bytes
 from benchmarks.region import SIZES, add_source, panorama
 from benchmarks.servers import free_port, resident_mib, running
 from service.build import build
-from service.compose import open_encoder
+from service.cli.progress import progress_bar
+from service.cli.wiring import open_encoder
 from service.index.catalogue import Catalogue
 from service.index.search import read_version
 from service.index.versions import Versions
-from service.progress import progress_bar
 from service.settings import Settings
 
 PATH = "/localize?heading_deg=0&top_k=5"

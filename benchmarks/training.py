@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.progress import track
 
 from model.geo import LatLon, earth_centred, offset
-from model.heap import keep_freed_memory
+from model.malloc import keep_freed_memory
 from training import recipes
-from training.augmentation import Batch, Pictures, batches
-from training.loop import start
-from training.pairs import Arrays, margin_pixels
+from training.data.augmentation import Batch, Pictures, batches
+from training.data.pairs import Arrays, margin_pixels
 from training.recipes import Recipe
-from training.sampling import order
-from training.step import autocast, step
+from training.run.loop import start
+from training.run.sampling import order
+from training.run.step import autocast, step
 
 PAIRS = 512
 LOADED = 20  # batches at a time where only loading is timed: some are made ahead while others run

@@ -24,11 +24,11 @@ from scipy.stats import binomtest
 
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
-from training import datasets
-from training.alterations import facing, mirrored, turned
-from training.datasets import cvact
-from training.evaluate import ranks
-from training.pairs import AerialView, Pair, read_chip, read_strip
+from training.data import datasets
+from training.data.datasets import cvact
+from training.data.image_operations import facing, mirrored, turned
+from training.data.pairs import AerialView, Pair, read_chip, read_strip
+from training.evaluate.recall import ranks
 
 CVACT_TILE_M = cvact.METRES_PER_PIXEL_AT_EQUATOR * math.cos(math.radians(35.3)) * 1200
 LONDON_TILE_M = 150.0  # nothing states it; read off the width of streets and buildings

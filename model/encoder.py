@@ -24,9 +24,9 @@ from torch.nn import functional
 from model.checkpoint import Checkpoint
 from model.compiled import CompiledNetwork, CompileError
 from model.images import Rgb
-from model.lanes import Lanes
 from model.network import SiameseNetwork
 from model.panorama import PanoramaGeometry
+from model.parallel import Lanes
 from model.precision import EXACT, MIN_COSINE, Way, fast_ways, fastest_runs
 from model.preprocessing import to_pixels, to_tensor
 

@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 
 from model.errors import SkyfixError
 from model.images import Rgb
-from service.imagery.tiles import TilePictures
+from service.imagery.tile_images import TilePictures
 from service.index import milvus
+from service.index.atomic_file import sync
 from service.index.catalogue import Catalogue
-from service.index.durable import sync
 from service.index.engine_choice import EngineChoice, announce
+from service.index.frozen_tiles import Records, freeze
 from service.index.lock import build_lock
 from service.index.manifest import TILES, VECTORS, Content, Manifest
 from service.index.search import TileIndex, read_version
 from service.index.shards import Hashes, Shards, Vectors
-from service.index.tiles import Records, freeze
 from service.index.versions import Versions, verify_folder
-from service.position import Calibration
+from service.locate.position import Calibration
 
 log = logging.getLogger(__name__)
 

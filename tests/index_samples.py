@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from model.geo import LatLon, wrap_longitude
 from service.index.catalogue import Tile
 from service.index.engines import IVF_FILE, RESCORED, IvfPq
+from service.index.frozen_tiles import freeze
 from service.index.manifest import TILES, VECTORS, Content, Manifest
-from service.index.tiles import freeze
 
 ENCODER = "fa" * 32
 

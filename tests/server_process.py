@@ -21,15 +21,15 @@ import httpx
 from fakes import FakeEncoder, panorama_of
 
 from service.api.app import create_app
-from service.api.jobs import Job, Jobs, Kind
 from service.build import build
-from service.compose import reopener
+from service.cli.logs import log_to_stderr
+from service.cli.serve import run
+from service.cli.wiring import reopener
 from service.index.live import LiveIndex
-from service.localizer import Localizer
-from service.logs import log_to_stderr
-from service.serve import run
+from service.locate.localizer import Localizer
+from service.runtime.jobs import Job, Jobs, Kind
+from service.runtime.weights import fingerprint_of
 from service.settings import Settings
-from service.weights import fingerprint_of
 
 TOKEN = "s3cr3t-0123456789"
 

@@ -6,7 +6,10 @@ import pytest
 from pair_samples import TINY, write_pairs
 from scipy import stats
 
-from training.ablation import (
+from training.data.datasets import load
+from training.data.pairs import PairError, read_arrays
+from training.evaluate.protocols import Options
+from training.studies.ablation import (
     AblationError,
     Study,
     ablate,
@@ -18,9 +21,6 @@ from training.ablation import (
     summary,
     table_2,
 )
-from training.datasets import load
-from training.pairs import PairError, read_arrays
-from training.protocols import Options
 
 SHORT = (*TINY, "batch_size=4", "epochs=2", "queue_length=4", "queue_start_epoch=0")
 

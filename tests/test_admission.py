@@ -5,7 +5,7 @@ from itertools import count
 
 import pytest
 
-from service.api.admission import AT_FIRST, GAIN, LEAST, Admission, OverloadedError, Pace
+from service.runtime.admission import AT_FIRST, GAIN, LEAST, Admission, OverloadedError, Pace
 
 
 def test_uploads_and_bytes_are_bounded_and_given_back() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from api_harness import application, publish
 from fakes import FakeEncoder
 from fastapi import FastAPI
 from prometheus_client import generate_latest
-from serving import application, publish
 
 from service.api.errors import PROBLEMS, UNEXPECTED
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from api_harness import publish, served
 from fakes import FakeEncoder, colours, panorama_of
 from PIL import Image
-from serving import publish, served
 
 pytestmark = pytest.mark.anyio
 

@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from api_harness import publish, served
 from fakes import FakeEncoder, coloured_region, panorama_of
 from hostile_images import hostile_images
 from index_samples import write_version
 from pair_samples import tiny
-from serving import publish, served
 from starlette.types import ASGIApp, Message
 
 from model.checkpoint import Checkpoint

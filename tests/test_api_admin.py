@@ -8,19 +8,19 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from api_harness import publish, served
 from fakes import FakeEncoder, coloured_region, panorama_of
 from pair_samples import tiny
-from serving import publish, served
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from service.api.app import create_app
-from service.api.jobs import Job, Jobs, Kind
 from service.build import build
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
 from service.ingest import ingest
-from service.localizer import Localizer
+from service.locate.localizer import Localizer
+from service.runtime.jobs import Job, Jobs, Kind
 from service.settings import Settings
 
 pytestmark = pytest.mark.anyio

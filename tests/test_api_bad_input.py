@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from api_harness import application, publish, served
 from fakes import FakeEncoder, coloured_region, colours, encoded, panorama_of
-from serving import application, publish, served
 from starlette.requests import Request
 
 from model.images import Rgb

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from api_harness import application, publish
 from fakes import FakeEncoder
 from fastapi import FastAPI
-from serving import application, publish
 
 from model.images import Rgb
 from service.basemap import BaseMap, MapTile

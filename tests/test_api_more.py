@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from api_harness import application, listening, publish, served
 from fakes import FakeEncoder, panorama_of
 from PIL import Image
-from serving import application, listening, publish, served
 
 from model.images import Rgb
 from model.panorama import PanoramaGeometry
@@ -85,7 +85,7 @@ async def test_a_batch_tells_the_longest_of_each_stage(
     *stages, total = answer.headers["server-timing"].split(", ")
     assert stages == [f"{stage};dur={ms:.1f}" for stage, ms in longest.items()]
     assert total.startswith("total;dur=")
-    (line,) = [r for r in caplog.records if r.name == "service.api.observe"]
+    (line,) = [r for r in caplog.records if r.name == "service.api.middleware.request_log"]
     assert line.fields["index_version"] == fixes[0]["index_version"]
     assert line.fields["stages_ms"] == longest
     failed = await client.post("/localize/batch", files=form(b"no image"))
@@ -183,7 +183,7 @@ def test_head_is_answered_like_get_without_the_body(
     assert [(name, value) for name, value in head.headers.items() if name not in changing] == [
         (name, value) for name, value in get.headers.items() if name not in changing
     ]
-    logged = [r.fields for r in caplog.records if r.name == "service.api.observe"]
+    logged = [r.fields for r in caplog.records if r.name == "service.api.middleware.request_log"]
     sent = {one["method"]: one["sent"] for one in logged}
     assert sent == {"HEAD": 0, "GET": len(get.content)}
     (route,) = {one["route"] for one in logged}
@@ -218,7 +218,7 @@ async def test_a_request_is_one_line_of_log_without_names_or_content(
 ) -> None:
     caplog.set_level(logging.INFO)
     await client.post("/localize?near=25,-80", files=form(panorama_of(1)))
-    (line,) = [r for r in caplog.records if r.name == "service.api.observe"]
+    (line,) = [r for r in caplog.records if r.name == "service.api.middleware.request_log"]
     assert line.fields["status"] == 200
     assert line.fields["route"] == "/localize"
     assert line.fields["received"] > len(panorama_of(1))

@@ -8,12 +8,12 @@ import httpx
 import jsonschema
 import pytest
 import schemathesis
+from api_harness import application, listening, publish
 from fakes import FakeEncoder
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.openapi.loaders import from_url
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from serving import application, listening, publish
 
 from service.imagery.grid import grid_place
 from service.index.versions import NAME

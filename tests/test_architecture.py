@@ -62,7 +62,7 @@ def modules(package: str) -> list[str]:
         ("training", {"service", "faiss", "fastapi", "starlette"}),
         ("service", {"training"}),
         ("service.api", {"torch", "faiss", "argparse"}),
-        ("service.localizer", {"torch", "faiss", "fastapi", "starlette"}),
+        ("service.locate.localizer", {"torch", "faiss", "fastapi", "starlette"}),
     ],
 )
 def test_a_package_does_not_import(package: str, forbidden: set[str]) -> None:

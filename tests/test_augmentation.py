@@ -11,13 +11,13 @@ from scipy import ndimage
 from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
-from training import augmentation
-from training.alterations import convolved
-from training.augmentation import BLANK_SHARE, Pictures, batches, drawn, draws_of
+from training.data import augmentation
+from training.data.augmentation import BLANK_SHARE, Pictures, batches, drawn, draws_of
+from training.data.image_operations import convolved
+from training.data.pairs import Arrays
 from training.mining import same_place
-from training.pairs import Arrays
 from training.recipes import find
-from training.sampling import order
+from training.run.sampling import order
 
 PLAIN = (
     *TINY,

@@ -9,9 +9,9 @@ import pytest
 from index_samples import write_version
 
 from model.geo import LatLon, offset
-from service.calibration import Seen, auroc, calibration_error, fit, of_tiles, regression
 from service.index.search import TileIndex
-from service.position import Calibration, CalibrationError, fuse
+from service.locate.calibration import Seen, auroc, calibration_error, fit, of_tiles, regression
+from service.locate.position import Calibration, CalibrationError, fuse
 
 TILES = Calibration(reach_m=32.0, spacing_m=16.0, depth=100)
 ORIGIN = LatLon(48.0, 11.0)

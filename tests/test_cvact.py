@@ -6,8 +6,8 @@ from pyproj import Transformer
 
 from model.geo import LatLon, distance_m
 from model.panorama import PanoramaGeometry
-from training.datasets import load, load_references
-from training.pairs import PairError
+from training.data.datasets import load, load_references
+from training.data.pairs import PairError
 
 
 @pytest.mark.parametrize("as_cells", [False, True])

@@ -12,7 +12,7 @@ from rasterio.transform import Affine
 from model.errors import SkyfixError
 from model.geo import LatLon, offset
 from model.panorama import GeometryError, PanoramaGeometry
-from training.datasets import (
+from training.data.datasets import (
     DATASETS,
     default_splits,
     list_splits,
@@ -20,7 +20,7 @@ from training.datasets import (
     load_references,
     warn_of_overlap,
 )
-from training.pairs import PairError, read_chip, read_strip
+from training.data.pairs import PairError, read_chip, read_strip
 from training.recipes import find
 
 

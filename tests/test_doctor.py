@@ -6,9 +6,9 @@ from PIL import Image
 
 from training import recipes
 from training.__main__ import main
-from training.datasets import load
-from training.doctor import GAP, SIDE, describe, examine
-from training.pairs import read_chip
+from training.data.datasets import load
+from training.data.doctor import GAP, SIDE, describe, examine
+from training.data.pairs import read_chip
 
 
 def told(name, root):

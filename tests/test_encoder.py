@@ -11,8 +11,8 @@ from PIL import Image
 from model.checkpoint import Checkpoint
 from model.encoder import BATCH, Encoder
 from model.panorama import GeometryError, PanoramaGeometry
-from training.pairs import AerialView, Pair, read_arrays
-from training.protocols import centred_tiles
+from training.data.pairs import AerialView, Pair, read_arrays
+from training.evaluate.protocols import centred_tiles
 
 CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
 UNKNOWN = PanoramaGeometry(north=None)
@@ -97,8 +97,8 @@ def test_training_and_serving_describe_a_file_by_the_same_bits(encoder, tmp_path
 
 
 def test_training_s_forward_pass_is_the_encoder_s(encoder, checkpoint):
-    from training.augmentation import Batch
-    from training.step import forward
+    from training.data.augmentation import Batch
+    from training.run.step import forward
 
     recipe = tiny("encoder.preprocessing.projection=polar")
     strips = [encoder.prepare_street(image, PanoramaGeometry()) for image in panoramas(4)]

@@ -5,7 +5,7 @@ import csv
 import shutil
 
 import numpy as np
-from serving import served
+from api_harness import served
 from test_real_pairs import OVERFIT
 
 from model.checkpoint import Checkpoint, EncoderConfig
@@ -16,10 +16,10 @@ from service.index.catalogue import Catalogue
 from service.index.search import TileIndex
 from service.index.versions import Versions
 from service.ingest import ingest
-from training.datasets import load
-from training.loop import train
-from training.pairs import read_arrays
+from training.data.datasets import load
+from training.data.pairs import read_arrays
 from training.recipes import find
+from training.run.loop import train
 
 AERIAL_PIXELS = 750
 ORTHOPHOTO = "201404_13SED190110_201404_0x1500m_CL_1.tif"

@@ -7,10 +7,10 @@ from imagery_samples import patchwork, write_raster
 from pair_samples import write_pairs
 
 from model.geo import LatLon
-from service.imagery.folder import FolderSource
+from service.imagery.image_folder import FolderSource
 from training.__main__ import main
-from training.datasets import load_references
-from training.export import ExportError, export_tiles
+from training.data.datasets import load_references
+from training.data.export import ExportError, export_tiles
 
 
 def test_a_town_is_to_be_ingested_as_it_is(tmp_path, capsys):

@@ -8,11 +8,11 @@ from PIL import Image
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
-from training import figures
-from training.datasets import load
-from training.figures import FigureError, back_projected
-from training.pairs import read_arrays
-from training.protocols import Search
+from training.data.datasets import load
+from training.data.pairs import read_arrays
+from training.evaluate import figures
+from training.evaluate.figures import FigureError, back_projected
+from training.evaluate.protocols import Search
 
 CONFIG = tiny().encoder
 RIGHT, WRONG = (26, 152, 80), (215, 48, 39)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeEncoder
 from imagery_samples import patchwork, write_raster
-from kills import check
+from kill_campaign import check
 
 from service.__main__ import main
 from service.build import BuildFailed, build

@@ -8,7 +8,7 @@ import pytest
 from model.geo import Bounds, LatLon
 from service.api.geojson import SCHEMA, geojson, is_preferred, outline
 from service.api.schemas import FixSchema
-from service.fix import Fix, Match
+from service.locate.fix import Fix, Match
 
 
 def fix(*bounds: Bounds) -> FixSchema:

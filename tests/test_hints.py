@@ -6,7 +6,7 @@ import re
 import pytest
 
 from model.geo import Bounds, LatLon
-from service.hints import LIMITS, HintError, Hints, check_top_k, parse_bbox, parse_near
+from service.locate.hints import LIMITS, HintError, Hints, check_top_k, parse_bbox, parse_near
 
 
 @pytest.mark.parametrize("name", LIMITS)

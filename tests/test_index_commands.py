@@ -13,9 +13,9 @@ from model.checkpoint import Checkpoint, EncoderConfig
 from model.network import NetworkConfig
 from model.preprocessing import Preprocessing
 from service.__main__ import main
-from service.api.jobs import rebuild_command
-from service.compose import open_localizer
+from service.cli.wiring import open_localizer
 from service.index.versions import Versions
+from service.runtime.jobs import rebuild_command
 from service.settings import Settings
 
 TINY = EncoderConfig(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.api.jobs import Job, JobNotStarted, JobRunning, Jobs, JobUnknown, rebuild_command
+from service.runtime.jobs import Job, JobNotStarted, JobRunning, Jobs, JobUnknown, rebuild_command
 from service.settings import Settings
 
 SLEEP = [sys.executable, "-c", "print('begun', flush=True); import time; time.sleep(60)"]
@@ -137,7 +137,7 @@ def test_an_end_is_reported_before_the_next_begins() -> None:
 
 
 PROGRESS = """
-from service.progress import progress_bar
+from service.cli.progress import progress_bar
 clock = iter(range(0, 1000, 4))
 with progress_bar("describing", lambda: next(clock)) as progress:
     for done in range(900, 1001, 20):

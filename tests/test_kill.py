@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeEncoder
 from imagery_samples import patchwork, write_raster
-from kills import TOWNS, check, kill_repeatedly, update, write_towns
+from kill_campaign import TOWNS, check, kill_repeatedly, update, write_towns
 
 from service.build import BuildFailed, build
 from service.index.catalogue import Catalogue, CatalogueError

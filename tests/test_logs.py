@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from service.api.observe import REQUEST_ID
-from service.logs import JsonFormatter, TextFormatter, log_to_stderr
+from service.api.middleware.request_log import REQUEST_ID
+from service.cli.logs import JsonFormatter, TextFormatter, log_to_stderr
 
 
 def record(message: str, **extra: object) -> logging.LogRecord:

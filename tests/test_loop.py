@@ -13,16 +13,16 @@ from safetensors import safe_open
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.errors import PretrainedError
-from training.augmentation import Batch, batches
-from training.datasets import load
-from training.holding import HeldError, held
-from training.loop import rate, start, train
-from training.pairs import Arrays, read_arrays
-from training.protocols import centre
+from training.data.augmentation import Batch, batches
+from training.data.datasets import load
+from training.data.pairs import Arrays, read_arrays
+from training.evaluate.protocols import centre
 from training.recipes import describe, find
-from training.sampling import order
-from training.state import ResumeError, TrainingError
-from training.step import step
+from training.run.folder_lock import HeldError, held
+from training.run.loop import rate, start, train
+from training.run.sampling import order
+from training.run.state import ResumeError, TrainingError
+from training.run.step import step
 
 STILL = (
     "rotation=none",

@@ -18,7 +18,6 @@ from model.checkpoint import Checkpoint, EncoderConfig
 from model.network import NetworkConfig
 from model.preprocessing import Preprocessing
 from service.__main__ import main
-from service.api.jobs import rebuild_command
 from service.build import build
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
@@ -27,6 +26,7 @@ from service.index.milvus import Milvus, address_of, alias_name, collection_name
 from service.index.search import TileIndex
 from service.index.versions import Versions
 from service.ingest import ingest
+from service.runtime.jobs import rebuild_command
 from service.settings import Settings
 
 pymilvus: Any = pytest.importorskip("pymilvus")

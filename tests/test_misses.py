@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from training.evaluate import recall_at
-from training.misses import Miss, missed, told
-from training.protocols import Search
+from training.evaluate.protocols import Search
+from training.evaluate.recall import recall_at
+from training.studies.misses import Miss, missed, told
 
 
 def turned(*degrees):

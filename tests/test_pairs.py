@@ -12,8 +12,8 @@ from rasterio.transform import Affine
 
 from model.geo import LatLon, earth_centred
 from model.panorama import PanoramaGeometry
-from training.datasets import load
-from training.pairs import (
+from training.data.datasets import load
+from training.data.pairs import (
     AerialView,
     Pair,
     PairError,

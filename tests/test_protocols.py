@@ -11,12 +11,11 @@ from rasterio.transform import Affine
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
-from training.alterations import limited
-from training.datasets import load
-from training.evaluate import EvaluationError
-from training.gallery import dataset_tiles, in_chunks, lattice
-from training.pairs import AerialView, Arrays, Pair, PairError, Reference, read_arrays
-from training.protocols import (
+from training.data.datasets import load
+from training.data.image_operations import limited
+from training.data.pairs import AerialView, Arrays, Pair, PairError, Reference, read_arrays
+from training.evaluate.gallery import dataset_tiles, in_chunks, lattice
+from training.evaluate.protocols import (
     PROTOCOLS,
     Options,
     View,
@@ -27,6 +26,7 @@ from training.protocols import (
     evaluate,
     heading_error_deg,
 )
+from training.evaluate.recall import EvaluationError
 
 CONFIG = tiny().encoder
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from api_harness import application, listening
 from fakes import FakeEncoder
 from server_process import wait_until
-from serving import application, listening
 
 from service.settings import MIB, Settings
 

@@ -9,11 +9,11 @@ from torch.nn.functional import avg_pool2d
 from model.encoder import Encoder
 from model.panorama import read_geometry
 from model.preprocessing import to_tensor
-from training.datasets import load
-from training.loop import train
-from training.pairs import read_arrays
-from training.protocols import centre
+from training.data.datasets import load
+from training.data.pairs import read_arrays
+from training.evaluate.protocols import centre
 from training.recipes import find
+from training.run.loop import train
 
 # One batch of all twelve, as they are: a loss near 0 within six epochs, from every seed tried.
 OVERFIT = (

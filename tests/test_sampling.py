@@ -3,7 +3,7 @@ import pytest
 import torch
 from pair_samples import tiny
 
-from training.sampling import POOL, generator, grouped, order, visual_neighbours
+from training.run.sampling import POOL, generator, grouped, order, visual_neighbours
 
 HARD = tiny("sampling=hard", "sampling_group=4", "sampling_visual_epoch=1")
 

@@ -14,22 +14,22 @@ from pathlib import Path
 
 import httpx
 import pytest
+from api_harness import publish
 from fakes import FakeEncoder, coloured_region
 from pair_samples import tiny
 from server_process import Server, running, wait_until
-from serving import publish
 
 from model.checkpoint import Checkpoint
+from service.cli.serve import allow_files
 from service.index.catalogue import Catalogue
 from service.index.lock import build_lock
 from service.ingest import ingest
-from service.serve import allow_files
 
 BUSY = """
 import threading, torch
 from fastapi import FastAPI
-from service.logs import log_to_stderr
-from service.serve import run
+from service.cli.logs import log_to_stderr
+from service.cli.serve import run
 from service.settings import Settings
 
 def work():
@@ -141,7 +141,9 @@ def test_corrupt_weights_of_a_new_version_leave_the_old_pair(home: Path) -> None
         assert answers(server, old)  # looks at CURRENT, too
         assert server.counts("skyfix_index_behind 1.0")
         (error,) = errors(server)
-    assert error.startswith(f"ERROR service.api.serving: index version {new} is not used")
+    assert error.startswith(
+        f"ERROR service.runtime.live_localizer: index version {new} is not used"
+    )
     assert "put a whole copy" in error
 
 
@@ -160,7 +162,7 @@ def test_live_weights_corrupted_answer_on_and_are_told(home: Path) -> None:
         path.write_bytes(whole)
         wait_until(lambda: trouble(server) == "")
         assert server.counts("skyfix_weights_lost 0.0")
-        assert f"INFO service.weights: {path} holds" in server.log.read_text()
+        assert f"INFO service.runtime.weights: {path} holds" in server.log.read_text()
     assert str(path) in error
 
 

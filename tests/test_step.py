@@ -6,14 +6,14 @@ import pytest
 import torch
 from pair_samples import tiny, write_pairs
 
-from training import processes
-from training.augmentation import Pictures, batches
-from training.datasets import load
-from training.loop import start
-from training.pairs import read_arrays
-from training.sampling import order
-from training.state import TrainingError
-from training.step import step
+from training import distributed as processes
+from training.data.augmentation import Pictures, batches
+from training.data.datasets import load
+from training.data.pairs import read_arrays
+from training.run.loop import start
+from training.run.sampling import order
+from training.run.state import TrainingError
+from training.run.step import step
 
 EXACT = ("batch_size=8", "queue_length=8", "queue_hardest=4", "queue_start_epoch=0")
 JITTERED = ("colour_jitter=0.4", "random_convolution=0.5", "missing_band=0.5", "limited_view=0.5")

@@ -300,7 +300,7 @@ def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.datasets.load", interrupted)
+    monkeypatch.setattr("training.data.datasets.load", interrupted)
     assert main(["train", "msae-demo", "x", "--out", "y"]) == 130
     assert "goes on by the same command" in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ from test_kill import files_no_longer_than
 from training_kills import RECIPE, read
 
 from model.checkpoint import Checkpoint
-from training.loop import train
+from training.run.loop import train
 
 WORKER = Path(__file__).with_name("training_kills.py")
 PATIENCE_S = 120.0

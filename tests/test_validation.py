@@ -16,9 +16,9 @@ from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
 from service.index.versions import Versions
 from service.ingest import ingest
-from service.localizer import Localizer
-from service.position import CalibrationError, fuse
-from service.validation import ValidationError, calibrate, evaluate, read_poses
+from service.locate.localizer import Localizer
+from service.locate.position import CalibrationError, fuse
+from service.locate.validation import ValidationError, calibrate, evaluate, read_poses
 
 COUNT = 24
 

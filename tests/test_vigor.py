@@ -3,8 +3,8 @@ import pytest
 from dataset_samples import MIDDLE, QUERY_M, SCALE, vigor_tree
 
 from model.geo import distance_m, offset
-from training.datasets import DATASETS, load, load_references
-from training.pairs import PairError, read_chip
+from training.data.datasets import DATASETS, load, load_references
+from training.data.pairs import PairError, read_chip
 
 LAYOUTS = [
     ("{city}/panorama", "{city}/satellite"),

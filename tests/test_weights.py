@@ -10,7 +10,7 @@ import torch
 from pair_samples import tiny
 
 from model.checkpoint import Checkpoint
-from service.weights import WeightsFile
+from service.runtime.weights import WeightsFile
 
 
 def write(path: Path, seed: int) -> str:

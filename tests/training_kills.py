@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from pair_samples import tiny
 
-from training.datasets import load
-from training.loop import train
-from training.pairs import Arrays, read_arrays
+from training.data.datasets import load
+from training.data.pairs import Arrays, read_arrays
 from training.recipes import Recipe
+from training.run.loop import train
 
 # All that has a state: queue, average, order, seen descriptors, warm-up, every augmentation.
 RECIPE: Recipe = tiny(

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from pair_samples import tiny
 
-from training import processes
-from training.augmentation import batches
-from training.datasets import load
-from training.loop import start, train
-from training.pairs import Arrays, read_arrays
-from training.sampling import order
-from training.state import TrainingError
-from training.step import step
+from training import distributed as processes
+from training.data.augmentation import batches
+from training.data.datasets import load
+from training.data.pairs import Arrays, read_arrays
+from training.run.loop import start, train
+from training.run.sampling import order
+from training.run.state import TrainingError
+from training.run.step import step
 
 RECIPE = tiny(
     "batch_size=4",

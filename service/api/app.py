@@ -13,26 +13,20 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from model.errors import SkyfixError
-from service.api import (
-    admin_routes,
-    errors,
-    health_routes,
-    index_routes,
-    localize_routes,
-    map_routes,
-    tile_routes,
-)
-from service.api.crowd import Crowd
-from service.api.head import HeadLikeGet
-from service.api.jobs import Jobs
-from service.api.metrics import Metrics
-from service.api.observe import Observe
-from service.api.pipeline import Pipeline
+from service.api import errors
+from service.api.middleware.head_method import HeadLikeGet
+from service.api.middleware.load_shedding import Crowd
+from service.api.middleware.request_log import Observe
 from service.api.problems import problems
 from service.api.query import each_known_and_once
-from service.api.serving import Reopen, Serving
+from service.api.routes import admin, health, index, localize, tiles
+from service.api.routes import map as map_routes
 from service.basemap import BaseMap
-from service.localizer import Localizer
+from service.locate.localizer import Localizer
+from service.runtime.jobs import Jobs
+from service.runtime.live_localizer import Reopen, Serving
+from service.runtime.metrics import Metrics
+from service.runtime.pipeline import Pipeline
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,11 +46,11 @@ def create_app(
     """The service, ready to be served by any ASGI server.
 
     Args:
-        localizer: see `service.compose.open_localizer`; its live index may still be missing, and
+        localizer: see `service.cli.wiring.open_localizer`; its live index may still be missing, and
             readiness says so until it is there.
         settings: limits, and the home folder whose catalogue and versions are shown.
         reopen: makes a localizer for another encoder's fingerprint, so that an index and the
-            weights that made it can replace the live pair; see `service.compose.reopener`.
+            weights that made it can replace the live pair; see `service.cli.wiring.reopener`.
     """
     settings = settings or Settings()
     app = FastAPI(
@@ -84,16 +78,16 @@ def create_app(
         Crowd,
         most=settings.max_requests,
         admission=app.state.pipeline.admission,
-        uploads=localize_routes.router.routes,
+        uploads=localize.router.routes,
     )
     app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
     # Of each_known_and_once and Crowd: no route declares them again.
     any_route = problems(422, 503)
-    for module in (localize_routes, index_routes, tile_routes, map_routes):
+    for module in (localize, index, tiles, map_routes):
         app.include_router(module.router, responses=any_route)
-    app.include_router(health_routes.router, responses=problems(422))  # /livez is never busy
+    app.include_router(health.router, responses=problems(422))  # /livez is never busy
     if settings.admin_token:
-        app.include_router(admin_routes.router, responses=any_route)
+        app.include_router(admin.router, responses=any_route)
     _add_pages(app)
     return app
 

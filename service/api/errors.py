@@ -20,17 +20,10 @@ from starlette.responses import JSONResponse, Response
 from model.errors import SkyfixError
 from model.images import ImageError
 from model.panorama import GeometryError
-from service.api.admin_routes import AdminOnlyError, NoSuchVersion, VersionRefused
-from service.api.admission import OverloadedError
-from service.api.batching import DeadlineExceededError, OwnerDiedError
-from service.api.jobs import JobNotStarted, JobRunning, JobUnknown
-from service.api.metrics import Metrics
-from service.api.pipeline import CanaryError
-from service.api.serving import WeightsMissing
+from service.api.routes.admin import AdminOnlyError, NoSuchVersion, VersionRefused
 from service.api.upload import BodyTimeoutError, BodyTooLargeError, MediaTypeError, UploadError
 from service.basemap import MapBusy, MapTileUnknown
-from service.hints import HintError
-from service.imagery.source import SourceError, SourceMissing
+from service.imagery.contract import SourceError, SourceMissing
 from service.index.catalogue import CatalogueError, TileUnknown
 from service.index.manifest import EngineUnavailable, VersionCorrupt
 from service.index.versions import (
@@ -39,8 +32,15 @@ from service.index.versions import (
     IndexUnwritable,
     VersionUnknown,
 )
+from service.locate.hints import HintError
+from service.runtime.admission import OverloadedError
+from service.runtime.batching import DeadlineExceededError, OwnerDiedError
+from service.runtime.jobs import JobNotStarted, JobRunning, JobUnknown
+from service.runtime.live_localizer import WeightsMissing
+from service.runtime.metrics import Metrics
+from service.runtime.pipeline import CanaryError
+from service.runtime.weights import WeightsUnknown, WeightsUnusable
 from service.settings import Settings
-from service.weights import WeightsUnknown, WeightsUnusable
 
 logger = logging.getLogger(__name__)
 

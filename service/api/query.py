@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, Field, field_validator
 from starlette.requests import Request
 
-from service.hints import DEFAULT_RADIUS_M, LIMITS, MAX_TOP_K, Hints
+from service.locate.hints import DEFAULT_RADIUS_M, LIMITS, MAX_TOP_K, Hints
 
 
 def _bounded(name: str, description: str, example: float) -> Any:

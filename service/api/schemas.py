@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from service.fix import Explanation, Fix, Match
+from service.locate.fix import Explanation, Fix, Match
 
 Degrees = Annotated[float, Field(description="degrees")]
 Box = Annotated[list[float], Field(min_length=4, max_length=4)]

@@ -16,8 +16,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from model.errors import SkyfixError
-from service.api.admission import Place
 from service.api.query import LocateQuery
+from service.runtime.admission import Place
 
 FIELD = "panorama"
 

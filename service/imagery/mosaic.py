@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.imagery.patch import View
+from service.imagery.contract import Cut, Ground, source_name
+from service.imagery.file_signature import Signature
+from service.imagery.grid_row import GriddedSource
+from service.imagery.ground_patch import View
 from service.imagery.raster import RasterSource
-from service.imagery.signature import Signature
-from service.imagery.source import Cut, Ground, source_name
-from service.imagery.stretch import Stretch
-from service.imagery.strips import GriddedSource
+from service.imagery.value_range import Stretch
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import SkyfixError
-from service.index.durable import sha256_of, write_atomically
+from service.index.atomic_file import sha256_of, write_atomically
 
 FORMAT = 1
 FILE = "manifest.json"
 VECTORS = "vectors.npy"  # float32 (N, D), unit rows: the exact index is the vectors
-TILES = "tiles.npy"  # see service.index.tiles
+TILES = "tiles.npy"  # see service.index.frozen_tiles
 
 
 class EngineUnavailable(SkyfixError):
@@ -51,7 +51,7 @@ class Manifest:
     sources: list[dict[str, Any]]  # name, kind, licence, attribution, stride_m, ingested_at, tiles
     built_at: str  # ISO 8601, UTC
     files: dict[str, Content]
-    calibration: dict[str, Any] | None = None  # service.position.Calibration
+    calibration: dict[str, Any] | None = None  # service.locate.position.Calibration
     # `kind`: exact, ivfpq (with `recall`: reached by tuning) or milvus (with `uri`: its address);
     # `approximate_from`: the tiles from which ivfpq searches, where the build was told
     engine: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})

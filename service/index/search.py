@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
-from service.calibration import of_tiles
 from service.index.engine_choice import open_engine
 from service.index.engines import RESCORED, Engine, Exact, Rows, Vectors, exact_nearest
+from service.index.frozen_tiles import Mask, TileTable
 from service.index.manifest import TILES, VECTORS, Manifest, VersionCorrupt
-from service.index.tiles import Mask, TileTable
-from service.position import Calibration, CalibrationError
+from service.locate.calibration import of_tiles
+from service.locate.position import Calibration, CalibrationError
 
 CANARIES = 16  # vectors that must find themselves
 CANARY_DISTANCE = 1e-4  # squared; float32 leaves about 1e-6

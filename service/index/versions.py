@@ -18,7 +18,7 @@ from pathlib import Path
 
 from model.errors import SkyfixError
 from service.index import milvus
-from service.index.durable import sync, write_atomically
+from service.index.atomic_file import sync, write_atomically
 from service.index.engine_choice import announce
 from service.index.lock import build_lock, pointer_lock
 from service.index.manifest import EngineUnavailable, Manifest, VersionCorrupt

@@ -3,11 +3,11 @@
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import F64, U8, Triple, compiled
 from training.town.day import Day
 from training.town.facades import top_colour
 from training.town.light import SUN, develop, gains, linear, received, tone_curve
 from training.town.noise import CLOUDY, LEAFY, chance, sample
+from training.town.numba_options import F64, U8, Triple, compiled
 from training.town.scene import Scene, scene
 from training.town.solids import top_normal
 from training.town.surfaces import WATER

@@ -15,10 +15,10 @@ from rasterio.transform import Affine
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-from training.appearing import appearing
+from training.atomic_folder import appearing
 from training.town.aerial import render_aerial
-from training.town.compiled import U8
 from training.town.day import Day, day
+from training.town.numba_options import U8
 from training.town.poses import Pose, sample_poses
 from training.town.street import render_street
 from training.town.town import Town, TownError, TownSpec, build_town

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.town.compiled import Triple
+from training.town.numba_options import Triple
 
 SEASONS = ("spring", "summer", "autumn", "late winter")
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import F32, Triple, compiled
 from training.town.noise import chance
+from training.town.numba_options import F32, Triple, compiled
 
 
 @compiled

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.town.compiled import F32, F64, U8, Triple, compiled, faded
 from training.town.layout import Lattice, Street
 from training.town.noise import CLOUDY, LEAFY, chance, sample, texture
+from training.town.numba_options import F32, F64, U8, Triple, compiled, faded
 from training.town.roads import pave
 from training.town.style import RURAL, Style
 from training.town.surfaces import CROP, GRASS, GRAVEL, LAWN, PAVED, ROAD, SOIL, WATER

@@ -3,7 +3,7 @@
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import F32
+from training.town.numba_options import F32
 from training.town.plots import BOARDS, GREENS, SLABS, TRIMS, Half, Plot
 from training.town.surfaces import LAWN, PAVED, WATER
 

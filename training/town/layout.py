@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from training.town.compiled import F64, Flags
+from training.town.numba_options import F64, Flags
 from training.town.style import BRICKWORK, GRID, RURAL, SUBURB, Style
 
 MAIN, LOCAL, LANE = range(3)  # classes of street

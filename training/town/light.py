@@ -6,9 +6,9 @@ in mid-tones, because a square root is cheap.
 
 import numpy as np
 
-from training.town.compiled import F32, F64, U8, U16, Triple, compiled, inlined
 from training.town.day import Day
 from training.town.noise import CLOUDY, sample
+from training.town.numba_options import F32, F64, U8, U16, Triple, compiled, inlined
 from training.town.surfaces import CROP, GRASS, LAWN, MATERIALS
 from training.town.vegetation import DECIDUOUS, T_RED
 

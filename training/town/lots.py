@@ -3,10 +3,10 @@
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import Triple
 from training.town.ground import HOMES, SHOPS, Ground
 from training.town.homes import boundary, building, home
 from training.town.layout import LANE, Street
+from training.town.numba_options import Triple
 from training.town.plots import Plot, Register
 from training.town.solids import solid
 from training.town.style import RURAL, Style

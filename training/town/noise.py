@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from training.town.compiled import F32, compiled, inlined
+from training.town.numba_options import F32, compiled, inlined
 
 SIZE = 512  # texels per side; a power of two, so that wrapping is a mask
 CLOUDY, LEAFY = 0, 1  # the two channels: falling spectrum; band around four texels

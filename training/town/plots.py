@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import F32, F64, Flags, Triple
+from training.town.numba_options import F32, F64, Flags, Triple
 from training.town.solids import solid
 from training.town.style import Style
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training.town.compiled import F64
+from training.town.numba_options import F64
 from training.town.town import Town, TownError, drivable
 
 

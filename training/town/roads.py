@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from training.town.compiled import F32, I16, U8, Triple, compiled, faded
 from training.town.layout import LANE, MAIN, Street
 from training.town.noise import CLOUDY, chance, sample, texture
+from training.town.numba_options import F32, I16, U8, Triple, compiled, faded
 from training.town.style import Style
 from training.town.surfaces import GRASS, GRAVEL, LAWN, PAVED, ROAD, WATER
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import F32, F64, U8, U16
 from training.town.day import Day
 from training.town.light import SUN, ground_tints, leaf_colours, light, shadow_tops
 from training.town.noise import texture
+from training.town.numba_options import F32, F64, U8, U16
 from training.town.solids import stamp_solids
 from training.town.town import Town
 from training.town.traffic import car_solids, traffic

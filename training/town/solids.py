@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from training.town.compiled import F32, U16, Triple, compiled
+from training.town.numba_options import F32, U16, Triple, compiled
 
 # Columns of the table.
 X, Y, UX, UY, HALF_U, HALF_V, EAVES, RISE, ROOF, OVERHANG, KIND, SEED = range(12)

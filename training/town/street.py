@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from training.town.compiled import F32, F64, U8, compiled
 from training.town.day import Day
 from training.town.light import develop, gains, tone_curve
-from training.town.march import draw_level
 from training.town.noise import chance
+from training.town.numba_options import F32, F64, U8, compiled
 from training.town.poses import Pose
+from training.town.ray_march import draw_level
 from training.town.scene import scene
 from training.town.town import Town
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.town.compiled import Triple
+from training.town.numba_options import Triple
 
 GRID, BRICKWORK, SUBURB, ORGANIC, RURAL = "grid", "brickwork", "suburb", "organic", "rural"
 PATTERNS = (GRID, BRICKWORK, SUBURB, ORGANIC, RURAL)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import F32, F64
 from training.town.day import Day
 from training.town.layout import LOCAL, MAIN, Street
+from training.town.numba_options import F32, F64
 from training.town.solids import axis, solid
 from training.town.town import Town
 

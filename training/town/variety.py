@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.town.compiled import Triple
 from training.town.day import Day
+from training.town.numba_options import Triple
 from training.town.style import Style, rgb
 
 Palette = tuple[Triple, ...]

@@ -3,10 +3,10 @@
 import numpy as np
 
 from training.town import solids as box
-from training.town.compiled import F32, F64, U16, Flags, Triple, compiled, inlined
 from training.town.ground import FIELD, FOREST, HOMES, MEADOW, PARK, SHOPS, Ground
 from training.town.layout import LANE, Street
 from training.town.noise import CLOUDY, LEAFY, sample, texture
+from training.town.numba_options import F32, F64, U16, Flags, Triple, compiled, inlined
 from training.town.solids import solid
 from training.town.style import Style
 from training.town.surfaces import PAVED, WATER

@@ -1,0 +1,140 @@
+"""Rebuild, activate, and what became of it. These routes exist only with an admin token set."""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from model.errors import SkyfixError
+from service.api.problems import problems
+from service.api.schemas import ActivatedSchema, JobSchema
+from service.index.manifest import VersionCorrupt
+from service.index.versions import VersionUnknown
+from service.runtime.jobs import Job, Jobs, rebuild_command
+from service.runtime.live_localizer import Serving, WeightsMissing
+from service.runtime.weights import whole_file
+from service.settings import Settings
+
+_BEARER = HTTPBearer(auto_error=False, description="the value of SKYFIX_ADMIN_TOKEN")
+
+
+class AdminOnlyError(SkyfixError):
+    """The admin token is missing or wrong."""
+
+
+class NoSuchVersion(SkyfixError):
+    """The version asked for does not exist."""
+
+
+class VersionRefused(SkyfixError):
+    """The version asked for cannot be served."""
+
+
+def require_token(
+    request: Request,
+    given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
+) -> None:
+    """Compares in constant time. Raises AdminOnlyError."""
+    settings: Settings = request.app.state.settings
+    token = given.credentials if given else ""
+    if not hmac.compare_digest(token.encode(), settings.admin_token.encode()):
+        raise AdminOnlyError("send the admin token: Authorization: Bearer …")
+
+
+router = APIRouter(tags=["admin"], dependencies=[Depends(require_token)])
+
+JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+
+
+@router.post(
+    "/index/rebuild",
+    status_code=202,
+    summary="Describe the catalogue's tiles and publish a new version",
+    response_model=JobSchema,
+    responses=problems(401, 404, 409),
+)
+def rebuild(
+    request: Request,
+    weights: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\.safetensors$",
+            description="a file in the home folder's `weights`: its index and it go live together; "
+            "by default the weights that answer now",
+        ),
+    ] = None,
+) -> JobSchema:
+    """Runs `skyfix build` as a separate process. Requests are answered from the old version until
+    the new one is whole; 409 while another job runs. Named weights that are not there (404) or no
+    whole checkpoint (422) start none."""
+    jobs: Jobs = request.app.state.jobs
+    serving: Serving = request.app.state.serving
+    settings: Settings = request.app.state.settings
+    live = serving.localizer.weights or settings.weights
+    chosen = live if weights is None else whole_file(settings.weights_folder, weights)
+    settings = dataclasses.replace(settings, weights=chosen)
+    return _shown(jobs.start("rebuild", rebuild_command(settings)))
+
+
+@router.post(
+    "/index/activate",
+    summary="Verify a version and answer from it",
+    response_model=ActivatedSchema,
+    responses=problems(401, 404, 409),
+)
+def activate(
+    request: Request,
+    version: Annotated[str, Query(max_length=64, examples=["000007-20260731T101500Z"])],
+) -> ActivatedSchema:
+    """Reads every byte of the version first: the live one stays when something is wrong. A version
+    of other weights goes live with them when they are in the home folder's `weights`. Requests that
+    begin after the answer, 200, are answered from the version."""
+    serving: Serving = request.app.state.serving
+    try:
+        report = serving.activate(version)
+    except VersionUnknown as error:
+        raise NoSuchVersion(str(error)) from error
+    except (VersionCorrupt, WeightsMissing) as error:
+        raise VersionRefused(str(error)) from error
+    return ActivatedSchema(version=report.version, tiles=report.tiles, bytes=report.bytes)
+
+
+@router.get(
+    "/jobs/{job_id}",
+    summary="A job's state and the end of its log",
+    response_model=JobSchema,
+    responses=problems(401, 404),
+)
+def job(request: Request, job_id: JobId) -> JobSchema:
+    """Jobs of this server since it started; the last 20 are known."""
+    jobs: Jobs = request.app.state.jobs
+    return _shown(jobs.get(job_id))
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=202,
+    summary="Cancel a job",
+    response_model=JobSchema,
+    responses=problems(401, 404),
+)
+def cancel(request: Request, job_id: JobId) -> JobSchema:
+    """Asks the process to end, and kills it after 10 s. What it had done is kept for the next."""
+    jobs: Jobs = request.app.state.jobs
+    return _shown(jobs.cancel(job_id))
+
+
+def _shown(job: Job) -> JobSchema:
+    return JobSchema(
+        id=job.id,
+        kind=job.kind,
+        status=job.status,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        exit_code=job.exit_code,
+        log=list(job.log),
+    )

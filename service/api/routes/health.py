@@ -1,0 +1,67 @@
+"""What an operator's machinery asks: alive, ready, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from service.api.errors import told
+from service.api.problems import problems
+from service.api.schemas import ReadySchema
+from service.runtime.jobs import Jobs
+from service.runtime.live_localizer import Serving
+from service.runtime.metrics import Metrics
+from service.runtime.pipeline import Pipeline
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", summary="The process answers")
+async def livez() -> dict[Literal["status"], Literal["alive"]]:
+    """Says nothing about the model or the index: see /readyz."""
+    return {"status": "alive"}
+
+
+@router.get(
+    "/readyz",
+    summary="A real panorama would be located",
+    response_model=ReadySchema,
+    responses=problems(503),
+)
+async def readyz(request: Request) -> ReadySchema:
+    """Sends a made-up panorama through decoding, model and live index. It stays ready when the
+    newest version cannot be used and an older one answers, when the weights' file was damaged, or
+    when the last job failed and no version was built since; `trouble` then says so."""
+    pipeline: Pipeline = request.app.state.pipeline
+    serving: Serving = request.app.state.serving
+    jobs: Jobs = request.app.state.jobs
+    fix = await pipeline.canary()
+
+    def found() -> list[str | None]:
+        built_at = serving.localizer.live.get().manifest.built_at
+        return [serving.trouble(), serving.weights_trouble(), jobs.trouble(built_at)]
+
+    troubles = await asyncio.to_thread(found)
+    return ReadySchema(
+        status="ready",
+        index_version=fix.index_version,
+        encoder=fix.encoder,
+        trouble=told(request, "; ".join(filter(None, troubles))) or None,
+    )
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(503)},
+)
+async def metrics(request: Request) -> Response:
+    """For the operator's network: the proxy should not pass it on."""
+    counted: Metrics = request.app.state.metrics
+    page = await asyncio.to_thread(counted.page)
+    return Response(page, media_type=CONTENT_TYPE_LATEST)

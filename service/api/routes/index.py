@@ -1,0 +1,41 @@
+"""GET /index and /index/versions: what is live, and what else there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, Request
+
+from model.geo import Bounds
+from service.api.schemas import IndexSchema, VersionsSchema
+from service.runtime.live_localizer import live_of
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
+
+router = APIRouter(tags=["index"])
+
+
+@router.get("/index", summary="The live version's manifest", response_model=IndexSchema)
+def index(request: Request) -> IndexSchema:
+    """The version that answers now: encoder, imagery sources with licence, counts, when built."""
+    live = live_of(request)
+    tiles = live.get()
+    fields = {**tiles.manifest.as_dict(), "live": True, "bounds": list(_bounds(tiles))}
+    return IndexSchema.model_validate(fields)
+
+
+def _bounds(index: TileIndex) -> Bounds:
+    """Around the tiles' centres, across the dateline where that is shorter."""
+    latitude, longitude = index.tiles.latitude, index.tiles.longitude
+    west, east = float(longitude.min()), float(longitude.max())
+    if east - west > 180.0:
+        west, east = float(longitude[longitude > 0].min()), float(longitude[longitude <= 0].max())
+    return Bounds(west, float(latitude.min()), east, float(latitude.max()))
+
+
+@router.get("/index/versions", summary="All index versions", response_model=VersionsSchema)
+def versions(request: Request) -> VersionsSchema:
+    """Names in the order they were built; `current` is what CURRENT points to."""
+    live = live_of(request)
+    return VersionsSchema(current=live.versions.current(), versions=live.versions.names())

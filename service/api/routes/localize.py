@@ -1,0 +1,143 @@
+"""POST /localize and POST /localize/batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from model.errors import SkyfixError
+from service.api.disconnect import unless_gone
+from service.api.errors import UNEXPECTED, UNTOLD, document, problem_of
+from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
+from service.api.problems import problems
+from service.api.query import LocateQuery
+from service.api.schemas import BatchSchema, FixSchema, OutcomeSchema, ProblemSchema
+from service.api.upload import FIELD, BodyLimits, read_panoramas
+from service.locate.fix import Fix
+from service.locate.hints import Hints
+from service.runtime.batching import DeadlineExceededError
+from service.runtime.pipeline import Pipeline
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(tags=["localize"])
+
+_FILE = {
+    "type": "string",
+    "format": "binary",
+    "description": "equirectangular street panorama: JPEG, PNG or WebP",
+}
+_PROBLEMS = problems(400, 408, 413, 415)
+
+
+def _body(field: dict[str, Any]) -> dict[str, Any]:
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {FIELD: field},
+        "additionalProperties": False,
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
+@router.post(
+    "/localize",
+    summary="Where was this panorama taken?",
+    response_model=FixSchema,
+    responses={200: {"content": {MEDIA_TYPE: {"schema": SCHEMA}}}, **_PROBLEMS},
+    openapi_extra=_body(_FILE),
+)
+async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
+    """Match one panorama to the live index. `Accept: application/geo+json` gives GeoJSON.
+
+    The heading is taken from the query, else from GPano XMP, else from EXIF; when nothing states
+    it, evenly spaced headings are tried. The uploaded image is kept in memory only.
+    """
+    hints = query.hints()
+    pipeline: Pipeline = request.app.state.pipeline
+    with pipeline.admission.admitted() as place:
+        (data,) = await read_panoramas(request, _limits(request), place)
+        place.start()
+        work = pipeline.locate(data, hints, query.top_k, query.explain)
+        try:
+            fix = await unless_gone(request, work)
+        except DeadlineExceededError:
+            place.missed()
+            raise
+        unknown_north = fix.geometry["north"].value is None
+        place.answered((len(data).bit_length(), unknown_north, query.explain))
+    timing = _record(request, [fix])
+    answer = FixSchema.of(fix)
+    if is_preferred(",".join(request.headers.getlist("accept"))):
+        return JSONResponse(geojson(answer), headers=timing, media_type=MEDIA_TYPE)
+    return _json(answer, timing)
+
+
+@router.post(
+    "/localize/batch",
+    summary="Where were these panoramas taken?",
+    response_model=BatchSchema,
+    responses=_PROBLEMS,
+    openapi_extra=_body({"type": "array", "items": _FILE, "minItems": 1}),
+)
+async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
+    """The field `panorama` repeated, all under the same parameters and the same limits as one.
+
+    Each panorama has its own outcome, a fix or a problem. Together they are bounded by
+    SKYFIX_MAX_FILES and SKYFIX_MAX_BODY_BYTES. The answer is JSON, whatever Accept says.
+    """
+    hints = query.hints()
+    pipeline: Pipeline = request.app.state.pipeline
+    settings: Settings = request.app.state.settings
+    with pipeline.admission.admitted() as place:
+        uploads = await read_panoramas(request, _limits(request, settings.max_files), place)
+        place.start(len(uploads))
+        work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
+        outcomes = await unless_gone(request, work)
+    timing = _record(request, [one.fix for one in outcomes if one.fix])
+    return _json(BatchSchema(results=outcomes), timing)
+
+
+async def _outcome(
+    request: Request, data: bytes, hints: Hints, query: LocateQuery
+) -> OutcomeSchema:
+    pipeline: Pipeline = request.app.state.pipeline
+    try:
+        fix = await pipeline.locate(data, hints, query.top_k, query.explain)
+        return OutcomeSchema(fix=FixSchema.of(fix))
+    except SkyfixError as error:
+        problem = document(request, problem_of(error), str(error))
+    except Exception:  # whatever it is, the others are answered
+        logger.exception("a panorama of a batch failed")
+        problem = document(request, UNEXPECTED, UNTOLD)
+    return OutcomeSchema(problem=ProblemSchema.model_validate(problem))
+
+
+def _json(body: BaseModel, headers: dict[str, str]) -> Response:
+    return Response(body.model_dump_json(), headers=headers, media_type="application/json")
+
+
+def _limits(request: Request, max_files: int = 1) -> BodyLimits:
+    settings: Settings = request.app.state.settings
+    return BodyLimits(settings.max_body_bytes, settings.body_deadline_s, max_files)
+
+
+def _record(request: Request, fixes: Sequence[Fix | FixSchema]) -> dict[str, str]:
+    """Versions and stages into the log's line; Server-Timing, where there is any. They are located
+    side by side: of each stage the longest."""
+    stages: dict[str, float] = {}
+    for fix in fixes:
+        for stage, ms in fix.timings_ms.items():
+            stages[stage] = max(ms, stages.get(stage, 0.0))
+    if not stages:
+        return {}
+    versions = sorted({fix.index_version for fix in fixes})
+    request.state.log = {"index_version": ", ".join(versions), "stages_ms": stages}
+    return {"Server-Timing": ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in stages.items())}

@@ -1,0 +1,80 @@
+"""GET /map/{z}/{x}/{y}: the region's imagery as a base map."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Path, Request
+from PIL import Image
+from starlette.responses import Response
+
+from model.errors import SkyfixError
+from model.geo import Bounds, metres_per_degree
+from model.images import Rgb
+from service.api.disconnect import unless_gone
+from service.api.problems import problems
+from service.api.query import WRITTEN_PLAINLY
+from service.basemap import MAX_PICTURES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile
+from service.locate.localizer import LiveTiles
+from service.runtime.batching import awaited
+from service.runtime.live_localizer import live_of
+from service.settings import Settings
+
+router = APIRouter(tags=["tiles"])
+
+Zoom = Annotated[int, Path(ge=0, le=MAX_ZOOM), WRITTEN_PLAINLY]
+Number = Annotated[int, Path(ge=0, lt=2**MAX_ZOOM), WRITTEN_PLAINLY]
+_CACHED = {"Cache-Control": "public, max-age=300"}
+
+
+@router.get(
+    "/map/{z}/{x}/{y}",
+    summary="Web Mercator map tile, 256 pixels wide",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/jpeg": {}}},
+        204: {"description": f"no imagery here, or zoom below {MIN_ZOOM}"},
+        **problems(404, 410, 500),
+    },
+)
+async def map_tile(request: Request, z: Zoom, x: Number, y: Number) -> Response:
+    """Numbered as on OpenStreetMap: column x from 180 degrees west, row y from the north."""
+    tile = MapTile(z, x, y).checked()
+    base_map: BaseMap = request.app.state.base_map
+    if z < MIN_ZOOM:
+        return Response(status_code=204, headers=_CACHED)
+    near = await asyncio.to_thread(_tiles_near, live_of(request), tile)
+    picture = await _drawn(request, asyncio.wrap_future(base_map.draw(tile, near)))
+    if picture is None:
+        return Response(status_code=204, headers=_CACHED)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=85)
+    return Response(buffer.getvalue(), media_type="image/jpeg", headers=_CACHED)
+
+
+async def _drawn(request: Request, picture: asyncio.Future[Rgb | None]) -> Rgb | None:
+    """Waits for it while the client does, and no longer than for a panorama."""
+    settings: Settings = request.app.state.settings
+    async with awaited("map tile", settings.request_deadline_s):
+        return await unless_gone(request, picture)
+
+
+def _tiles_near(live: LiveTiles, tile: MapTile) -> list[str]:
+    """Ids of the live version's tiles that reach into the map tile, at most 64."""
+    try:
+        index = live.get()
+    except SkyfixError:  # imagery can be looked at before the first build
+        return []
+    box, reach_m = tile.bounds, index.manifest.tile_size_m[1] / 2.0
+    degrees = metres_per_degree((box.south + box.north) / 2.0)
+    around = Bounds(
+        west=max(-180.0, box.west - reach_m / degrees.east),
+        south=box.south - reach_m / degrees.north,
+        east=min(180.0, box.east + reach_m / degrees.east),
+        north=box.north + reach_m / degrees.north,
+    )
+    rows = np.flatnonzero(index.in_bbox(around))[:MAX_PICTURES]
+    return [index.tiles[int(row)].tile_id for row in rows]

@@ -1,0 +1,213 @@
+"""A folder of aerial images with a CSV of their places: each image is one tile.
+
+`tiles.csv` (or the folder's only CSV) has a header; the columns, in any order:
+    id         the tile's own name, kept as it is
+    latitude   or lat: of the image's centre, WGS84 degrees
+    longitude  or lon, lng
+    size_m     or size: ground width and height of the image, metres
+    file       optional, relative to the folder; else the id, with or without an image suffix
+Images are square and north up.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from model.geo import LatLon
+from model.images import ImageError, Rgb, decode_image
+from service.imagery.contract import TILE_ID, Cut, Picture, SourceError, SourceMissing, source_name
+from service.imagery.grid import check_metres
+
+SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp")
+MAX_SIZE_MISMATCH = 0.05  # an image this much smaller than the tiles asked for still serves whole
+MAX_OBLONG = 0.02  # height against width
+NAMES = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng"),
+         "size_m": ("size_m", "size")}  # fmt: skip
+
+
+class Placed(NamedTuple):
+    """One row of the CSV, checked."""
+
+    file: Path
+    centre: LatLon
+    size_m: float
+
+
+class FolderSource:
+    """A folder of images; asked for smaller tiles than its images, it cuts their middles."""
+
+    kind = "folder"
+    licence = ""
+    attribution = ""
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Reads and checks the whole CSV and that every file is there; decodes no image.
+
+        Raises:
+            SourceError: no CSV, missing columns, or bad rows: all counted, the first ones listed.
+        """
+        self.path = path
+        self.name = source_name(path, name)
+        self._csv = _find_csv(path)
+        self._tiles = _read_csv(self._csv)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def signature(self) -> str:
+        """A digest of the CSV and of every image's size and modification time."""
+        digest = hashlib.sha256(self._csv.read_bytes())
+        for tile in self._tiles.values():
+            stat = tile.file.stat()
+            digest.update(f"{tile.file.name}-{stat.st_size}-{stat.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+    def count(self, size_m: float | None, stride_m: float | None) -> int:
+        """One for each image."""
+        return len(self._tiles)
+
+    def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
+        """The images in the CSV's order, `size_m` wide where they are larger; no stride.
+
+        Raises:
+            SourceError: images smaller than `size_m` by more than MAX_SIZE_MISMATCH.
+        """
+        if size_m is not None:
+            self._check_sizes(check_metres("tile size", size_m))
+        for name, tile in self._tiles.items():
+            yield Cut(name, tile.centre, min(tile.size_m, size_m or tile.size_m))
+
+    def read(self, cut: Cut, pixels: int) -> Picture:
+        """The middle of the image, as much of it as the cut is wide."""
+        tile = self._tiles.get(cut.tile_id)
+        if tile is None:
+            raise SourceError(f"{self._csv}: no row has the id {cut.tile_id!r} any more")
+        share = cut.size_m / tile.size_m
+        image = _decode(tile.file, math.ceil(pixels / share))
+        height, width = image.shape[:2]
+        if abs(height / width - 1.0) > MAX_OBLONG:
+            raise SourceError(f"{tile.file.name} is {width}x{height} pixels: tiles are square")
+        margin = np.array([width, height]) * (1.0 - share) / 2.0
+        box = (margin[0], margin[1], width - margin[0], height - margin[1])
+        small = Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC, box=box)
+        return Picture(np.asarray(small), 1.0)
+
+    def runs(self, cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
+        """Each alone."""
+        return ([cut] for cut in cuts)
+
+    def read_run(self, run: Sequence[Cut], pixels: int) -> list[Picture]:
+        """See Source."""
+        return [self.read(cut, pixels) for cut in run]
+
+    def _check_sizes(self, size_m: float) -> None:
+        small = {
+            n: t for n, t in self._tiles.items() if t.size_m < size_m * (1 - MAX_SIZE_MISMATCH)
+        }
+        if small:
+            name, tile = next(iter(small.items()))
+            raise SourceError(
+                f"{self._csv}: {len(small)} of {len(self._tiles)} images show less ground than "
+                f"tiles of {size_m:g} m need, the first is {name!r} with {tile.size_m:g} m: "
+                "correct size_m in the CSV, or use imagery of the size the encoder was trained on"
+            )
+
+
+def _decode(file: Path, side: int) -> Rgb:
+    try:
+        return decode_image(file.read_bytes(), min_size=(side, side))
+    except FileNotFoundError as error:
+        raise SourceMissing(f"{file} is no longer there") from error
+    except (OSError, ImageError) as error:
+        raise SourceError(f"{file.name}: {error}") from error
+
+
+def _find_csv(folder: Path) -> Path:
+    named = folder / "tiles.csv"
+    if named.is_file():
+        return named
+    found = sorted(folder.glob("*.csv"))
+    if len(found) != 1:
+        raise SourceError(
+            f"{folder} holds {len(found)} CSV files and no tiles.csv: write one with the columns "
+            "id, latitude, longitude, size_m (rasters and z/x/y map tiles need none)"
+        )
+    return found[0]
+
+
+def _read_csv(path: Path) -> dict[str, Placed]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            table = [_plain(row) for row in csv.DictReader(lines)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{path}: not a readable CSV file: {error}") from error
+    if not table:
+        raise SourceError(f"{path} lists no tile: it needs a header and one row for each image")
+    wanted = {"id": ("id",), **NAMES}
+    missing = [name for name, also in wanted.items() if not any(n in table[0] for n in also)]
+    if missing:
+        raise SourceError(f"{path} lacks the columns {missing}; it has {sorted(table[0])}")
+    tiles: dict[str, Placed] = {}
+    problems = _repeated_ids(table)
+    for line, row in enumerate(table, start=2):
+        try:
+            tiles[row["id"]] = _placed(path.parent, row)
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+    if problems:
+        shown = "; ".join(problems[:5])
+        raise SourceError(f"{path}: {len(problems)} of {len(table)} rows are unusable: {shown}")
+    return tiles
+
+
+def _plain(row: Mapping[str | None, str | None]) -> dict[str, str]:
+    return {k.strip().lower(): (v or "").strip() for k, v in row.items() if isinstance(k, str)}
+
+
+def _repeated_ids(table: list[dict[str, str]]) -> list[str]:
+    counts = Counter(row["id"] for row in table if "id" in row)
+    return [f"id {name!r} occurs {n} times" for name, n in counts.items() if n > 1]
+
+
+def _placed(folder: Path, row: Mapping[str, str]) -> Placed:
+    """Raises ValueError, with the reason, for a row that cannot be a tile."""
+    if not TILE_ID.fullmatch(row["id"]):
+        raise ValueError(f"id {row['id']!r} is not 1-128 of the characters A-Z a-z 0-9 . _ -")
+    latitude, longitude, size_m = (_number(row, name) for name in NAMES)
+    if abs(latitude) > 90.0 or abs(longitude) > 180.0:
+        raise ValueError(f"latitude {latitude:g}, longitude {longitude:g} is no place on Earth")
+    if size_m <= 0.0:
+        raise ValueError(f"size_m {size_m:g} is not positive")
+    return Placed(_file(folder, row), LatLon(latitude, longitude), size_m)
+
+
+def _number(row: Mapping[str, str], name: str) -> float:
+    text = next(row[n] for n in NAMES[name] if n in row)
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name} {text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{name} {text!r} is not finite")
+    return value
+
+
+def _file(folder: Path, row: Mapping[str, str]) -> Path:
+    given = row.get("file", "")
+    candidates = [given] if given else [row["id"] + suffix for suffix in SUFFIXES]
+    for candidate in candidates:
+        file = folder / candidate
+        if file.is_file():
+            if not file.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"file {candidate!r} lies outside the folder")
+            return file
+    raise ValueError(f"file {candidates[0]!r} is missing")

@@ -1,0 +1,107 @@
+"""The nearest tiles of panoramas of which several headings may have been tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.heading import between_rolls
+from service.locate.hints import DEFAULT_RADIUS_M, Hints
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
+
+Descriptors = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+class Search(NamedTuple):
+    """One panorama's: the norths tried, a descriptor each; how many tiles; which rows may be.
+
+    Several norths are evenly spaced over the turn, from 0.
+    """
+
+    norths: Sequence[float]
+    depth: int
+    allowed: Mask | None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The nearest rows of one panorama, best first, each once, and where north lies by each: the
+    one tried, or where the rolls tried have their peak."""
+
+    rows: list[int]
+    distances: list[float]
+    norths: list[float]
+
+
+def allowed_rows(index: TileIndex, hints: Hints) -> Mask | None:
+    """Rows that the place hints allow; None when nothing is restricted."""
+    masks = []
+    if hints.near is not None:
+        masks.append(index.within(hints.near, hints.radius_m or DEFAULT_RADIUS_M))
+    if hints.bbox is not None:
+        masks.append(index.in_bbox(hints.bbox))
+    return np.logical_and.reduce(masks) if masks else None
+
+
+def find_candidates(
+    index: TileIndex, searches: Sequence[Search], vectors: Descriptors
+) -> list[Candidates]:
+    """One search for all unrestricted panoramas together, one for each restricted one.
+
+    Args:
+        vectors: (sum of norths tried, D) descriptors, in the order of the searches.
+    """
+    ends = np.cumsum([len(search.norths) for search in searches])
+    blocks = np.split(np.arange(len(vectors)), ends[:-1])
+    free = [number for number, search in enumerate(searches) if search.allowed is None]
+    groups = [[n] for n, search in enumerate(searches) if search.allowed is not None]
+    found: dict[int, Candidates] = {}
+    for group in [free, *groups] if free else groups:
+        picked = np.concatenate([blocks[number] for number in group])
+        depth = max(searches[number].depth for number in group)
+        distances, rows = index.search(vectors[picked], depth, searches[group[0]].allowed)
+        start = 0
+        for number in group:
+            stop = start + len(blocks[number])
+            part = slice(start, stop)
+            found[number] = _best_per_tile(
+                distances[part],
+                rows[part],
+                searches[number],
+                vectors[blocks[number]],
+                index.vectors,
+            )
+            start = stop
+    return [found[number] for number in range(len(searches))]
+
+
+def _best_per_tile(
+    distances: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    search: Search,
+    rolls: Descriptors,
+    tiles: Descriptors,
+) -> Candidates:
+    """Merge the rolls of one panorama: each tile once, at its best roll.
+
+    distances, rows: (R, k). rolls: (R, D), what was searched for; tiles: all descriptors. Exact for
+    the nearest tiles: a tile among the best k over all rolls is among the best k of its own best
+    roll.
+    """
+    order = np.argsort(distances, axis=None, kind="stable")
+    flat_rows = rows.reshape(-1)[order]
+    _, first = np.unique(flat_rows, return_index=True)
+    kept = order[np.sort(first)[: search.depth]]
+    nearest = rows.reshape(-1)[kept]
+    norths = list(search.norths) * len(nearest)
+    if len(search.norths) > 1:
+        squared = -2.0 * tiles[nearest] @ rolls.T  # of unit vectors: all but a constant
+        norths = between_rolls(squared, kept // max(rows.shape[1], 1)).tolist()
+    return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), norths)

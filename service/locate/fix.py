@@ -1,0 +1,72 @@
+"""What an answer holds. The wire form stands in service.api.schemas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.geo import Bounds, LatLon
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A geometry value and who said it: given, GPano, EXIF, assumed or unknown."""
+
+    value: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """One tile of the index.
+
+    distance: squared L2 distance of unit descriptors, 0 (same) to 4.
+    heading_deg: heading of the panorama's centre column: the stated one, or where the
+        rolls tried have their peak.
+    """
+
+    rank: int
+    tile_id: str
+    latitude: float
+    longitude: float
+    bounds: Bounds
+    distance: float
+    heading_deg: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the street branch saw, north up, and where it looked.
+
+    projected: uint8 (S, S, 3). attention: float32 (S, S) in 0..1, None where the network has none.
+    heading_deg: of the panorama's centre column, as supposed for this view.
+    """
+
+    projected: NDArray[np.uint8]
+    attention: NDArray[np.float32] | None
+    heading_deg: float
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Where a panorama was taken, as far as one index version can tell.
+
+    position: what the nearest tiles agree on (locate.position); None when hints allow no tile.
+    radius_m: the true place lies within it with the probability `confidence`, if that is known.
+    confidence, in_index: None where the index was never calibrated.
+    note: why there is neither match nor position; None when there is.
+    """
+
+    matches: tuple[Match, ...]
+    position: LatLon | None
+    index_version: str
+    encoder: str
+    geometry: dict[str, Stated]
+    timings_ms: dict[str, float]
+    explanation: Explanation | None = None
+    radius_m: float | None = None
+    confidence: float | None = None
+    in_index: bool | None = None
+    note: str | None = None

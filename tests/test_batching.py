@@ -1,0 +1,195 @@
+"""Owners that share the model: order, failures apart, nothing dropped silently or done twice."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+
+import pytest
+
+from service.runtime.admission import OverloadedError
+from service.runtime.batching import Batcher, DeadlineExceededError, OwnerDiedError
+
+
+class Doubler:
+    """Work that can be held up in either half, and fails for negative numbers: for even ones when
+    it is begun, for odd ones when it is finished. 13 and 14 end the thread likewise."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go, self.finish = threading.Event(), threading.Event()
+        self.go.set()
+        self.finish.set()
+        self.entered = threading.Event()
+        self.lock, self.at_once, self.most_at_once = threading.Lock(), 0, 0
+
+    def __call__(self, numbers: Sequence[int]) -> Callable[[], list[int]]:
+        self._count(1)
+        self.entered.set()
+        assert self.go.wait(10.0)
+        self.batches.append(list(numbers))
+        self._count(-1)
+        self._fail_for(number for number in numbers if number % 2 == 0)
+
+        def finish() -> list[int]:
+            assert self.finish.wait(10.0)
+            self._fail_for(number for number in numbers if number % 2)
+            return [2 * number for number in numbers]
+
+        return finish
+
+    def _count(self, change: int) -> None:
+        with self.lock:
+            self.at_once += change
+            self.most_at_once = max(self.most_at_once, self.at_once)
+
+    def _fail_for(self, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            if number < 0:
+                raise ValueError("negative")
+            if number in (13, 14):
+                raise SystemExit
+
+
+@pytest.fixture
+def work() -> Doubler:
+    return Doubler()
+
+
+@pytest.fixture
+def batcher(work: Doubler) -> Iterator[Batcher[int, int]]:
+    made = Batcher(work, max_batch=4, max_waiting=8)
+    yield made
+    work.go.set()
+    work.finish.set()
+    made.stop()
+
+
+def later() -> float:
+    return time.monotonic() + 10.0
+
+
+def hold(work: Doubler, batcher: Batcher[int, int]) -> None:
+    """Make the owner busy with a first query."""
+    work.go.clear()
+    batcher.submit(0, later())
+    assert work.entered.wait(5.0)
+
+
+def test_what_waits_is_answered_together(work: Doubler, batcher: Batcher[int, int]) -> None:
+    hold(work, batcher)
+    futures = [batcher.submit(number, later()) for number in range(1, 7)]
+    work.go.set()
+    assert [future.result(5.0) for future in futures] == [2, 4, 6, 8, 10, 12]
+    assert work.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("negative", [-1, -2])
+def test_one_bad_query_fails_alone(
+    work: Doubler, batcher: Batcher[int, int], negative: int
+) -> None:
+    hold(work, batcher)
+    good, bad, other = (batcher.submit(number, later()) for number in (1, negative, 2))
+    work.go.set()
+    assert (good.result(5.0), other.result(5.0)) == (2, 4)
+    with pytest.raises(ValueError, match="negative"):
+        bad.result(5.0)
+
+
+def test_the_next_batch_begins_while_one_is_finished(
+    work: Doubler, batcher: Batcher[int, int]
+) -> None:
+    work.finish.clear()
+    first = batcher.submit(1, later())
+    begun(work, 1)
+    second = batcher.submit(2, later())
+    begun(work, 2)
+    assert not first.done()
+    assert not second.done()
+    work.finish.set()
+    assert (first.result(5.0), second.result(5.0)) == (2, 4)
+
+
+def begun(work: Doubler, batches: int) -> None:
+    wait_until(lambda: len(work.batches) >= batches)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 5.0
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def test_an_idle_owner_does_not_hold_the_turn(batcher: Batcher[int, int]) -> None:
+    for _ in range(50):
+        assert batcher._turn.acquire(blocking=False)
+        batcher._turn.release()
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_so_many_batches_at_a_time_have_the_model(work: Doubler, at_once: int) -> None:
+    batcher = Batcher(work, max_batch=4, max_waiting=8, at_once=at_once)
+    work.go.clear()
+    futures = []
+    for number in range(1, 9):
+        futures.append(batcher.submit(-number if number == 4 else number, later()))
+        wait_until(lambda: work.at_once >= min(number, at_once))  # noqa: B023
+    assert work.at_once == at_once
+    work.go.set()
+    batcher.stop()  # what waits is answered, all but the one that fails
+    assert isinstance(futures.pop(3).exception(0.0), ValueError)
+    assert [one.result(0.0) for one in futures] == [2, 4, 6, 10, 12, 14, 16]
+    assert work.most_at_once == at_once
+
+
+def test_cancelled_and_expired_queries_are_never_worked(
+    work: Doubler, batcher: Batcher[int, int]
+) -> None:
+    hold(work, batcher)
+    cancelled, expired = batcher.submit(1, later()), batcher.submit(2, time.monotonic() - 1.0)
+    wanted = batcher.submit(3, later())
+    assert cancelled.cancel()
+    work.go.set()
+    assert wanted.result(5.0) == 6
+    with pytest.raises(DeadlineExceededError):
+        expired.result(5.0)
+    assert work.batches == [[0], [3]]
+
+
+def test_a_full_queue_refuses(work: Doubler, batcher: Batcher[int, int]) -> None:
+    hold(work, batcher)
+    for number in range(8):
+        batcher.submit(number, later())
+    with pytest.raises(OverloadedError, match="8 requests"):
+        batcher.submit(9, later())
+
+
+def test_stopping_answers_what_waits(work: Doubler, batcher: Batcher[int, int]) -> None:
+    hold(work, batcher)
+    waiting = batcher.submit(1, later())
+    work.go.set()
+    batcher.stop()
+    assert waiting.result(0.0) == 2
+    with pytest.raises(OwnerDiedError):
+        batcher.submit(2, later())
+
+
+@pytest.mark.parametrize("number", [13, 14])
+def test_a_dead_owner_is_noticed_by_everybody(
+    work: Doubler, batcher: Batcher[int, int], number: int
+) -> None:
+    hold(work, batcher)
+    fatal, waiting = batcher.submit(number, later()), None
+    for other in range(4):
+        waiting = batcher.submit(other, later())
+    work.go.set()
+    with pytest.raises(OwnerDiedError):
+        fatal.result(5.0)
+    assert not batcher.alive
+    assert waiting is not None
+    with suppress(OwnerDiedError):  # unless the other owner had begun it by then
+        assert waiting.result(5.0) == 6
+    with pytest.raises(OwnerDiedError):
+        batcher.submit(1, later())

@@ -1,0 +1,72 @@
+"""Two processes on one batch are one process on it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pair_samples import write_pairs
+from two_processes import RECIPE, begun, first_steps, read
+
+from model.checkpoint import Checkpoint
+from training import distributed as processes
+from training.run.loop import train
+
+HERE = Path(__file__).parent
+
+
+def on_two_processes(folder: Path, out: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run(
+        [*launch, str(HERE / "two_processes.py"), str(folder), str(out)],
+        check=True,
+        cwd=HERE.parent,
+        timeout=120,
+        capture_output=True,
+    )
+
+
+def test_loss_gradient_queue_and_weights_are_those_of_one_process(tmp_path):
+    folder = write_pairs(tmp_path / "pairs", 8)
+    on_two_processes(folder, tmp_path)
+    expected = first_steps(read(folder))
+    limit = 1e-5 * expected["gradients"].abs().max()
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["losses"] == pytest.approx(expected["losses"], rel=1e-4)
+    assert (first["gradients"] - expected["gradients"]).abs().max() < limit
+    assert torch.equal(first["queue"]["tile_ids"], expected["queue"]["tile_ids"])
+    assert torch.equal(first["gradients"], second["gradients"])
+    assert torch.equal(first["queue"]["descriptors"], second["queue"]["descriptors"])
+    assert first["drops_by"] == expected["drops_by"] != second["drops_by"]
+    check_beginning(read(folder), first, second)
+    check_weights(folder, tmp_path / "run", tmp_path / "alone")
+
+
+def check_beginning(arrays, first, second):
+    """Even where each drew its own weights, all begin with the first's."""
+    expected = begun(arrays, seed=0)
+    for one in (first, second):
+        assert one["begun"].keys() == expected.keys()
+        assert all(torch.equal(one["begun"][name], value) for name, value in expected.items())
+        assert "resnet18 has batch norm" in one["refused"]
+
+
+def check_weights(folder, shared, alone):
+    """Adam turns roundings into steps where a gradient is nearly 0: small against the way made."""
+    arrays = read(folder)
+    before = begun(arrays, seed=0)
+    single = Checkpoint.load(train(RECIPE, arrays, alone, validation=arrays)).tensors
+    both = Checkpoint.load(shared / "last.safetensors").tensors
+    apart = sum((both[name] - one).square().sum() for name, one in single.items())
+    way = sum((before[name] - one).square().sum() for name, one in single.items())
+    assert (apart / way).sqrt() < 0.05
+    names = {one.name for one in shared.iterdir()}
+    assert names == {"best.safetensors", "last.safetensors", "log.jsonl", "state.safetensors"}
+
+
+def test_a_batch_is_shared_out_evenly_or_not_at_all():
+    rows = [list(range(12))[processes.rows_of(12, number, 3)] for number in range(3)]
+    assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    with pytest.raises(processes.ProcessError, match="batch of 64 cannot be shared by 3 proc"):
+        processes.rows_of(64, 0, 3)

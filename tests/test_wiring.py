@@ -1,0 +1,35 @@
+"""Weights are found by their fingerprint, and damaged ones are named, not opened."""
+
+from pathlib import Path
+
+import pytest
+from pair_samples import tiny
+
+from model.checkpoint import Checkpoint
+from service.cli.wiring import reopener
+from service.runtime.live_localizer import WeightsMissing
+from service.settings import Settings
+
+
+def test_corrupt_weights_are_named_and_not_opened(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    whole = settings.weights.read_bytes()
+    settings.weights_folder.mkdir()
+    (settings.weights_folder / "next.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(
+        WeightsMissing, match=r"0b0b.*next\.safetensors is not .*: put a whole copy"
+    ):
+        reopener(settings)("0b" * 32)
+    (settings.weights_folder / "next.safetensors").unlink()
+    with pytest.raises(WeightsMissing, match="no weights with fingerprint 0b0b"):
+        reopener(settings)("0b" * 32)
+
+
+def test_what_is_opened_knows_its_file(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, device="cpu", precision="fp32")
+    settings.weights_folder.mkdir()
+    path = settings.weights_folder / "next.safetensors"
+    config = tiny().encoder
+    made = Checkpoint(config, config.build().state_dict())
+    made.save(path)
+    assert reopener(settings)(made.fingerprint).weights == path

@@ -1,0 +1,103 @@
+"""CVACT: Canberra; 35,532 training, 8,884 validation and 92,802 test pairs, aligned to north.
+
+Layout: ACT_data.mat; ANU_data_small (train, val) and ANU_data_test (test), each with
+streetview/<id>_grdView.jpg and satview_polish/<id>_satView_polish.jpg. The validation pairs are
+among the test pairs: 35,532 + 92,802 is all that was published.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.warp import transform
+from scipy.io import loadmat
+
+from model.geo import LatLon
+from model.panorama import PanoramaGeometry
+from training.data.datasets import lists
+from training.data.pairs import AerialView, Pair, PairError, Reference, own_references
+
+MARK = "ACT_data.mat"
+SPLITS = {"train": 35_532, "val": 8_884, "test": 92_802}
+HELD_OUT = {"train": "val"}
+STREET_SIZE = (832, 1664)
+AERIAL_SIZE = (1200, 1200)
+GEOMETRY = PanoramaGeometry()  # the full sphere, its centre column north
+# Ground resolution of the tiles, which are Web Mercator's level 20, at the equator; 146 m a tile.
+METRES_PER_PIXEL_AT_EQUATOR = 0.149291
+POSITIONS_CRS = "EPSG:32755"  # the file names no zone; Canberra lies in UTM 55 south
+UTM_EAST, UTM_NORTH = (0.0, 1e6), (0.0, 1e7)  # metres: the zone and some more
+INDICES = {
+    "train": ("trainSet", "trainInd"),
+    "val": ("valSet", "valInd"),
+    "test": ("valSetAll", "valInd"),
+}
+
+
+def splits(root: Path) -> Sequence[str]:
+    """Those published."""
+    return list(SPLITS)
+
+
+def pairs(root: Path, split: str) -> Sequence[Pair]:
+    """As ACT_data.mat lists them; "all" is train and val."""
+    names = ["train", "val"] if split == "all" else [split]
+    path = root / "ACT_data.mat"
+    content = _read(path)
+    try:
+        ids = [str(one).strip() for one in np.atleast_1d(content["panoIds"])]
+        fields = [INDICES[name] for name in names]
+        rows = np.concatenate([np.atleast_1d(content[group][key]) for group, key in fields]) - 1
+        utm = np.asarray(content["utm"], np.float64).reshape(len(ids), 2)[rows]
+        chosen = [ids[row] for row in rows]
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise PairError(f"{path} does not hold CVACT's tables: {error!r}") from error
+    for name, (east, north) in zip(chosen, utm.tolist(), strict=True):
+        _check_utm(path, name, east, north)
+    longitudes, latitudes = transform(POSITIONS_CRS, "EPSG:4326", utm[:, 0], utm[:, 1])
+    folder = root / ("ANU_data_test" if split == "test" else "ANU_data_small")
+    places = map(LatLon, latitudes, longitudes)
+    return [_pair(folder, *one) for one in zip(chosen, places, strict=True)]
+
+
+def references(root: Path, split: str) -> Sequence[Reference]:
+    """Every pair's own tile."""
+    return own_references(pairs(root, split))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        elsewhere = next(path.parent.glob(f"*/{path.name}"), None)
+        hint = f"; {elsewhere} is there: the root holds it, beside ANU_data_small"
+        raise PairError(f"{path} is missing: is this the root of CVACT?{hint if elsewhere else ''}")
+    try:
+        content: dict[str, Any] = loadmat(path, simplify_cells=True)
+    except Exception as error:  # a damaged file fails anywhere in its parser
+        raise PairError(f"{path} is not a readable MATLAB file: {error!r}") from error
+    return content
+
+
+def _check_utm(path: Path, name: str, east: float, north: float) -> None:
+    """One place that no projection holds would fail the transform of all, unnamed."""
+    try:
+        lists.number("utm east", east, *UTM_EAST)
+        lists.number("utm north", north, *UTM_NORTH)
+    except ValueError as error:
+        raise PairError(f"{path}, {name}: {error}") from error
+
+
+def _pair(folder: Path, name: str, position: LatLon) -> Pair:
+    scale = METRES_PER_PIXEL_AT_EQUATOR * math.cos(math.radians(position.latitude))
+    aerial = folder / "satview_polish" / f"{name}_satView_polish.jpg"
+    centre = AERIAL_SIZE[0] / 2
+    return Pair(
+        id=name,
+        street=folder / "streetview" / f"{name}_grdView.jpg",
+        aerial=AerialView(aerial, scale, centre, centre),
+        geometry=GEOMETRY,
+        position=position,
+    )

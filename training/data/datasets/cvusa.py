@@ -1,0 +1,88 @@
+"""CVUSA: 35,532 training and 8,884 validation pairs, aligned to north.
+
+Layout: splits/{train,val}-19zl.csv, bingmap/19/, streetview/panos/, and where it is held
+split_locations/all.csv with the coordinates (row i is id i).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.geo import LatLon
+from model.panorama import PanoramaGeometry
+from training.data.datasets import lists
+from training.data.datasets.lists import Row
+from training.data.pairs import AerialView, Pair, PairError, Reference, own_references
+
+MARK = "splits/*-19zl.csv"
+SPLITS = {"train": 35_532, "val": 8_884}
+HELD_OUT = {"train": "val"}
+STREET_SIZE = (224, 1232)
+AERIAL_SIZE = (750, 750)
+# The panoramas are cut to about 65 degrees; their horizon lies near row 128 of 224.
+GEOMETRY = PanoramaGeometry(north=0.5, horizon=128 / 224, vertical_fov_deg=65.0)
+# Ground resolution of the tiles, which are Web Mercator's level 19, at the equator.
+METRES_PER_PIXEL_AT_EQUATOR = 0.2986
+
+
+def splits(root: Path) -> Sequence[str]:
+    """Those published."""
+    return list(SPLITS)
+
+
+def pairs(root: Path, split: str) -> Sequence[Pair]:
+    """As listed; without coordinates the ground resolution is that of latitude 38."""
+    names = list(SPLITS) if split == "all" else [split]
+    positions = _positions(root / "split_locations" / "all.csv")
+    files = [root / "splits" / f"{name}-19zl.csv" for name in names]
+    return [pair for path in files for pair in _listed(root, path, positions)]
+
+
+def references(root: Path, split: str) -> Sequence[Reference]:
+    """Every pair's own tile."""
+    return own_references(pairs(root, split))
+
+
+def _listed(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:
+    if not path.is_file():
+        raise PairError(f"{path} is missing: is this the root of CVUSA?")
+    return [_listed_pair(root, path, row, positions) for row in lists.rows(path)]
+
+
+def _listed_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) -> Pair:
+    try:
+        return _pair(root / row.cells[0], root / row.cells[1], positions)
+    except (ValueError, IndexError) as error:
+        raise PairError(f"{path}, line {row.line} is no pair of files: {error}") from error
+
+
+def _positions(path: Path) -> list[LatLon]:
+    if not path.is_file():
+        lists.warn_once(f"{path} is absent: the pairs have no coordinates")
+        return []
+    return [_position(path, row) for row in lists.rows(path)]
+
+
+def _position(path: Path, row: Row) -> LatLon:
+    try:
+        return lists.place(row.cells[2], row.cells[3])
+    except (ValueError, IndexError) as error:
+        raise PairError(f"{path}, line {row.line} is no place: {error}") from error
+
+
+def _pair(aerial: Path, street: Path, positions: Sequence[LatLon]) -> Pair:
+    number = int(aerial.stem)
+    position = positions[number - 1] if number <= len(positions) else None
+    # Without coordinates, the middle of the contiguous United States: within 20 % there.
+    latitude = 38.0 if position is None else position.latitude
+    scale = METRES_PER_PIXEL_AT_EQUATOR * math.cos(math.radians(latitude))
+    centre = AERIAL_SIZE[0] / 2
+    return Pair(
+        id=f"{number:07d}",
+        street=street,
+        aerial=AerialView(aerial, scale, centre, centre),
+        geometry=GEOMETRY,
+        position=position,
+    )

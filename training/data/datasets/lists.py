@@ -1,0 +1,97 @@
+"""The lists that datasets come with, read in one way as scripts and spreadsheets write them.
+
+What is wrong with one is a ValueError that names file and line; `training.data.datasets` adds which.
+What is wrong with a number is one that names the value and what it may be.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+from collections.abc import Collection
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from model.geo import LatLon
+
+log = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """A row of a CSV and the line it ends in, from 1."""
+
+    line: int
+    cells: list[str]
+
+
+class Record(NamedTuple):
+    """A row by the names of its columns, empty where it ends early, and the line it ends in."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def text(path: Path) -> str:
+    """A file of UTF-8, with or without the mark that spreadsheets begin it with."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8: save the file as UTF-8"
+        ) from error
+
+
+def rows(path: Path) -> list[Row]:
+    """A CSV's rows, without empty lines and without rows of empty cells at its end."""
+    reader = csv.reader(io.StringIO(text(path), newline=""), skipinitialspace=True)
+    try:
+        found = [Row(reader.line_num, [one.strip() for one in cells]) for cells in reader if cells]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    while found and not any(found[-1].cells):
+        found.pop()
+    return found
+
+
+def records(path: Path, required: Collection[str]) -> list[Record]:
+    """A CSV's rows below its header, without those of empty cells."""
+    header, *others = rows(path) or [Row(1, [])]
+    names = header.cells
+    if lacking := sorted(set(required) - set(names)):
+        raise ValueError(f"{path} lacks the columns {lacking}")
+    empty = dict.fromkeys(names, "")
+    return [
+        Record(line, empty | dict(zip(names, cells, strict=False)))
+        for line, cells in others
+        if any(cells)
+    ]
+
+
+def number(name: str, cell: str | float, low: float = -math.inf, high: float = math.inf) -> float:
+    """A cell's number, finite and from `low` to `high`."""
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and low <= value <= high):
+        allowed = "a finite number" if math.isinf(low) else f"{low:g} to {high:g}"
+        raise ValueError(f"{name} is {cell if cell != '' else 'empty'}: it must be {allowed}")
+    return value
+
+
+def place(latitude: str | float, longitude: str | float) -> LatLon:
+    """A place on Earth, in degrees."""
+    return LatLon(
+        number("latitude", latitude, -90.0, 90.0), number("longitude", longitude, -180.0, 180.0)
+    )
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Log it, once a process: each split, and its gallery, comes from the same lists."""
+    log.warning(message)

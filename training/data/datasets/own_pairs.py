@@ -1,0 +1,164 @@
+"""Own pairs: a folder with pairs.csv.
+
+Columns: street, aerial (file names relative to the folder) and metres_per_pixel of the aerial;
+optional: id, split, latitude and longitude, column and row (where the street stands in the aerial,
+in pixels; its middle by default), heading_deg (of the panorama's centre column), horizon,
+vertical_fov_deg. Without these three the panorama's metadata say it all; without heading_deg, they
+say the heading.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import rasterio
+from PIL import Image
+
+from model.geo import LatLon, offset
+from model.panorama import PanoramaGeometry
+from training.data.datasets import lists
+from training.data.datasets.lists import Record
+from training.data.pairs import AerialView, Pair, PairError, Reference
+
+MARK = "pairs.csv"
+SPLITS: dict[str, int] = {}  # whatever the table names
+HELD_OUT = {"train": "val"}
+STREET_SIZE = AERIAL_SIZE = None
+REQUIRED = {"street", "aerial", "metres_per_pixel"}
+
+
+def splits(root: Path) -> Sequence[str]:
+    """Those that the table names, in its order."""
+    return _named(_rows(root))
+
+
+def pairs(root: Path, split: str) -> Sequence[Pair]:
+    """The rows of pairs.csv whose `split` is the one named; all of them for "all"."""
+    rows = _rows(root)
+    wanted = [row for row in rows if split == "all" or row.cells.get("split", "") == split]
+    if rows and not wanted:
+        raise PairError(f"{root / MARK}, split {split!r}: it lists no pairs; {_known(rows)}")
+    return [_pair(root, row, root / MARK) for row in wanted]
+
+
+def references(root: Path, split: str) -> Sequence[Reference]:
+    """The aerial images of the split's rows, each once."""
+    return [
+        _reference(pair) for pair in {one.aerial.path: one for one in pairs(root, split)}.values()
+    ]
+
+
+def _reference(pair: Pair) -> Reference:
+    view = pair.aerial
+    middle = _middle(view.path, view.metres_per_pixel)
+    if not math.isfinite(middle.column):
+        return Reference(pair.tile, middle)
+    east = (middle.column - view.column) * view.metres_per_pixel
+    north = (view.row - middle.row) * view.metres_per_pixel
+    place = pair.position and offset(pair.position, east, north)
+    return Reference(pair.tile, middle, place)
+
+
+def _rows(root: Path) -> list[Record]:
+    table = root / MARK
+    if not table.is_file():
+        raise PairError(f"{table} is missing: one row a pair, columns {sorted(REQUIRED)}")
+    return lists.records(table, REQUIRED)
+
+
+def _named(rows: Sequence[Record]) -> list[str]:
+    named = list(dict.fromkeys(row.cells.get("split", "") for row in rows))
+    return named if any(named) else []
+
+
+def _known(rows: Sequence[Record]) -> str:
+    """What to ask for where a split was asked for that is not there."""
+    if named := ", ".join(filter(None, _named(rows))):
+        return f"it has the splits {named} and all"
+    lacking = "its column split is empty" if "split" in rows[0].cells else "it has no column split"
+    return f"{lacking}: use --split all, to measure with it --validation-split all"
+
+
+def _pair(root: Path, record: Record, table: Path) -> Pair:
+    line, row = record
+    if not row["street"] or not row["aerial"]:
+        raise PairError(f"{table}, line {line} is a row without street or aerial: {row}")
+    street, aerial = root / row["street"], root / row["aerial"]
+    try:
+        return Pair(
+            id=row.get("id") or _name(root, row["street"]),
+            street=street,
+            aerial=_view(aerial, row),
+            geometry=_geometry(row),
+            position=_position(row),
+            tile=_name(root, row["aerial"]),
+        )
+    except ValueError as error:
+        raise PairError(f"{table}, line {line}, row of {row['street']}: {error}") from error
+
+
+def _name(root: Path, cell: str) -> str:
+    """An id for an image: its path from `root`, elsewhere the whole one in a tile id's letters."""
+    inside = root.absolute()
+    path = inside / Path(cell).with_suffix("")
+    if path.is_relative_to(inside):
+        return "-".join(path.relative_to(inside).parts)
+    whole = "-".join(path.parts[1:])
+    return re.sub(r"[^A-Za-z0-9._-]", lambda found: f"_{ord(found[0]):x}", whole)
+
+
+def _view(path: Path, row: dict[str, str]) -> AerialView:
+    scale = float(row["metres_per_pixel"])
+    if not 0.0 < scale < math.inf:
+        raise ValueError(f"metres_per_pixel is {scale}: it must be above 0")
+    given = _both(row, "column", "row")
+    if given is None:
+        return _middle(path, scale)
+    column, line = map(lists.number, ("column", "row"), given)
+    return AerialView(path, scale, column, line)
+
+
+def _middle(path: Path, metres_per_pixel: float) -> AerialView:
+    """NaN where the image is absent or damaged: its pair is counted so, and the others are read."""
+    try:
+        width, height = _size(path)
+    except (OSError, Image.DecompressionBombError):
+        width = height = math.nan
+    return AerialView(path, metres_per_pixel, width / 2, height / 2)
+
+
+def _size(path: Path) -> tuple[float, float]:
+    """Width and height, from the image's header."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        with rasterio.open(path) as raster:
+            return raster.width, raster.height
+    with Image.open(path) as image:
+        return image.size
+
+
+def _geometry(row: dict[str, str]) -> PanoramaGeometry | None:
+    heading, horizon, fov = (row.get(k) for k in ("heading_deg", "horizon", "vertical_fov_deg"))
+    if not (heading or horizon or fov):
+        return None
+    return PanoramaGeometry(
+        north=PanoramaGeometry.north_of(lists.number("heading_deg", heading)) if heading else None,
+        horizon=lists.number("horizon", horizon or 0.5),
+        vertical_fov_deg=lists.number("vertical_fov_deg", fov) if fov else None,
+    )
+
+
+def _position(row: dict[str, str]) -> LatLon | None:
+    given = _both(row, "latitude", "longitude")
+    return lists.place(*given) if given else None
+
+
+def _both(row: dict[str, str], *names: str) -> list[str] | None:
+    """Two cells that say a thing together; None where both are empty. Raises ValueError."""
+    cells = [row.get(name, "") for name in names]
+    if any(cells) and not all(cells):
+        stated, lacking = names if cells[0] else reversed(names)
+        raise ValueError(f"it has a {stated} but no {lacking}: give both or neither")
+    return cells if any(cells) else None

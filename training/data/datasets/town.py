@@ -1,0 +1,75 @@
+"""Procedural towns as `skyfix-train synth` writes them: one raster, panoramas, true poses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import rasterio
+from rasterio.warp import transform
+
+from model.geo import LatLon
+from training.data.datasets import lists
+from training.data.datasets.lists import Record
+from training.data.pairs import AerialView, Pair, PairError, Reference, own_references
+
+MARK = "poses.csv"
+SPLITS: dict[str, int] = {}
+HELD_OUT = {"all": "all"}  # of another town
+STREET_SIZE = AERIAL_SIZE = None
+
+
+def splits(root: Path) -> Sequence[str]:
+    """None: other seeds are other towns."""
+    return []
+
+
+def pairs(root: Path, split: str) -> Sequence[Pair]:
+    """All panoramas of the town at `root`, or of every town folder in it; `split` must be "all".
+
+    The geometry is left to the panoramas' own GPano, as in serving.
+    """
+    if split != "all":
+        raise PairError(f"a town has only the split 'all', not {split!r}: give other seeds instead")
+    towns = [root] if (root / "poses.csv").is_file() else sorted(root.glob("*/poses.csv"))
+    if not towns:
+        raise PairError(f"no town at {root}: make one with `skyfix-train synth`")
+    folders = [one if one.is_dir() else one.parent for one in towns]
+    return [pair for folder in folders for pair in _town(folder)]
+
+
+def references(root: Path, split: str) -> Sequence[Reference]:
+    """The place of every panorama in its raster."""
+    return own_references(pairs(root, split))
+
+
+def _town(folder: Path) -> list[Pair]:
+    raster = folder / "aerial.tif"
+    table = folder / "poses.csv"
+    records = lists.records(table, ("id", "file", "latitude", "longitude"))
+    positions = [_position(table, record) for record in records]
+    with rasterio.open(raster) as image:
+        east, north = transform(
+            "EPSG:4326",
+            image.crs,
+            [one.longitude for one in positions],
+            [one.latitude for one in positions],
+        )
+        pixels = [~image.transform @ point for point in zip(east, north, strict=True)]
+        metres_per_pixel = float(image.res[0])
+    return [
+        Pair(
+            id=f"{folder.name}/{row['id']}",
+            street=folder / row["file"],
+            aerial=AerialView(raster, metres_per_pixel, column, line),
+            position=position,
+        )
+        for (_, row), position, (column, line) in zip(records, positions, pixels, strict=True)
+    ]
+
+
+def _position(table: Path, record: Record) -> LatLon:
+    try:
+        return lists.place(record.cells["latitude"], record.cells["longitude"])
+    except ValueError as error:
+        raise ValueError(f"{table}, line {record.line}: {error}") from error

@@ -1,0 +1,149 @@
+"""VIGOR: 105,214 panoramas and 90,618 overlapping tiles of four cities, aligned to north.
+
+Layout: <City>/panorama and <City>/satellite, or rearranged as ground/ and satellite/, with or
+without a folder a city inside; the lists in splits/<City>/. The corrected lists, whose names end
+in __corrected.txt, come first: the published ones place the streets up to metres off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from model.geo import LatLon
+from model.panorama import PanoramaGeometry
+from training.data.datasets import lists
+from training.data.pairs import AerialView, Pair, PairError, Reference
+
+MARK = "*/*/satellite_list.txt"
+SPLITS = {
+    "same-train": 52_609,
+    "same-test": 52_605,
+    "cross-train": 51_520,
+    "cross-test": 53_694,
+}
+HELD_OUT = {"same-train": "same-test", "cross-train": "cross-test"}
+STREET_SIZE = (1024, 2048)
+AERIAL_SIZE = (640, 640)
+GEOMETRY = PanoramaGeometry()  # the full sphere, its centre column north
+METRES_PER_PIXEL = {
+    "NewYork": 0.113248,
+    "Seattle": 0.100817,
+    "SanFrancisco": 0.118141,
+    "Chicago": 0.111262,
+}
+LIST_FOLDERS = ("splits__corrected", "splits_corrected", "splits", ".")
+
+
+class Part(NamedTuple):
+    """The cities of a split, and the list that names its panoramas in each."""
+
+    cities: Sequence[str]
+    list_name: str
+
+
+PARTS = {
+    "same-train": Part(list(METRES_PER_PIXEL), "same_area_balanced_train"),
+    "same-test": Part(list(METRES_PER_PIXEL), "same_area_balanced_test"),
+    "cross-train": Part(["NewYork", "Seattle"], "pano_label_balanced"),
+    "cross-test": Part(["SanFrancisco", "Chicago"], "pano_label_balanced"),
+}
+
+
+def splits(root: Path) -> Sequence[str]:
+    """Those published."""
+    return list(SPLITS)
+
+
+def pairs(root: Path, split: str) -> Sequence[Pair]:
+    """As listed, with the positive tile; "all" is the same-area splits together."""
+    names = ["same-train", "same-test"] if split == "all" else [split]
+    files = [one for name in names for one in _lists(root, *PARTS[name])]
+    return [pair for city, path in files for pair in _city_pairs(root, city, path)]
+
+
+def references(root: Path, split: str) -> Sequence[Reference]:
+    """All tiles of the split's cities."""
+    cities = PARTS["same-test" if split == "all" else split].cities
+    return [
+        Reference(tile.stem, _view(city, tile), _tile_position(tile, path))
+        for city, path in _lists(root, cities, "satellite_list")
+        for folder in [_folder(root, city, "satellite")]
+        for tile in [folder / name for name in lists.text(path).split()]
+    ]
+
+
+def _lists(root: Path, cities: Sequence[str], name: str) -> list[tuple[str, Path]]:
+    """The list of each city; those without one are logged, none at all is an error."""
+    every = {city: _list(root, city, name) for city in cities}
+    found = [(city, path) for city, path in every.items() if path is not None]
+    if not found:
+        lacking = root / "splits" / cities[0] / f"{name}__corrected.txt"
+        raise PairError(f"{lacking} is missing, as for every other city: is this VIGOR's root?")
+    if len(found) < len(cities):
+        lacking_cities = ", ".join(city for city, path in every.items() if path is None)
+        lists.warn_once(f"VIGOR at {root}: left out, for want of a list {name}: {lacking_cities}")
+    for _, path in found:
+        if name != "satellite_list" and "__corrected" not in path.name:
+            lists.warn_once(f"{path} is not the corrected list: its places are metres off")
+    return found
+
+
+def _list(root: Path, city: str, name: str) -> Path | None:
+    endings = ("__corrected.txt", ".txt")
+    paths = [root / f / city / (name + end) for end in endings for f in LIST_FOLDERS]
+    return next((one for one in paths if one.is_file()), None)
+
+
+def _city_pairs(root: Path, city: str, path: Path) -> list[Pair]:
+    streets, tiles = _folder(root, city, "panorama", "ground"), _folder(root, city, "satellite")
+    pairs = []
+    for number, line in enumerate(lists.text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            pairs.append(_pair(city, streets, tiles, line.split()))
+        except (ValueError, IndexError) as error:
+            raise PairError(f"{path}, line {number} is no pair of VIGOR: {error}") from error
+    return pairs
+
+
+def _pair(city: str, streets: Path, tiles: Path, fields: Sequence[str]) -> Pair:
+    """From panorama, then four times a tile and its middle less the street, north and east."""
+    if len(fields) != 13:
+        raise ValueError(f"{len(fields)} fields, not 13")
+    street, tile, north, east = fields[:4]
+    name, latitude, longitude = street.split(",")[:3]
+    return Pair(
+        id=name,
+        street=streets / street,
+        aerial=_view(city, tiles / tile, lists.number("north", north), lists.number("east", east)),
+        geometry=GEOMETRY,
+        position=lists.place(latitude, longitude),
+        tile=Path(tile).stem,
+        semi_positives=tuple(Path(other).stem for other in fields[4::3]),
+    )
+
+
+def _view(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> AerialView:
+    """The place from which the tile's middle lies so many pixels to the north and east."""
+    row, column = AERIAL_SIZE[0] / 2 + north, AERIAL_SIZE[1] / 2 - east
+    return AerialView(tile, METRES_PER_PIXEL[city], column, row)
+
+
+def _tile_position(tile: Path, source: Path) -> LatLon:
+    try:
+        _, latitude, longitude = tile.stem.split("_")
+        return lists.place(latitude, longitude)
+    except ValueError as error:
+        raise PairError(
+            f"{source} names {tile.name!r}: expected satellite_<lat>_<lon>.png ({error})"
+        ) from error
+
+
+def _folder(root: Path, city: str, *kinds: str) -> Path:
+    """Where a city's images of a kind are: as published, else as rearranged."""
+    official = [root / city / kind for kind in kinds]
+    others = [folder for kind in kinds for folder in (root / kind / city, root / kind)]
+    return next((one for one in (*official, *others) if one.is_dir()), official[0])

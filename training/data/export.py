@@ -1,0 +1,100 @@
+"""A dataset's tiles as a folder with tiles.csv, which `skyfix ingest` takes."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from model.errors import SkyfixError
+from training.atomic_folder import appearing
+from training.data import datasets
+from training.data.pairs import Reference
+from training.progress import bar
+
+COLUMNS = ("id", "file", "latitude", "longitude", "size_m")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# What ingest accepts as a tile's id.
+TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class ExportError(SkyfixError):
+    """The tiles cannot be handed to `skyfix ingest`."""
+
+
+def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
+    """Write the tiles that a split is searched in; returns how many.
+
+    The images are hard links where the file system allows it, else copies. The folder appears
+    whole or not at all.
+
+    Raises:
+        PairError: as `datasets.load_references`. ExportError: `out` exists, or a tile has no
+            position, no usable id, or no square image of the published size.
+    """
+    references = datasets.load_references(name, root, split)
+    size = datasets.find(name).AERIAL_SIZE
+    _check(references)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(out, ExportError) as folder, bar("exporting tiles", len(references)) as advance:
+        rows = []
+        for reference in references:
+            rows.append(_row(reference, size))
+            _link(reference.aerial.path, folder / rows[-1][1])
+            advance()
+        with (folder / "tiles.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([COLUMNS, *rows])
+            file.flush()
+            os.fsync(file.fileno())
+    return len(references)
+
+
+def _check(references: Sequence[Reference]) -> None:
+    """That all are images, under names of their own, before any is copied."""
+    seen: set[str] = set()
+    for one in references:
+        path = one.aerial.path
+        if path.suffix.lower() not in SUFFIXES:
+            raise ExportError(f"{path} is a raster: give it to `skyfix ingest` as it is")
+        if not TILE_ID.fullmatch(one.id):
+            allowed = "1-128 of A-Z a-z 0-9 . _ -"
+            raise ExportError(f"tile id {one.id!r} is not {allowed}: rename or move {path}")
+        if one.id in seen:
+            raise ExportError(f"two tiles have the id {one.id!r}: rename one of their files")
+        seen.add(one.id)
+
+
+def _row(
+    reference: Reference, size: tuple[int, int] | None
+) -> tuple[str, str, float, float, float]:
+    """The line of tiles.csv, after a look at the image's header."""
+    path, place = reference.aerial.path, reference.position
+    if place is None:
+        raise ExportError(f"tile {reference.id} has no coordinates: an index needs them")
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except UnidentifiedImageError as error:
+        raise ExportError(f"{path} is no image: fetch it again, or remove it") from error
+    if (height, width) != (size or (width, width)):
+        expected = f"{size[1]}x{size[0]}" if size else "square"
+        raise ExportError(f"{path} is {width}x{height}, not {expected}: its metres are unknown")
+    size_m = round(width * reference.aerial.metres_per_pixel, 4)
+    name = reference.id + path.suffix.lower()
+    return reference.id, name, place.latitude, place.longitude, size_m
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, never a symbolic one: the folder must stand on its own."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        shutil.copyfile(source, target)

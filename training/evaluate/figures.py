@@ -1,0 +1,228 @@
+"""The paper's pictures of a checkpoint: attention (figure 6), descriptors on a plane (figure 8),
+what is found for a query, or for those that were missed (figure 9), and recall over epochs
+(figure 7).
+
+Needs the extra `figures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from model.checkpoint import Checkpoint
+from model.errors import SkyfixError
+from model.images import Rgb
+from model.preprocessing import Preprocessing, to_pixels, to_tensor
+from training.data.pairs import Arrays
+from training.evaluate.protocols import Search, centred_tiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RIGHT, WRONG = "#1a9850", "#d73027"
+TOP = 5
+
+
+class FigureError(SkyfixError):
+    """A picture cannot be drawn."""
+
+
+def attention(checkpoint: Checkpoint, arrays: Arrays, rows: Sequence[int], path: Path) -> Path:
+    """Figure 6: what both branches look at, over the strip, its projection and the tile.
+
+    Raises:
+        FigureError: the network has no attention.
+    """
+    preprocessing = checkpoint.config.preprocessing
+    wide = preprocessing.strip_size[1] / preprocessing.strip_size[0]
+    figure = _figure(2.0 * (wide + 2.2), 2.05 * len(rows))
+    axes = figure.subplots(len(rows), 3, squeeze=False, width_ratios=[wide, 1, 1])
+    tiles = centred_tiles(arrays)
+    for line, row in zip(axes, rows, strict=True):
+        strip, north = arrays.strips[row], float(arrays.norths[row])
+        view, street_mask, aerial_mask = _masks(checkpoint, strip, north, tiles[row])
+        seen = back_projected(street_mask, strip, north, preprocessing)
+        pictures = [(strip, seen), (view, street_mask), (tiles[row], aerial_mask)]
+        for axis, (image, mask) in zip(line, pictures, strict=True):
+            axis.imshow(image)
+            shown = axis.imshow(mask, cmap="jet", vmin=0.0, vmax=1.0, alpha=0.4)
+            axis.set_xlabel(f"{np.nanmin(mask):.2f} to {np.nanmax(mask):.2f}", fontsize=7)
+    figure.colorbar(shown, ax=axes, shrink=0.5, aspect=40)
+    for axis, name in zip(axes[0], ("street", "projected", "aerial"), strict=True):
+        axis.set_title(name, fontsize=9)
+    return _saved(figure, path)
+
+
+def _masks(
+    checkpoint: Checkpoint, strip: Rgb, north: float, tile: Rgb
+) -> tuple[Rgb, NDArray[np.float32], NDArray[np.float32]]:
+    """The projected street, and both branches' masks (shares, 0 to 1) at the input's size."""
+    network, preprocessing = checkpoint.network(), checkpoint.config.preprocessing
+    with torch.inference_mode():
+        view = preprocessing.project(to_tensor([strip]), north)
+        masks = []
+        for branch, image in ((network.street, view), (network.aerial, to_tensor([tile]))):
+            mask = branch.attention_mask(preprocessing.normalise(image))
+            if mask is None:
+                raise FigureError("figure 6 needs a network with attention: this one has none")
+            size = (preprocessing.input_size,) * 2
+            mask = functional.interpolate(mask, size, mode="bilinear")[0, 0]
+            masks.append(mask.numpy())
+    return to_pixels(view), masks[0], masks[1]
+
+
+def back_projected(
+    mask: NDArray[np.float32], strip: Rgb, north: float, preprocessing: Preprocessing
+) -> NDArray[np.float32]:
+    """A mask (S, S) of the projection, as one of the strip (h, w); NaN where it shows nothing.
+
+    The projection is linear in the strip, so its gradient says how much of each strip pixel
+    every projected one holds: the mean over these, weighted so. Near the camera they hold few
+    strip pixels each; a finer projection and a mean over 7 pixels fill what lies between.
+    """
+    side = 4 * preprocessing.input_size
+    fine = replace(preprocessing, input_size=side)
+    values = functional.interpolate(torch.from_numpy(mask)[None, None], (side, side))
+    weighted, weight = (
+        _gradient_of(fine, one.expand(1, 3, side, side), strip.shape[:2], north)
+        for one in (values, torch.ones_like(values))
+    )
+    result: NDArray[np.float32] = torch.where(weight > 1e-6, weighted / weight, torch.nan).numpy()
+    return result
+
+
+def _gradient_of(
+    preprocessing: Preprocessing, view: Tensor, size: tuple[int, ...], north: float
+) -> Tensor:
+    pixels = torch.zeros(1, 3, *size, requires_grad=True)
+    projected = preprocessing.project(pixels, north)
+    (gradient,) = torch.autograd.grad(projected, pixels, view)
+    around = functional.pad(gradient[:, :1], (3, 3, 0, 0), mode="circular")
+    around = functional.pad(around, (0, 0, 3, 3), mode="replicate")
+    return functional.avg_pool2d(around, 7, stride=1)[0, 0]
+
+
+def check_plane(pairs: int) -> Any:
+    """Whether `plane` can draw so many pairs; returns scikit-learn's module for it.
+
+    Raises:
+        FigureError: as `plane`.
+    """
+    if pairs < 3:
+        raise FigureError(f"{pairs} pairs make no t-SNE: at least 3")
+    return _extra("sklearn.manifold")
+
+
+def plane(search: Search, path: Path, seed: int = 0) -> Path:
+    """Figure 8: t-SNE of street and aerial descriptors; each pair is joined by a line.
+
+    Raises:
+        FigureError: fewer than three pairs, or the extra `figures` is not installed.
+    """
+    street, aerial = search.street, search.aerial[search.right]
+    manifold = check_plane(len(street))
+    tsne = manifold.TSNE(
+        perplexity=min(30.0, len(street) / 3.0), init="pca", metric="cosine", random_state=seed
+    )
+    points = tsne.fit_transform(np.concatenate([street, aerial]).astype(np.float64))
+    ours, theirs = points[: len(street)], points[len(street) :]
+    figure = _figure(6.0, 6.0)
+    axis = figure.subplots()
+    for pair in zip(ours, theirs, strict=True):
+        axis.plot(*np.array(pair).T, color="0.7", linewidth=0.6, zorder=1)
+    axis.scatter(
+        ours[:, 0], ours[:, 1], s=14, marker="o", color="#4575b4", label="street", zorder=2
+    )
+    axis.scatter(
+        theirs[:, 0], theirs[:, 1], s=14, marker="^", color="#fc8d59", label="aerial", zorder=2
+    )
+    axis.legend(loc="best", fontsize=8)
+    axis.set_title(f"t-SNE of {len(street)} pairs", fontsize=9)
+    return _saved(figure, path)
+
+
+def retrieval(
+    search: Search, preprocessing: Preprocessing, arrays: Arrays, rows: Sequence[int], path: Path
+) -> Path:
+    """Figure 9: queries, what the network sees of them, and the best tiles of all pairs', the
+    right one framed in green; that one again at the end, where it may be none of them."""
+    tiles = centred_tiles(arrays)
+    top = min(TOP, len(search.aerial))
+    wide = arrays.strips.shape[2] / arrays.strips.shape[1]
+    figure = _figure(1.5 * (wide + top + 2.4), 1.8 * len(rows) + 0.3)
+    axes = figure.subplots(len(rows), top + 3, squeeze=False, width_ratios=[wide] + [1] * (top + 2))
+    for line, row in zip(axes, rows, strict=True):
+        strip = arrays.strips[row]
+        line[0].imshow(strip)
+        view = preprocessing.project(to_tensor([strip]), float(arrays.norths[row]))
+        line[1].imshow(to_pixels(view))
+        own = search.right[row]
+        for axis, tile in zip(line[2:], (*search.best(row, top), own), strict=True):
+            axis.imshow(tiles[search.rows[tile]])
+            metres = search.metres(row, tile)
+            away = "" if np.isnan(metres) or tile == own else f", {metres:.0f} m off"
+            axis.set_xlabel(f"{search.cosine(row, tile):.3f}{away}", fontsize=7)
+            for spine in axis.spines.values():
+                spine.set(color=RIGHT if tile == own else WRONG, linewidth=3.0)
+    names = ("query", "projected", *range(1, top + 1), "right")
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(str(name), fontsize=9)
+    return _saved(figure, path, frames=True)
+
+
+def curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> Path:
+    """Figure 7: recall@1 over epochs by row, the mean of its runs and their spread.
+
+    histories: of each row, the log lines of each run.
+    """
+    figure = _figure(6.0, 4.0)
+    axis = figure.subplots()
+    for name, runs in histories.items():
+        length = min(map(len, runs))
+        recall = 100.0 * np.array([[one["1"] for one in run[:length]] for run in runs])
+        epochs = np.arange(1, length + 1)
+        (line,) = axis.plot(epochs, recall.mean(0), marker=".", label=name)
+        low, high = recall.min(0), recall.max(0)
+        axis.fill_between(epochs, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axis.set(xlabel="epochs", ylabel="recall@1 (%)", ylim=(0, 100))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return _saved(figure, path, axes=True)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, drawn without a display."""
+    made: Figure = _extra("matplotlib.figure").Figure((width, height), layout="constrained")
+    return made
+
+
+def _saved(figure: Figure, path: Path, *, axes: bool = False, frames: bool = False) -> Path:
+    for axis in figure.axes:
+        if not axes and axis.get_label() != "<colorbar>":
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(frames and spine.get_linewidth() > 2.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def _extra(module: str) -> Any:
+    """A module of the extra `figures`."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise FigureError(
+            f"{module.split('.')[0]} is not installed: pip install 'skyfix[figures]'"
+        ) from error
