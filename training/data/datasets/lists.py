@@ -1,6 +1,6 @@
 """The lists that datasets come with, read in one way as scripts and spreadsheets write them.
 
-What is wrong with one is a ValueError that names file and line; `training.data.datasets` adds which.
+What is wrong with one is a ValueError that names file and line; its caller names the dataset.
 What is wrong with a number is one that names the value and what it may be.
 """
 
