@@ -25,7 +25,7 @@ from service.settings import Settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO if arguments.verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -56,7 +56,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return Settings.from_env(environ)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """All commands and their options; the documentation lists them from here."""
     parser = argparse.ArgumentParser(prog="skyfix", description="Find where panoramas were taken.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--home", type=Path, help="data folder (SKYFIX_HOME, ./skyfix-data)")

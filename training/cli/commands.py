@@ -40,7 +40,7 @@ class DeviceError(SkyfixError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # it logs what it also raises
     keep_freed_memory()
@@ -79,7 +79,8 @@ def _device(asked: str) -> str:
     return chosen
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """All commands and their options; the documentation lists them from here."""
     parser = argparse.ArgumentParser(prog="skyfix-train", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     data = options.of_data()
