@@ -12,8 +12,8 @@ from service.index.catalogue import Tile
 from service.index.engines import IVF_FILE, RESCORED, IvfPq, exact_nearest, moved
 from service.index.frozen_tiles import freeze
 from service.index.manifest import TILES, VECTORS, Content, Manifest
+from service.index.stored_calibration import Calibration
 from service.index.versions import Versions
-from service.locate.position import Calibration
 
 Vectors = NDArray[np.float32]
 

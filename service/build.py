@@ -33,8 +33,8 @@ from service.index.lock import build_lock
 from service.index.manifest import TILES, VECTORS, Content, Manifest
 from service.index.search import TileIndex, read_version
 from service.index.shards import Hashes, Shards, Vectors
+from service.index.stored_calibration import Calibration
 from service.index.versions import Versions, verify_folder
-from service.locate.position import Calibration
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from service.index.atomic_file import write_atomically
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
 from service.index.search import TileIndex
+from service.index.stored_calibration import Calibration
 from service.index.versions import Versions
 from service.ingest import ingest
-from service.locate.position import Calibration
 
 TOWNS = ("a.tif", "b.tif")  # two states of one source
 PHASES = ("ingest", "build", "publish", "prune")

@@ -10,8 +10,9 @@ from index_samples import write_version
 
 from model.geo import LatLon, offset
 from service.index.search import TileIndex
-from service.locate.calibration import Seen, auroc, calibration_error, fit, of_tiles, regression
-from service.locate.position import Calibration, CalibrationError, fuse
+from service.index.stored_calibration import Calibration, CalibrationError
+from service.locate.calibration import Seen, auroc, calibration_error, fit, regression
+from service.locate.position import fuse
 
 TILES = Calibration(reach_m=32.0, spacing_m=16.0, depth=100)
 ORIGIN = LatLon(48.0, 11.0)
@@ -113,9 +114,9 @@ def test_too_few_or_lost_panoramas_are_refused() -> None:
 
 def test_tiles_say_how_dense_they_are(tmp_path: Path) -> None:
     index = TileIndex.open(write_version(tmp_path, 200, 8, spread=0.002))
-    found = of_tiles(index.tiles)
+    found = Calibration.from_tiles(index.tiles)
     assert found.reach_m == 32.0
     assert found.weights is None
     assert 1.0 < found.spacing_m < 64.0  # 200 tiles at random on 440 x 290 m
-    alone = of_tiles(TileIndex.open(write_version(tmp_path / "one", 1, 8)).tiles)
+    alone = Calibration.from_tiles(TileIndex.open(write_version(tmp_path / "one", 1, 8)).tiles)
     assert (alone.spacing_m, alone.depth) == (64.0, 32)

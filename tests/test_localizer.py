@@ -11,9 +11,9 @@ from PIL import Image
 from model.geo import Bounds, LatLon, bounds_around, distance_m, offset
 from model.images import ImageError, decode_image
 from model.panorama import GeometryError, PanoramaGeometry
+from service.index.stored_calibration import Calibration
 from service.locate.hints import HintError, Hints
 from service.locate.localizer import Localizer
-from service.locate.position import Calibration
 
 COLUMNS = 64
 ORIGIN = LatLon(25.0, -80.0)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from model.encoder import Encoder
     from service.build import Calibrate
     from service.index.search import TileIndex
+    from service.index.stored_calibration import Calibration
     from service.locate.localizer import Localizer
-    from service.locate.position import Calibration
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _weights_calibration(settings: Settings) -> Calibration | None:
 
 def _stored_calibration(stored: Mapping[str, Any], where: str) -> Calibration | None:
     """None, and a warning, for one that another release of Skyfix wrote."""
-    from service.locate.position import Calibration, CalibrationError
+    from service.index.stored_calibration import Calibration, CalibrationError
 
     try:
         return Calibration.from_dict(stored)

@@ -51,7 +51,7 @@ class Manifest:
     sources: list[dict[str, Any]]  # name, kind, licence, attribution, stride_m, ingested_at, tiles
     built_at: str  # ISO 8601, UTC
     files: dict[str, Content]
-    calibration: dict[str, Any] | None = None  # service.locate.position.Calibration
+    calibration: dict[str, Any] | None = None  # service.index.stored_calibration
     # `kind`: exact, ivfpq (with `recall`: reached by tuning) or milvus (with `uri`: its address);
     # `approximate_from`: the tiles from which ivfpq searches, where the build was told
     engine: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})

@@ -19,8 +19,7 @@ from service.index.engine_choice import open_engine
 from service.index.engines import RESCORED, Engine, Exact, Rows, Vectors, exact_nearest
 from service.index.frozen_tiles import Mask, TileTable
 from service.index.manifest import TILES, VECTORS, Manifest, VersionCorrupt
-from service.locate.calibration import of_tiles
-from service.locate.position import Calibration, CalibrationError
+from service.index.stored_calibration import Calibration, CalibrationError
 
 CANARIES = 16  # vectors that must find themselves
 CANARY_DISTANCE = 1e-4  # squared; float32 leaves about 1e-6
@@ -45,7 +44,9 @@ class TileIndex:
         self.tiles = tiles
         self.vectors = vectors
         stored = manifest.calibration
-        self.calibration = of_tiles(tiles) if stored is None else Calibration.from_dict(stored)
+        self.calibration = (
+            Calibration.from_tiles(tiles) if stored is None else Calibration.from_dict(stored)
+        )
         self._engine = engine
         self._mapped: list[tuple[Path, os.stat_result]] = []
 

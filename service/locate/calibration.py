@@ -15,19 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.geo import LatLon, distance_m
-from service.index.frozen_tiles import TileTable
-from service.locate.position import (
-    Calibration,
-    CalibrationError,
-    Numbers,
-    Place,
-    Weights,
-    fuse,
-    logistic,
-)
+from service.index.stored_calibration import Calibration, CalibrationError, Weights
+from service.locate.position import Numbers, Place, fuse, logistic
 
-SAMPLED_TILES = 64
-MIN_DEPTH, MAX_DEPTH = 32, 256
 MIN_PANORAMAS = 20
 TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48)
 WITHIN = 0.9  # of rightly placed panoramas within their radius; of an index's own, said to be so
@@ -51,26 +41,6 @@ class Seen(NamedTuple):
     def error_m(self, place: Place) -> float:
         """Metres off; infinite for a panorama from elsewhere."""
         return np.inf if self.truth is None else distance_m(place.position, self.truth)
-
-
-def of_tiles(tiles: TileTable) -> Calibration:
-    """What an index's own tiles say: how large and how dense they are. No confidence follows."""
-    rows = np.unique(np.linspace(0, len(tiles) - 1, SAMPLED_TILES).astype(int))
-    size_m = float(np.median(tiles.records["size_m"][rows]))
-    around = [_distances_m(tiles, int(row), size_m) for row in rows]
-    nearest = [other[other > 0.01].min(initial=size_m) for other in around]
-    depth = 2 * int(np.median([len(other) for other in around]))
-    return Calibration(
-        reach_m=size_m / 2.0,
-        spacing_m=float(np.median(nearest)),
-        depth=int(np.clip(depth, MIN_DEPTH, MAX_DEPTH)),
-    )
-
-
-def _distances_m(tiles: TileTable, row: int, size_m: float) -> Numbers:
-    """To the tiles around a tile, itself included."""
-    centre = LatLon(*tiles[row][1:3])
-    return tiles.distance_m(np.flatnonzero(tiles.within(centre, size_m)), centre)
 
 
 def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:

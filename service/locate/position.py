@@ -27,76 +27,16 @@ question alone.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import SkyfixError
 from model.geo import LatLon, metres_per_degree, offset
+from service.index.stored_calibration import Calibration
 
 Numbers = NDArray[np.float64]
-Weights = tuple[float, float, float]
-
-SQRT_1_5 = 1.2247  # radius over spread for 78 % of a round Gaussian: until something is measured
-
-
-class CalibrationError(SkyfixError):
-    """A stored calibration that cannot be read, or panoramas from which none can be made."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Numbers of the formulas above. Stored in an index version's manifest.
-
-    Of the index's own tiles: reach_m, half a tile; spacing_m, between neighbours' centres; depth,
-    how many candidates are looked at, enough for rivals to be among them.
-    Of panoramas with known places: the others; weights are (a, b), and `source` says which
-    panoramas. Without any, weights is None and no confidence is made up.
-    """
-
-    reach_m: float
-    spacing_m: float
-    depth: int
-    temperature: float = 0.1  # the loss compares exp(-alpha d) with alpha = 10
-    radius_scale: float = SQRT_1_5
-    agreement_temperature: float = 0.1
-    weights: tuple[Weights, Weights] | None = None
-    in_index_distance: float = 2.0  # two unrelated unit vectors'
-    source: str = "not calibrated"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Inverse of `as_dict`.
-
-        Raises:
-            CalibrationError: fields are missing, unknown or of the wrong kind.
-        """
-        try:
-            weights = values["weights"]
-            if weights is not None:
-                inside, placed = weights
-                weights = (_three(inside), _three(placed))
-            return cls(**{**values, "weights": weights})
-        except (KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"the stored calibration cannot be read: {error!r}") from error
-
-    def measured_on(self, tiles: Calibration) -> Calibration:
-        """These panoramas' numbers with the tiles' numbers of another index."""
-        own = {"reach_m": tiles.reach_m, "spacing_m": tiles.spacing_m, "depth": tiles.depth}
-        return dataclasses.replace(self, **own)  # type: ignore[arg-type]
-
-
-def _three(numbers: Sequence[float]) -> Weights:
-    first, second, third = map(float, numbers)
-    return first, second, third
 
 
 class Place(NamedTuple):

@@ -19,9 +19,10 @@ from model.errors import SkyfixError
 from model.geo import LatLon, distance_m
 from service.index.frozen_tiles import Mask
 from service.index.search import TileIndex
+from service.index.stored_calibration import Calibration
 from service.locate.calibration import Flags, Seen, auroc, calibration_error, fit
 from service.locate.localizer import Localizer, place_of
-from service.locate.position import Calibration, Numbers, Place
+from service.locate.position import Numbers, Place
 
 COLUMNS = ("file", "latitude", "longitude")
 UNLIKE = 3.0  # times reach_m: tiles this far from a place share no ground with the tile around it
