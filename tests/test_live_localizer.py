@@ -23,7 +23,7 @@ from service.index.manifest import VECTORS, VersionCorrupt
 from service.index.versions import EncoderMismatch, IndexUnwritable, Versions
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer
-from service.runtime.live_localizer import Serving, WeightsMissing, begin
+from service.runtime.live_localizer import Serving, WeightsMissing, answer
 from service.settings import Settings
 
 OLD, NEW = "fa" * 32, "0b" * 32
@@ -58,11 +58,11 @@ def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, serving: 
     serving.follow()
     after = serving.localizer
     fresh = after, after.prepare(panorama_of(5), NORTH, 1)
-    old, new = begin([running, fresh])()
+    old, new = answer([running, fresh])
     assert (old.encoder, old.matches[0].tile_id) == (OLD, "t1")
     assert (new.encoder, new.index_version, new.matches[0].tile_id) == (NEW, version, "t5")
     assert old.index_version != version
-    back, forth = begin([fresh, running])()
+    back, forth = answer([fresh, running])
     assert (back.encoder, forth.encoder) == (NEW, OLD)
 
 

@@ -34,7 +34,7 @@ from service.index.versions import (
 )
 from service.locate.hints import HintError
 from service.runtime.admission import OverloadedError
-from service.runtime.batching import DeadlineExceededError, OwnerDiedError
+from service.runtime.batching import DeadlineExceededError, ModelStoppedError
 from service.runtime.jobs import JobNotStarted, JobRunning, JobUnknown
 from service.runtime.live_localizer import WeightsMissing
 from service.runtime.metrics import Metrics
@@ -72,7 +72,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     BodyTimeoutError: Problem(408, "body-timeout", "The body arrived too slowly"),
     OverloadedError: Problem(503, "overloaded", "The service is busy"),
     DeadlineExceededError: Problem(503, "deadline", "The answer took too long"),
-    OwnerDiedError: Problem(503, "model-stopped", "The model has stopped"),
+    ModelStoppedError: Problem(503, "model-stopped", "The model has stopped"),
     WeightsMissing: Problem(503, "weights-missing", "The index's weights are not there"),
     CanaryError: Problem(503, "canary", "A made-up panorama was not answered sensibly"),
     IndexMissing: Problem(503, "index-missing", "There is no index yet"),

@@ -1,7 +1,7 @@
 """The whole query path: geometry, decode, encode, search, describe.
 
-`prepare` is safe in any thread; `answer` and `begin` belong to the threads whose turn it is with
-the model. Knows nothing of HTTP, torch or faiss: both engines stand behind their own class.
+`prepare` is safe in any thread; only the model's threads call `answer`. Knows nothing of HTTP,
+torch or faiss: both engines stand behind their own class.
 """
 
 from __future__ import annotations
@@ -137,36 +137,22 @@ class Localizer:
         Raises:
             IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.
         """
-        return self.begin(queries)()
-
-    def begin(self, queries: Sequence[Query]) -> Callable[[], list[Fix]]:
-        """The first half of `answer`, for as many threads at a time as may encode: what it returns
-        does the rest, in any thread, while the encoder has the next batch.
-
-        Raises:
-            IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.
-        """
         timings: dict[str, float] = {}
-        begun = time.perf_counter()
+        started = time.perf_counter()
         index = self.live.get()
         with _timed(timings, "encode"):
             vectors = self._encode(queries)
-
-        def finish() -> list[Fix]:
-            with _timed(timings, "search"):
-                searches = [
-                    self._search(index, query, allowed_rows(index, query.hints))
-                    for query in queries
-                ]
-                found = find_candidates(index, searches, vectors)
-            return [
-                self._describe(
-                    index, query, candidates, {"queue": _ms(begun - query.ready_at), **timings}
-                )
-                for query, candidates in zip(queries, found, strict=True)
+        with _timed(timings, "search"):
+            searches = [
+                self._search(index, query, allowed_rows(index, query.hints)) for query in queries
             ]
-
-        return finish
+            found = find_candidates(index, searches, vectors)
+        return [
+            self._describe(
+                index, query, candidates, {"queue": _ms(started - query.ready_at), **timings}
+            )
+            for query, candidates in zip(queries, found, strict=True)
+        ]
 
     def candidates(
         self, index: TileIndex, query: Query, masks: Sequence[Mask | None]

@@ -173,20 +173,11 @@ def live_of(request: Request) -> LiveTiles:
     return serving.localizer.live
 
 
-def begin(prepared: Sequence[Prepared]) -> Callable[[], list[Fix]]:
-    """A batch, begun by those who prepared it: two localizers only while one takes over.
-
-    What is returned finishes it; see `Localizer.begin`.
-    """
-    shares = []
-    for localizer in {id(one): one for one, _ in prepared}.values():
-        mine = [place for place, (one, _) in enumerate(prepared) if one is localizer]
-        shares.append((mine, localizer.begin([prepared[place][1] for place in mine])))
-
-    def finish() -> list[Fix]:
-        fixes: dict[int, Fix] = {}
-        for mine, rest in shares:
-            fixes.update(zip(mine, rest(), strict=True))
-        return [fixes[place] for place in range(len(prepared))]
-
-    return finish
+def answer(prepared: Sequence[Prepared]) -> list[Fix]:
+    """Answer a batch, each query by the localizer that prepared it; see `Localizer.answer`."""
+    fixes: dict[int, Fix] = {}
+    for localizer in {id(localizer): localizer for localizer, _ in prepared}.values():
+        own = [number for number, (other, _) in enumerate(prepared) if other is localizer]
+        found = localizer.answer([prepared[number][1] for number in own])
+        fixes.update(zip(own, found, strict=True))
+    return [fixes[number] for number in range(len(prepared))]

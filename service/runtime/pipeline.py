@@ -1,4 +1,4 @@
-"""A request's way through decoding threads and the model's owner, with bounds and a deadline."""
+"""A request's way through decoding and model threads, with bounds and a deadline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.locate.localizer import Query
 from service.runtime.admission import Admission
 from service.runtime.batching import Batcher, awaited
 from service.runtime.canary import canary_panorama
-from service.runtime.live_localizer import Prepared, Serving, begin
+from service.runtime.live_localizer import Prepared, Serving, answer
 from service.runtime.metrics import Metrics
 from service.settings import Settings
 
@@ -46,9 +46,9 @@ class Pipeline:
             settings.max_stretch,
         )
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode", _give_way)
-        # The canary comes on top of the admitted panoramas, hence one more place.
-        self._owner: Batcher[Prepared, Fix] = Batcher(
-            begin,
+        # The canary comes on top of the admitted panoramas, hence one more entry.
+        self._batcher: Batcher[Prepared, Fix] = Batcher(
+            answer,
             max_batch=settings.max_batch,
             max_waiting=settings.max_in_flight + 1,
             at_once=serving.localizer.encoder.at_once,
@@ -58,13 +58,13 @@ class Pipeline:
 
     @property
     def alive(self) -> bool:
-        """Whether the model's owner still answers."""
-        return self._owner.alive
+        """Whether the model's threads still answer."""
+        return self._batcher.alive
 
     @property
     def waiting(self) -> int:
-        """How many panoramas are decoded and wait for the owner."""
-        return self._owner.waiting
+        """How many panoramas are decoded and wait for the model."""
+        return self._batcher.waiting
 
     async def locate(
         self, data: bytes, hints: Hints, top_k: int = 10, explain: bool = False
@@ -72,12 +72,12 @@ class Pipeline:
         """See `Localizer.locate`.
 
         Raises:
-            DeadlineExceededError: not answered in time. OwnerDiedError: nobody will answer.
+            DeadlineExceededError: not answered in time. ModelStoppedError: nobody will answer.
         """
         deadline = time.monotonic() + self._deadline_s
         async with awaited("answer", self._deadline_s):
             prepared = await self._prepare(data, hints, top_k, explain)
-            fix = await asyncio.wrap_future(self._owner.submit(prepared, deadline))
+            fix = await asyncio.wrap_future(self._batcher.submit(prepared, deadline))
         self._metrics.observe_stages(fix.timings_ms)
         return fix
 
@@ -118,7 +118,7 @@ class Pipeline:
 
     async def stop(self) -> None:
         """Answer what waits, then end the threads."""
-        await asyncio.to_thread(self._owner.stop)
+        await asyncio.to_thread(self._batcher.stop)
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
 
