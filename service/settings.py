@@ -1,16 +1,19 @@
-"""What an operator may set: one frozen dataclass, read from an environment handed in.
+"""Every setting of the service, in one frozen model, read from an environment that is passed in.
 
-Knows nothing of argparse or os: the command line passes `os.environ` and overrides fields.
+Knows nothing of argparse or os: the command line passes `os.environ` with its options on top.
+`Settings.model_json_schema()` holds each setting's description, default, bounds and unit.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from model.errors import SkyfixError
 
@@ -19,82 +22,151 @@ logger = logging.getLogger(__name__)
 MIB = 1024 * 1024
 MIN_TOKEN = 16  # characters
 DEMO_WEIGHTS = "skyfix-modern.safetensors"
+PREFIX = "SKYFIX_"
 
 
 class SettingsError(SkyfixError):
-    """A setting's value is not allowed; the message names the variable and what is."""
+    """A value is not allowed; the message says which variable, which value and what to give."""
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # an unknown user, or a user without a home
+        raise ValueError(f"{error} Write the whole path") from error
+
+
+def _folder(path: Path) -> Path:
+    """A folder that exists or can be made."""
+    path = _expanded(path)
+    try:
+        nearest = next((parent for parent in (path, *path.parents) if parent.exists()), None)
+        is_file = nearest is not None and not nearest.is_dir()
+    except OSError as error:
+        raise ValueError(f"the folder cannot be read: {error}") from error
+    if is_file:
+        raise ValueError(f"{nearest} is a file: name a folder")
+    return path
+
+
+def _strong(token: str) -> str:
+    if len(token) < MIN_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+        raise ValueError(
+            f"the value has {len(token)} characters: give {MIN_TOKEN} or more of printable ASCII "
+            "without spaces, for example from `openssl rand -hex 32`"
+        )
+    return token
+
+
+def _one_word(token: str) -> str:
+    if not token.isprintable() or " " in token:
+        raise ValueError("the value holds a space, a line break or another control character")
+    return token
+
+
+Folder = Annotated[Path, AfterValidator(_folder)]
+File = Annotated[Path, AfterValidator(_expanded)]
+Seconds = Annotated[float, Field(ge=0.001, le=3600, json_schema_extra={"unit": "seconds"})]
+UploadBytes = Annotated[int, Field(ge=1024, le=1024 * MIB, json_schema_extra={"unit": "bytes"})]
+MemoryBytes = Annotated[
+    int, Field(ge=1024, le=64 * 1024 * MIB, json_schema_extra={"unit": "bytes"})
+]
+AdminToken = Annotated[str, Field(repr=False), AfterValidator(_strong)]
+MilvusToken = Annotated[str, Field(repr=False), AfterValidator(_one_word)]
 
 
 def _packaged_weights() -> Path:
     return Path(str(resources.files("model") / "weights" / DEMO_WEIGHTS))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything configurable about the service. Sizes in bytes, times in seconds.
+class Settings(BaseModel):
+    """Everything that an operator can set. Each text below a field is its description."""
 
-    Uploads held in memory are bounded by `max_in_flight_bytes`, with a second copy of the one that
-    is being taken out of its form and of those being decoded, and those whose client has left while
-    they are decoded; images being decoded by `decode_threads`, at most 512 MiB each.
-    """
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
-    home: Path = Path("skyfix-data")
-    weights: Path = field(default_factory=_packaged_weights)
-    device: str = "auto"  # auto | cpu | cuda
+    home: Folder = Path("skyfix-data")
+    """Data folder: catalogue, weights and index."""
+    weights: File = Field(default_factory=_packaged_weights)
+    """Checkpoint that encodes images. Default: skyfix-modern, which is part of the package."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of the network. auto: the GPU if there is one."""
+    precision: Literal["auto", "fp32"] = "auto"
+    """Arithmetic of the network. auto: the fastest that agrees with float32."""
     host: str = "127.0.0.1"
-    port: int = 8000
-    precision: str = "auto"  # auto: the fastest that agrees with float32 | fp32
-    rolls: int = 36  # headings tried when none is known: training strays by 6 degrees at most
-    max_body_bytes: int = 32 * MIB
-    max_files: int = 16  # panoramas in one request to /localize/batch
-    max_in_flight: int = 32  # panoramas being decoded, waiting or encoded; more get a 503
-    max_in_flight_bytes: int = 256 * MIB  # of their uploads and those arriving; more get a 503
-    max_stretch: float = 2.0  # mean latency under load, in lone requests' latencies; past it: 503
-    max_batch: int = 8  # panoramas in one encoder call
-    decode_threads: int = 2
-    header_deadline_s: float = 10.0  # for the client to finish sending a request's head
-    body_deadline_s: float = 30.0  # for the client to finish sending
-    request_deadline_s: float = 30.0  # from the whole body received to the answer
-    log_format: str = "auto"  # json | text; auto: text on a terminal
-    admin_token: str = field(default="", repr=False)  # empty: the admin routes do not exist
-    milvus_token: str = field(default="", repr=False)  # user:password or key; read by index.milvus
-
-    def __post_init__(self) -> None:
-        """Raises SettingsError where what one limit allows would by another be refused for ever."""
-        pairs = (("max_files", "max_in_flight"), ("max_body_bytes", "max_in_flight_bytes"))
-        for one, together in pairs:
-            if getattr(self, one) > getattr(self, together):
-                raise SettingsError(
-                    f"SKYFIX_{one.upper()}={getattr(self, one)} is more than "
-                    f"SKYFIX_{together.upper()}={getattr(self, together)}: such a request could "
-                    "never be let in; lower the one or raise the other"
-                )
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """TCP port to listen on. 0: the system chooses a free port."""
+    rolls: Annotated[int, Field(ge=1, le=360)] = 36
+    """Headings tried for a panorama of unknown heading. 36: training covers errors up to 6°."""
+    max_body_bytes: UploadBytes = 32 * MIB
+    """Largest request body. A larger body gets a 413."""
+    max_files: Annotated[int, Field(ge=1, le=256)] = 16
+    """Most panoramas in one request to /localize/batch."""
+    max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Most panoramas that are decoded, waiting or encoded at once. More get a 503."""
+    max_in_flight_bytes: MemoryBytes = 256 * MIB
+    """Most bytes of uploads at once. More get a 503. Budget twice this memory, because parsing \
+and decoding each hold a copy, and 512 MiB for each of decode_threads."""
+    max_stretch: Annotated[float, Field(ge=2, le=1000)] = 2.0
+    """Longest mean latency under load, as a multiple of a lone request's. Beyond it: 503."""
+    max_batch: Annotated[int, Field(ge=1, le=256)] = 8
+    """Most panoramas in one call of the network."""
+    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that decode images. Each needs up to 512 MiB."""
+    header_deadline_s: Seconds = 10.0
+    """Time for a client to send a request's headers."""
+    body_deadline_s: Seconds = 30.0
+    """Time for a client to send a request's body."""
+    request_deadline_s: Seconds = 30.0
+    """Time from the end of a request's body to its answer."""
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """Form of log lines. auto: text on a terminal, else JSON."""
+    admin_token: AdminToken = ""
+    """Bearer token of the admin routes: 16 or more ASCII characters. Empty: no admin routes."""
+    milvus_token: MilvusToken = ""
+    """Credentials for Milvus: user:password or an API key."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Settings from `SKYFIX_*` variables; an empty or absent one means the default.
+        """Settings from `SKYFIX_*` variables; an empty or absent variable means the default.
 
         Raises:
-            SettingsError: a value that does not parse or is out of bounds.
+            SettingsError: a value does not parse, is out of bounds, or contradicts another value.
         """
-        known = {f"SKYFIX_{name.upper()}": (name, parse) for name, parse in _PARSERS.items()}
-        for variable in sorted(v for v in environ if v.startswith("SKYFIX_") and v not in known):
-            logger.warning("%s is not a setting; known are %s", variable, ", ".join(known))
-        chosen = {
-            name: parse(variable, environ[variable])
-            for variable, (name, parse) in known.items()
-            if environ.get(variable, "") != ""
-        }
-        return dataclasses.replace(cls(), **chosen)  # type: ignore[arg-type]  # typed by _PARSERS
+        known = {variable(name): name for name in cls.model_fields}
+        for unknown in sorted(v for v in environ if v.startswith(PREFIX) and v not in known):
+            logger.warning("%s is not a setting; known are %s", unknown, ", ".join(known))
+        given = {name: environ[v] for v, name in known.items() if environ.get(v)}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:  # `from None`: its input may hold a token
+            raise SettingsError("; ".join(_message(e) for e in error.errors())) from None
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Settings:
+        """Raises SettingsError if one request may be larger than all requests together."""
+        for single, total in (
+            ("max_files", "max_in_flight"),
+            ("max_body_bytes", "max_in_flight_bytes"),
+        ):
+            if getattr(self, single) > getattr(self, total):
+                raise SettingsError(
+                    f"{variable(single)}={getattr(self, single)} is more than "
+                    f"{variable(total)}={getattr(self, total)}, so the largest request would "
+                    "always be refused: lower the former or raise the latter"
+                )
+        return self
 
     @property
     def max_arriving(self) -> int:
-        """Uploads being received at once. Slow ones hold nothing up while they are fewer."""
+        """Most uploads received at once. Slow clients delay nobody below this number."""
         return 8 * self.max_in_flight
 
     @property
     def max_requests(self) -> int:
-        """Requests of all kinds being answered at once; more get a 503."""
+        """Most requests of all kinds at once. More get a 503."""
         return self.max_arriving + self.max_in_flight + 256
 
     @property
@@ -104,119 +176,40 @@ class Settings:
 
     @property
     def weights_folder(self) -> Path:
-        """Checkpoints that a running server may change to."""
+        """Folder of the checkpoints that a running server may change to."""
         return self.home / "weights"
 
     def shown(self) -> dict[str, str]:
-        """All settings as text under their variable names; secrets hidden."""
-        values = {name: str(getattr(self, name)) for name in _PARSERS}
-        for name in ("admin_token", "milvus_token"):
-            values[name] = "(set, hidden)" if values[name] else "(not set)"
-        return {f"SKYFIX_{name.upper()}": value for name, value in values.items()}
+        """All settings as text under their variables' names; tokens hidden."""
+        return {
+            variable(name): str(getattr(self, name)) if field.repr else self._hidden(name)
+            for name, field in type(self).model_fields.items()
+        }
+
+    def _hidden(self, name: str) -> str:
+        return "(set, hidden)" if getattr(self, name) else "(not set)"
 
 
-def _path(variable: str, text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # ~ of nobody, or of a user without a home
-        raise SettingsError(f"{variable}={text}: {error} Write the whole path") from error
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
 
 
-def _folder(variable: str, text: str) -> Path:
-    """One that is there, or can be made."""
-    path = _path(variable, text)
-    try:
-        there = next((place for place in (path, *path.parents) if place.exists()), None)
-        taken = there is not None and not there.is_dir()
-    except OSError as error:
-        raise SettingsError(f"{variable}={text} cannot be looked at: {error}") from error
-    if taken:
-        raise SettingsError(f"{variable}={text}: {there} is a file: name a folder")
-    return path
+def allowed(name: str) -> str:
+    """The values that a setting accepts, in words: for messages and the reference."""
+    schema = Settings.model_json_schema()["properties"][name]
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "minimum" in schema:
+        kind = "a whole number" if schema["type"] == "integer" else "a number"
+        bounds = f"from {schema['minimum']} to {schema['maximum']}"
+        return " ".join(filter(None, (kind, bounds, schema.get("unit"))))
+    return "a path" if schema.get("format") == "path" else "text"
 
 
-def _one_of(*allowed: str) -> Callable[[str, str], str]:
-    def parse(variable: str, text: str) -> str:
-        if text not in allowed:
-            raise SettingsError(f"{variable}={text!r}: allowed values are {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
-def _text(variable: str, text: str) -> str:
-    return text
-
-
-def _token(variable: str, text: str) -> str:
-    """The value itself is in no message."""
-    if len(text) < MIN_TOKEN or not (text.isascii() and text.isprintable()) or " " in text:
-        raise SettingsError(
-            f"{variable} has {len(text)} characters: {MIN_TOKEN} or more of printable ASCII "
-            "without spaces are needed, for example from `openssl rand -hex 32`"
-        )
-    return text
-
-
-def _foreign_token(variable: str, text: str) -> str:
-    """Whoever made it chose its length; the value itself is in no message."""
-    if not text.isprintable() or " " in text:
-        raise SettingsError(f"{variable} holds a space, a line's end, or another control character")
-    return text
-
-
-def _integer(low: int, high: int) -> Callable[[str, str], int]:
-    def parse(variable: str, text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise SettingsError(f"{variable}={text!r} is not a whole number") from None
-        if not low <= value <= high:
-            raise SettingsError(f"{variable}={value}: allowed is {low} to {high}")
-        return value
-
-    return parse
-
-
-def _number(low: float, high: float, unit: str = "") -> Callable[[str, str], float]:
-    def parse(variable: str, text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise SettingsError(
-                f"{variable}={text!r} is not a number{unit and ' of '}{unit}"
-            ) from None
-        if not low <= value <= high:
-            raise SettingsError(
-                f"{variable}={text}: allowed is {low:g} to {high:g} {unit}".rstrip()
-            )
-        return value
-
-    return parse
-
-
-_seconds = _number(0.001, 3600.0, "seconds")
-
-
-_PARSERS: dict[str, Callable[[str, str], object]] = {
-    "home": _folder,
-    "weights": _path,
-    "device": _one_of("auto", "cpu", "cuda"),
-    "precision": _one_of("auto", "fp32"),
-    "host": _text,
-    "port": _integer(0, 65535),
-    "rolls": _integer(1, 360),
-    "max_body_bytes": _integer(1024, 1024 * MIB),
-    "max_files": _integer(1, 256),
-    "max_in_flight": _integer(1, 4096),
-    "max_in_flight_bytes": _integer(1024, 64 * 1024 * MIB),
-    "max_stretch": _number(2.0, 1000.0),
-    "max_batch": _integer(1, 256),
-    "decode_threads": _integer(1, 64),
-    "header_deadline_s": _seconds,
-    "body_deadline_s": _seconds,
-    "request_deadline_s": _seconds,
-    "log_format": _one_of("auto", "json", "text"),
-    "admin_token": _token,
-    "milvus_token": _foreign_token,
-}
+def _message(error: ErrorDetails) -> str:
+    """One error of pydantic as variable, value and remedy; a token's value is left out."""
+    name = str(error["loc"][0])
+    shown = f"={error['input']!r}" if Settings.model_fields[name].repr else ""
+    cause = error.get("ctx", {}).get("error")  # raised by a validator above
+    return f"{variable(name)}{shown}: {cause or f'give {allowed(name)}'}"

@@ -6,7 +6,6 @@ which only the fingerprint counts: HOME/live.safetensors, where it is, or one in
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -115,7 +114,7 @@ def serve(home: Path) -> None:
 
     mine = home / "live.safetensors"
     if mine.exists():
-        localizer = opened(dataclasses.replace(settings, weights=mine))
+        localizer = opened(settings.model_copy(update={"weights": mine}))
     else:
         encoder = HeldEncoder(home / "hold")
         localizer = Localizer(encoder, LiveIndex(home, encoder.fingerprint), rolls=4)

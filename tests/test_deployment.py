@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import tomllib
-from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.settings import Settings, variable
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -196,5 +195,5 @@ def test_the_document_names_services_and_settings_there_are() -> None:
     started = re.findall(r"docker compose up --detach ([a-z -]+[a-z])", DOCUMENT)
     once = re.findall(r"docker compose (?:build|run --rm) ([a-z]\S+)", DOCUMENT)
     assert {name for names in started for name in names.split()} | set(once) == set(SERVICES)
-    settings = {f"SKYFIX_{field.name.upper()}" for field in fields(Settings)}
+    settings = {variable(name) for name in Settings.model_fields}
     assert set(re.findall(r"SKYFIX_[A-Z_]+", DOCUMENT)) <= settings

@@ -1,11 +1,11 @@
-"""Settings come from the mapping handed in, and bad values are named with what is allowed."""
+"""Settings come from the mapping passed in; errors say what was wrong and what is allowed."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, allowed, variable
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -22,47 +22,55 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "BODY_DEADLINE_S": "1.5", "REQUEST_DEADLINE_S": "2.5", "LOG_FORMAT": "json",
         "ADMIN_TOKEN": "0123456789abcdef", "MILVUS_TOKEN": "root:Milvus",
     }  # fmt: skip
-    settings = Settings.from_env({f"SKYFIX_{name}": text for name, text in texts.items()})
-    assert {field.name.upper() for field in fields(Settings)} == set(texts)
-    assert {f.name.upper(): str(getattr(settings, f.name)) for f in fields(Settings)} == texts
+    environ = {f"SKYFIX_{name}": text for name, text in texts.items()}
+    settings = Settings.from_env(environ)
+    assert {variable(name) for name in Settings.model_fields} == set(environ)
+    assert {variable(name): str(value) for name, value in settings} == environ
     assert settings.home == Path("/data")
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "allowed"),
+    ("name", "text", "remedy"),
     [
         ("DEVICE", "tpu", "auto, cpu, cuda"),
         ("PORT", "eighty", "whole number"),
         ("PORT", "70000", "65535"),
         ("ROLLS", "0", "1 to 360"),
+        ("MAX_BODY_BYTES", "1", "1024 to 1073741824 bytes"),
+        ("MAX_STRETCH", "1.5", "2 to 1000"),
         ("BODY_DEADLINE_S", "nan", "3600"),
         ("REQUEST_DEADLINE_S", "soon", "seconds"),
         ("HOME", "~nobody-of-this-name/data", "whole path"),
         ("WEIGHTS", "~nobody-of-this-name/one.safetensors", "whole path"),
     ],
 )
-def test_a_bad_value_is_refused_by_name(name: str, text: str, allowed: str) -> None:
+def test_a_bad_value_is_named_with_its_remedy(name: str, text: str, remedy: str) -> None:
     with pytest.raises(SettingsError, match=f"SKYFIX_{name}") as caught:
         Settings.from_env({f"SKYFIX_{name}": text})
     assert text in str(caught.value)
-    assert allowed in str(caught.value)
+    assert remedy in str(caught.value)
+
+
+def test_all_bad_values_are_named_together() -> None:
+    with pytest.raises(SettingsError, match=r"SKYFIX_PORT='x'.*SKYFIX_ROLLS='0'"):
+        Settings.from_env({"SKYFIX_ROLLS": "0", "SKYFIX_PORT": "x"})
 
 
 @pytest.mark.parametrize(
-    ("one", "all_together"),
+    ("single", "total"),
     [
         ({"SKYFIX_MAX_FILES": 9}, {"SKYFIX_MAX_IN_FLIGHT": 8}),
         ({"SKYFIX_MAX_BODY_BYTES": 5001}, {"SKYFIX_MAX_IN_FLIGHT_BYTES": 5000}),
     ],
 )
-def test_a_request_that_would_be_refused_for_ever_is_not_allowed(
-    one: dict[str, int], all_together: dict[str, int]
+def test_one_request_may_not_exceed_all_together(
+    single: dict[str, int], total: dict[str, int]
 ) -> None:
-    (name,), (most,) = one, all_together.values()
-    environ = {name: str(value) for name, value in {**one, **all_together}.items()}
-    with pytest.raises(SettingsError, match=f"{name}={one[name]}") as caught:
+    (name,), (most,) = single, total.values()
+    environ = {name: str(value) for name, value in {**single, **total}.items()}
+    with pytest.raises(SettingsError, match=f"{name}={single[name]}") as caught:
         Settings.from_env(environ)
-    assert f"{next(iter(all_together))}={most}" in str(caught.value)
+    assert f"{next(iter(total))}={most}" in str(caught.value)
     Settings.from_env({**environ, name: str(most)})
 
 
@@ -71,7 +79,7 @@ def test_a_home_that_is_a_file_is_refused(below: str, tmp_path: Path) -> None:
     file = tmp_path / "passwd"
     file.touch()
     home = file / below
-    with pytest.raises(SettingsError, match=f"SKYFIX_HOME={home}: {file} is a file"):
+    with pytest.raises(SettingsError, match=f"SKYFIX_HOME='{home}': {file} is a file"):
         Settings.from_env({"SKYFIX_HOME": str(home)})
     for name in (tmp_path, tmp_path / "not" / "yet"):
         assert Settings.from_env({"SKYFIX_HOME": str(name)}).home == name
@@ -82,11 +90,25 @@ def test_an_unknown_variable_is_logged(caplog: pytest.LogCaptureFixture) -> None
     assert "SKYFIX_PROT" in caplog.text
 
 
+@pytest.mark.parametrize("change", [{"prot": 81}, {"port": 70000}])
+def test_code_cannot_set_an_unknown_field_or_a_bad_value(change: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        Settings(**change)
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 81
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+    assert allowed("port") == "a whole number from 0 to 65535"
+    assert allowed("log_format") == "one of auto, json, text"
+
+
 @pytest.mark.parametrize("name", ["SKYFIX_ADMIN_TOKEN", "SKYFIX_MILVUS_TOKEN"])
 def test_a_token_is_never_shown(name: str) -> None:
     settings = Settings.from_env({name: "s3cr3t-0123456789"})
-    assert "s3cr3t" not in repr(settings) + str(settings.shown())
-    assert len(settings.shown()) == len(fields(Settings))
+    assert "s3cr3t" not in repr(settings) + str(settings) + str(settings.shown())
+    assert len(settings.shown()) == len(Settings.model_fields)
 
 
 @pytest.mark.parametrize("token", ["s3cr3t", "s3cr3t with spaces in it", "s3cr3t-é-0123456789"])
@@ -96,7 +118,7 @@ def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-def test_a_token_of_milvus_is_one_line() -> None:
+def test_a_milvus_token_is_one_line() -> None:
     with pytest.raises(SettingsError, match="SKYFIX_MILVUS_TOKEN") as caught:
         Settings.from_env({"SKYFIX_MILVUS_TOKEN": "root:s3cr3t\n"})
     assert "s3cr3t" not in str(caught.value)

@@ -8,7 +8,6 @@ standard error. Exit codes: 0 done, 1 a problem (one line says which), 2 wrong u
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ from model.malloc import keep_freed_memory
 from service.cli import index_commands
 from service.cli.progress import progress_bar
 from service.locate.hints import HintError, Hints
-from service.settings import Settings
+from service.settings import Settings, variable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _settings(arguments: argparse.Namespace) -> Settings:
     """The environment's settings, overridden by whatever the command line gives."""
     environ = dict(os.environ)
-    for field in dataclasses.fields(Settings):
-        given = getattr(arguments, field.name, None)
+    for name in Settings.model_fields:
+        given = getattr(arguments, name, None)
         if given is not None:
-            environ[f"SKYFIX_{field.name.upper()}"] = str(given)
+            environ[variable(name)] = str(given)
     return Settings.from_env(environ)
 
 

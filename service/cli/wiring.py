@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -84,7 +83,7 @@ def reopener(
         for path in dict.fromkeys(files):
             try:
                 if fingerprint_of(path) == fingerprint:
-                    return opened(dataclasses.replace(settings, weights=path))
+                    return opened(settings.model_copy(update={"weights": path}))
             except CheckpointError as error:
                 unusable.append(str(error))
         wanted = f"weights with fingerprint {fingerprint[:12]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
 from typing import Annotated
 
@@ -76,7 +75,7 @@ def rebuild(
     settings: Settings = request.app.state.settings
     live = serving.localizer.weights or settings.weights
     chosen = live if weights is None else whole_file(settings.weights_folder, weights)
-    settings = dataclasses.replace(settings, weights=chosen)
+    settings = settings.model_copy(update={"weights": chosen})
     return _shown(jobs.start("rebuild", rebuild_command(settings)))
 
 
