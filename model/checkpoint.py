@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from model.atomic_write import write_atomically
 from model.errors import SkyfixError
 from model.network import NetworkConfig, SiameseNetwork
 from model.panorama import Band
@@ -29,25 +29,10 @@ class CheckpointError(SkyfixError):
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write atomically: a killed or failing write leaves the previous file as it was.
-
-    Raises:
-        OSError: the disk is full or refuses; it names `path`.
-    """
-    plain = {name: one.detach().cpu().contiguous() for name, one in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(plain, metadata=header))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        kept = "; the file that was there is intact" if path.is_file() else ""
-        raise OSError(error.errno, f"{error.strerror}{kept}", str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write tensors and header as one file, in a folder that is made; see `write_atomically`."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(plain, metadata=header))
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.atomic_write import sync
 from model.errors import SkyfixError
 from model.images import Rgb
 from service.imagery.tile_images import TilePictures
 from service.index import milvus
-from service.index.atomic_file import sync
 from service.index.catalogue import Catalogue
 from service.index.engine_choice import EngineChoice, announce
 from service.index.frozen_tiles import Records, freeze

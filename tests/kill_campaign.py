@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import track
 
 import service.build
+from model.atomic_write import write_atomically
 from service.build import build
-from service.index.atomic_file import write_atomically
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
 from service.index.search import TileIndex

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from model.errors import SkyfixError
+from model.device import choose_device
 from service.locate.localizer import Localizer
 from service.runtime.live_localizer import WeightsMissing
 from service.runtime.weights import fingerprint_of
@@ -18,26 +18,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DeviceError(SkyfixError):
-    """The device asked for is not there."""
-
-
-def choose_device(asked: str) -> str:
-    """`auto`, `cpu` or `cuda` to the device to use.
-
-    Raises:
-        DeviceError: cuda was asked for and torch sees no GPU.
-    """
-    import torch  # here: the command line answers --help without loading torch
-
-    present = torch.cuda.is_available()
-    if asked == "cuda" and not present:
-        raise DeviceError("SKYFIX_DEVICE=cuda, but no CUDA GPU answers: use auto or cpu")
-    chosen = "cuda" if present and asked in ("auto", "cuda") else "cpu"
-    logger.info("device %s (asked for %s)", chosen, asked)
-    return chosen
-
-
 def open_encoder(settings: Settings) -> Encoder:
     """The encoder of the settings' weights on their device.
 
@@ -46,7 +26,7 @@ def open_encoder(settings: Settings) -> Encoder:
     """
     from model.encoder import Encoder
 
-    encoder = Encoder.load(settings.weights, device=choose_device(settings.device))
+    encoder = Encoder.load(settings.weights, choose_device(settings.device, "SKYFIX_DEVICE=cuda"))
     if settings.precision == "auto":
         encoder.accelerate()
     logger.info("encoder %s from %s", encoder.fingerprint[:12], settings.weights)

@@ -16,7 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.atomic_file import write_atomically
+from model.atomic_write import write_atomically
 from service.index.blas import one_thread_if
 from service.index.frozen_tiles import Mask
 from service.index.manifest import EngineUnavailable, VersionCorrupt

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from model.errors import SkyfixError
-from service.index.atomic_file import Stamp, stamp
+from service.index.file_stamp import Stamp, stamp
 from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
 from service.index.refusal import RETRY_EVERY_S, Refusal

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.atomic_write import write_atomically
 from model.errors import SkyfixError
-from service.index.atomic_file import sha256_of, write_atomically
 
 FORMAT = 1
 FILE = "manifest.json"
@@ -35,7 +35,7 @@ class Content:
 
     @classmethod
     def of(cls, path: Path) -> Content:
-        return cls(path.stat().st_size, sha256_of(path))
+        return cls(path.stat().st_size, _sha256(path))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Manifest:
         for name, stated in self.files.items():
             try:
                 size = (folder / name).stat().st_size
-                sha256 = sha256_of(folder / name) if digests else stated.sha256
+                sha256 = _sha256(folder / name) if digests else stated.sha256
             except OSError as error:
                 raise VersionCorrupt(f"index version {self.version}: {error}") from error
             if size != stated.bytes:
@@ -114,6 +114,11 @@ class Manifest:
                     f"index version {self.version}: the content of {name} has changed on disk "
                     f"(sha256 {sha256[:12]}, not {stated.sha256[:12]})"
                 )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(fields: dict[str, Any]) -> str:

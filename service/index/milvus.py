@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from service.index.atomic_file import write_atomically
+from model.atomic_write import write_atomically
 from service.index.engines import Rows, Vectors, blocks
 from service.index.manifest import EngineUnavailable
 

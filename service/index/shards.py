@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.atomic_file import write_atomically
+from model.atomic_write import write_atomically
 
 log = logging.getLogger(__name__)
 

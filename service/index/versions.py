@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from model.atomic_write import sync, write_atomically
 from model.errors import SkyfixError
 from service.index import milvus
-from service.index.atomic_file import sync, write_atomically
 from service.index.engine_choice import announce
 from service.index.lock import build_lock, pointer_lock
 from service.index.manifest import EngineUnavailable, Manifest, VersionCorrupt

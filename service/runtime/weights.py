@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from model.errors import SkyfixError
-from service.index.atomic_file import Stamp, stamp
+from service.index.file_stamp import Stamp, stamp
 from service.index.refusal import RETRY_EVERY_S, Refusal
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import TURNS, Checkpoint, CheckpointError
+from model.device import choose_device
 from model.errors import SkyfixError
 from model.malloc import keep_freed_memory
 from training import distributed as processes
@@ -34,10 +35,6 @@ SEVERAL = "folder; several seeds get a folder each inside it"
 log = logging.getLogger(__name__)
 
 
-class DeviceError(SkyfixError):
-    """The device asked for is not there."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = command_parser().parse_args(argv)
@@ -46,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         if "device" in arguments:
-            arguments.device = _device(arguments.device)
+            arguments.device = choose_device(arguments.device, "--device cuda")
         arguments.run(arguments)
     except (SkyfixError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"skyfix-train: {error}", file=sys.stderr)
@@ -67,16 +64,6 @@ def _is_of_memory(error: Exception) -> bool:
     """Torch has a class of its own for a GPU's alone."""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
-
-
-def _device(asked: str) -> str:
-    """`auto`, `cpu` or `cuda` to the device to use. Raises DeviceError."""
-    present = torch.cuda.is_available()
-    if asked == "cuda" and not present:
-        raise DeviceError("--device cuda, but no CUDA GPU answers: use auto or cpu")
-    chosen = "cuda" if present and asked != "cpu" else "cpu"
-    log.info("device %s (asked for %s)", chosen, asked)
-    return chosen
 
 
 def command_parser() -> argparse.ArgumentParser:

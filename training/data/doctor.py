@@ -17,6 +17,7 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
+from model.atomic_write import write_atomically
 from model.errors import SkyfixError
 from model.geo import distance_m, offset
 from model.images import Rgb, decode_image
@@ -243,12 +244,7 @@ def write_picture(pair: Pair, path: Path) -> None:
     encoded = io.BytesIO()
     Image.fromarray(_side_by_side(_parts(pair))).save(encoded, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(encoded.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, encoded.getvalue())
 
 
 def _parts(pair: Pair) -> list[Rgb]:

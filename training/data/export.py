@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from model.atomic_write import atomic_folder, sync
 from model.errors import SkyfixError
-from training.atomic_folder import appearing
 from training.data import datasets
 from training.data.pairs import Reference
 from training.progress import bar
@@ -42,7 +42,10 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
     size = datasets.find(name).AERIAL_SIZE
     _check(references)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with appearing(out, ExportError) as folder, bar("exporting tiles", len(references)) as advance:
+    with (
+        atomic_folder(out, ExportError) as folder,
+        bar("exporting tiles", len(references)) as advance,
+    ):
         rows = []
         for reference in references:
             rows.append(_row(reference, size))
@@ -50,8 +53,7 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
             advance()
         with (folder / "tiles.csv").open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
-            file.flush()
-            os.fsync(file.fileno())
+        sync(folder / "tiles.csv")
     return len(references)
 
 

@@ -6,9 +6,8 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from model.atomic_write import write_atomically
 from model.backbones import BATCH_NORM_TRUNKS, freeze
 from model.checkpoint import Checkpoint, EncoderConfig
 from model.encoder import Encoder
@@ -329,13 +329,8 @@ def _finish_epoch(
     state.epoch, state.step, state.total_loss = state.epoch + 1, 0, 0.0
     if processes.is_first():
         # The state last: killed before it, all of this is done again, to the same bits.
-        _write_log(out / "log.jsonl", state.history)
+        lines = "".join(json.dumps(epoch) + "\n" for epoch in state.history)
+        write_atomically(out / "log.jsonl", lines.encode())
         state.save(out / "state.safetensors")
         log.info("epoch %d: loss %.4f  %s", report["epoch"], report["loss"], line(measured))
     return report
-
-
-def _write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(one) + "\n" for one in history))
-    os.replace(temporary, path)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from model.atomic_write import write_atomically
 from model.encoder import Encoder
 from model.errors import SkyfixError
 from training import recipes
@@ -315,6 +315,4 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, indent=1))
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(document, indent=1).encode())

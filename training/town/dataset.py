@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from rasterio.transform import Affine
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-from training.atomic_folder import appearing
+from model.atomic_write import atomic_folder, write_durably
 from training.town.aerial import render_aerial
 from training.town.day import Day, day
 from training.town.numba_options import U8
@@ -63,7 +62,7 @@ def write_town(
         raise TownError(f"{panoramas} panoramas by {workers} workers: give 1 or more of each")
     if not out.parent.is_dir():
         raise TownError(f"{out.parent} is no folder: make it first")
-    with appearing(out, TownError) as folder, _reporting(progress) as report:
+    with atomic_folder(out, TownError) as folder, _reporting(progress) as report:
         report(0, panoramas)
         town = build_town(spec)
         poses = sample_poses(town, panoramas, spec.seed, min_spacing_m)
@@ -74,7 +73,7 @@ def write_town(
             when = visit(spec, k + 1)
             image = render_street(town, poses[k], when, pano_size)
             jpeg = encode_panorama(image, poses[k].heading_deg, when)
-            _write(folder / "panoramas" / f"{poses[k].id}.jpg", jpeg)
+            write_durably(folder / "panoramas" / f"{poses[k].id}.jpg", jpeg)
 
         # Threads: the kernels and the JPEG encoder release the interpreter, the town is shared.
         pool = ThreadPoolExecutor(workers)
@@ -83,8 +82,8 @@ def write_town(
                 report(done, panoramas)
         finally:
             pool.shutdown(cancel_futures=True)
-        _write(folder / "poses.csv", _poses_csv(town, poses).encode())
-        _write(folder / "town.json", _description(town, panoramas, pano_size).encode())
+        write_durably(folder / "poses.csv", _poses_csv(town, poses).encode())
+        write_durably(folder / "town.json", _description(town, panoramas, pano_size).encode())
 
 
 def visit(spec: TownSpec, number: int) -> Day:
@@ -144,13 +143,6 @@ def _description(town: Town, panoramas: int, pano_size: tuple[int, int]) -> str:
         },
     }
     return json.dumps(facts, indent=2) + "\n"
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextmanager
