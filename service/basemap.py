@@ -22,8 +22,8 @@ from PIL import Image
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon, metres_per_degree
 from model.images import Rgb
-from service.imagery.contract import Cut, Source
 from service.imagery.raster import RasterSource
+from service.imagery.source import Cut, Source
 from service.imagery.tile_images import reopen
 from service.index.catalogue import Catalogue, SourceRecord, Tile, TileUnknown
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from model.errors import SkyfixError
 from model.images import Rgb
-from service.imagery.contract import Source, SourceError, source_name
 from service.imagery.grid import GridError
-from service.imagery.open_source import open_source
+from service.imagery.source import Source, SourceError, source_name
+from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from scipy.interpolate import RBFInterpolator
 
-from service.imagery.contract import Cut
 from service.imagery.raster import RasterSource
+from service.imagery.source import Cut
 
 ACROSS = 64  # source pixels of a tile, and pixels of its picture
 WAVE = 32  # source pixels

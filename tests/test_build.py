@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from model.images import Rgb
 from service import build as build_module
 from service.build import EncodingFailed, FootprintMismatch, NothingToBuild, build
-from service.imagery.contract import SourceMissing
+from service.imagery.source import SourceMissing
 from service.imagery.tile_images import ImageryChanged, tile_image
 from service.index.catalogue import Catalogue, CatalogueError
 from service.index.live import LiveIndex

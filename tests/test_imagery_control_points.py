@@ -13,8 +13,8 @@ from imagery_samples import EAST_M, NORTH_M, patchwork
 from rasterio.control import GroundControlPoint
 
 from service.imagery import control_points
-from service.imagery.contract import SourceError
 from service.imagery.raster import RasterSource
+from service.imagery.source import SourceError
 
 SIDE = 300
 STEP = 50

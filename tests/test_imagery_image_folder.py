@@ -11,9 +11,9 @@ from imagery_samples import patchwork, write_folder, write_rows
 from PIL import Image
 
 from model.geo import LatLon
-from service.imagery.contract import SourceError, SourceMissing
 from service.imagery.image_folder import FolderSource
-from service.imagery.open_source import open_source
+from service.imagery.source import SourceError, SourceMissing
+from service.imagery.source_kinds import open_source
 
 HEADER = ["id", "latitude", "longitude", "size_m"]
 

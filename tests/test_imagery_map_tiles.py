@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from model.geo import LatLon, offset, wrap_longitude
-from service.imagery.contract import Cut, SourceError
 from service.imagery.grid import GridError
 from service.imagery.map_tiles import PyramidSource
-from service.imagery.open_source import open_source
+from service.imagery.source import Cut, SourceError
+from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue
 from service.ingest import ingest
 

@@ -9,10 +9,10 @@ import pytest
 from affine import Affine
 from imagery_samples import EAST_M, NORTH_M, patchwork, write_raster
 
-from service.imagery.contract import SourceError
 from service.imagery.mosaic import MosaicSource
-from service.imagery.open_source import open_source
 from service.imagery.raster import RasterSource
+from service.imagery.source import SourceError
+from service.imagery.source_kinds import open_source
 
 
 def moved(east_m: float, resolution_m: float = 0.5) -> Affine:

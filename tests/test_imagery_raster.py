@@ -18,9 +18,9 @@ from rasterio.shutil import copy
 from scipy.ndimage import map_coordinates
 
 from model.geo import LatLon, distance_m
-from service.imagery.contract import Cut, SourceError
 from service.imagery.grid import GridError, columns_around, latitude_at
 from service.imagery.raster import RasterSource
+from service.imagery.source import Cut, SourceError
 
 
 def centremost(source: RasterSource, size_m: float) -> Cut:

@@ -11,8 +11,8 @@ from imagery_oracle import ACROSS, largest_error, rows_and_columns, tiles_of
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from service.imagery.contract import SourceError
 from service.imagery.raster import RasterSource
+from service.imagery.source import SourceError
 
 REAL = Path(__file__).parents[2] / "shared" / "real" / "georaster"
 UNPLACED = "rotated.tif"  # a transform, but no CRS

@@ -13,8 +13,8 @@ import rasterio
 from imagery_samples import EAST_M, NORTH_M, patchwork, write_folder, write_raster
 from pyproj import Transformer
 
-from service.imagery.contract import SourceError, SourceMissing
 from service.imagery.grid import GridError
+from service.imagery.source import SourceError, SourceMissing
 from service.imagery.tile_images import tile_image
 from service.index.catalogue import Catalogue, TileUnknown
 from service.ingest import BadPictures, IngestReport, NothingToIngest, ingest

@@ -23,7 +23,7 @@ from model.panorama import GeometryError
 from service.api.routes.admin import AdminOnlyError, NoSuchVersion, VersionRefused
 from service.api.upload import BodyTimeoutError, BodyTooLargeError, MediaTypeError, UploadError
 from service.basemap import MapBusy, MapTileUnknown
-from service.imagery.contract import SourceError, SourceMissing
+from service.imagery.source import SourceError, SourceMissing
 from service.index.catalogue import CatalogueError, TileUnknown
 from service.index.manifest import EngineUnavailable, VersionCorrupt
 from service.index.versions import (

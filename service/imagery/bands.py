@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
 from model.images import Rgb
-from service.imagery.contract import SourceError
+from service.imagery.source import SourceError
 from service.imagery.value_range import Stretch
 
 SAMPLE_SIDE = 16  # windows along each side that are looked at to find the range of values:

@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.transform import GCPTransformer
 from rasterio.vrt import WarpedVRT
 
-from service.imagery.contract import SourceError
+from service.imagery.source import SourceError
 
 log = logging.getLogger(__name__)
 

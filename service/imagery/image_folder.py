@@ -24,8 +24,8 @@ from PIL import Image
 
 from model.geo import LatLon
 from model.images import ImageError, Rgb, decode_image
-from service.imagery.contract import TILE_ID, Cut, Picture, SourceError, SourceMissing, source_name
 from service.imagery.grid import check_metres
+from service.imagery.source import TILE_ID, Cut, Picture, SourceError, SourceMissing, source_name
 
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp")
 MAX_SIZE_MISMATCH = 0.05  # an image this much smaller than the tiles asked for still serves whole

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from model.geo import EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
-from service.imagery.contract import Cut, Ground, SourceError, source_name
 from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
-from service.imagery.grid_row import GriddedSource
-from service.imagery.ground_patch import Patch, Points, View
+from service.imagery.gridded_source import GriddedSource
+from service.imagery.parallelogram import Patch, Points, View
 from service.imagery.raster import MIN_PIXELS_ACROSS
+from service.imagery.source import Cut, Ground, SourceError, source_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_LEVEL = 24

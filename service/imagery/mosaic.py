@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.imagery.contract import Cut, Ground, source_name
 from service.imagery.file_signature import Signature
-from service.imagery.grid_row import GriddedSource
-from service.imagery.ground_patch import View
+from service.imagery.gridded_source import GriddedSource
+from service.imagery.parallelogram import View
 from service.imagery.raster import RasterSource
+from service.imagery.source import Cut, Ground, source_name
 from service.imagery.value_range import Stretch
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")

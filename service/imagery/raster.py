@@ -24,12 +24,12 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from model.geo import LatLon, offset
 from service.imagery import control_points
 from service.imagery.bands import Bands
-from service.imagery.contract import Cut, Ground, SourceError, source_name
+from service.imagery.crs import WGS84, Pair, crs_name, project, turn
 from service.imagery.file_signature import Signature, stamp
 from service.imagery.grid import Extent, GridError, check_metres, rows, tile_id
-from service.imagery.grid_row import GriddedSource
-from service.imagery.ground_patch import Patch, Points, View
-from service.imagery.projection import WGS84, Pair, crs_name, project, turn
+from service.imagery.gridded_source import GriddedSource
+from service.imagery.parallelogram import Patch, Points, View
+from service.imagery.source import Cut, Ground, SourceError, source_name
 from service.imagery.value_range import Stretch
 
 MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from model.errors import SkyfixError
 from model.images import Rgb
-from service.imagery.contract import Cut, Source, SourceError, SourceMissing
-from service.imagery.open_source import open_source
+from service.imagery.source import Cut, Source, SourceError, SourceMissing
+from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
 MAX_READERS = 8  # threads; past that the interpreter's lock holds them up

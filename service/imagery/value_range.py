@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.imagery.contract import SourceError
+from service.imagery.source import SourceError
 
 PERCENTILES = (2.0, 98.0)
 # Of the range: how far its ends may move before it is given up. An edit of 1 % moves an end by up

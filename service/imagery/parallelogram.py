@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.windows import Window
 
-from service.imagery.contract import Picture
+from service.imagery.source import Picture
 
 Points = NDArray[np.float64]  # (2,) or (N, 2): columns, rows; the first pixel spans 0 to 1
 

@@ -11,12 +11,12 @@ from imagery_samples import patchwork, write_raster
 from test_imagery_raster import CRSES
 
 from model.geo import LatLon, offset
-from service.imagery.contract import Cut, Ground, Source
 from service.imagery.grid import Extent, grid_place, latitude_at, rows, tile_id
-from service.imagery.grid_row import GriddedSource, Strip
-from service.imagery.ground_patch import View
+from service.imagery.gridded_source import GriddedSource, Strip
 from service.imagery.mosaic import MosaicSource
+from service.imagery.parallelogram import View
 from service.imagery.raster import RasterSource
+from service.imagery.source import Cut, Ground, Source
 
 PIXELS = 64
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.imagery.contract import Source, SourceMissing
 from service.imagery.image_folder import FolderSource
 from service.imagery.map_tiles import PyramidSource, level_folders
 from service.imagery.mosaic import MosaicSource, sheets_in
 from service.imagery.raster import RasterSource
+from service.imagery.source import Source, SourceMissing
 
 
 def open_source(path: Path, name: str | None = None, former: str = "") -> Source:

@@ -14,9 +14,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 from model.geo import EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
-from service.imagery.contract import Cut, Ground, Picture
 from service.imagery.grid import columns_around, grid_place, latitude_at
-from service.imagery.ground_patch import View
+from service.imagery.parallelogram import View
+from service.imagery.source import Cut, Ground, Picture
 
 STRIP_SIZES = 4.0  # of columns, in sizes of a tile
 MAX_BEND = 0.1  # pixels: how far the parallel may leave the strip's straight line
