@@ -170,19 +170,28 @@ class Checkpoint:
         """
         path = Path(path)
         if not path.is_file():
-            raise CheckpointError(f"there is no checkpoint at {path}")
+            raise CheckpointError(
+                f"there is no checkpoint at {path}", public=f"there is no checkpoint {path.name}"
+            )
         try:
             header, tensors = read_safetensors(path)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-        if header.get("format") != FORMAT:
             raise CheckpointError(
-                f"{path} is no Skyfix checkpoint: its header states format "
-                f"{header.get('format')!r}, expected {FORMAT!r}"
+                f"{path} is not a readable safetensors file: {error}",
+                public=f"{path.name} is not a readable safetensors file",
+            ) from error
+        if header.get("format") != FORMAT:
+            found = f"its header states format {header.get('format')!r}, expected {FORMAT!r}"
+            raise CheckpointError(
+                f"{path} is no Skyfix checkpoint: {found}",
+                public=f"{path.name} is no Skyfix checkpoint: {found}",
             )
         try:
             config = EncoderConfig.from_dict(json.loads(header["config"]))
             provenance = json.loads(header.get("provenance", "{}"))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} states a broken configuration: {error!r}") from error
+            raise CheckpointError(
+                f"{path} states a broken configuration: {error!r}",
+                public=f"{path.name} states a broken configuration: {error!r}",
+            ) from error
         return cls(config, tensors, provenance)

@@ -1,9 +1,33 @@
 """The one base error. Each cause has its own subclass, in the module that detects it; here stands
 the one that several detect."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class SkyfixError(Exception):
-    """Something the user can act on: the message names the offending value and the remedy."""
+    """Something the user can act on: the message names the offending value and the remedy.
+
+    The log and the command line show the message. Anybody may read an HTTP answer, so the API
+    shows `public`: raise an error whose message names a path of this machine with a text that
+    does not.
+    """
+
+    def __init__(self, message: str = "", *, public: str | None = None) -> None:
+        super().__init__(message)
+        self.public = message if public is None else public
+
+
+def public_reason(error: BaseException) -> str:
+    """The error in words that name no folder of this machine."""
+    if isinstance(error, SkyfixError):
+        return error.public
+    if isinstance(error, OSError) and error.strerror:
+        name = Path(str(error.filename)).name if error.filename else ""
+        return f"{name}: {error.strerror}" if name else error.strerror
+    # The text of another library may name any path.
+    return f"{type(error).__name__}, see the service's log"
 
 
 class PretrainedError(SkyfixError):

@@ -19,11 +19,11 @@ from model.panorama import PanoramaGeometry
 from service.api.app import create_app
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
-from service.index.manifest import VECTORS, VersionCorrupt
+from service.index.manifest import VECTORS
 from service.index.versions import EncoderMismatch, IndexUnwritable, Versions
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer
-from service.runtime.live_localizer import Serving, WeightsMissing, answer
+from service.runtime.live_localizer import Serving, VersionRefused, WeightsMissing, answer
 from service.settings import Settings
 
 OLD, NEW = "fa" * 32, "0b" * 32
@@ -169,7 +169,7 @@ def test_what_cannot_be_activated_changes_nothing(
     expected = {
         "weights": EncoderMismatch,
         "encoder": MemoryError,
-        "vectors": VersionCorrupt,
+        "vectors": VersionRefused,
         "pointer": IndexUnwritable,
     }
     with pytest.raises(expected[fault]):
@@ -182,9 +182,9 @@ def test_what_cannot_be_activated_changes_nothing(
 def test_without_weights_nothing_is_activated(tmp_path: Path, serving: Serving) -> None:
     unknown = "77" * 32
     version = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=unknown))
-    with pytest.raises(WeightsMissing):
+    with pytest.raises(VersionRefused):
         serving.activate(version)
-    with pytest.raises(WeightsMissing, match="cannot change"):
+    with pytest.raises(VersionRefused, match="cannot change"):
         Serving(serving.localizer).activate(version)
 
 

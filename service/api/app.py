@@ -14,10 +14,9 @@ from starlette.staticfiles import StaticFiles
 
 from model.errors import SkyfixError
 from service.api import errors
-from service.api.middleware.head_method import HeadLikeGet
-from service.api.middleware.load_shedding import Crowd
-from service.api.middleware.request_log import Observe
-from service.api.problems import problems
+from service.api.middleware.head_method import HeadAsGet
+from service.api.middleware.load_shedding import LoadShedding
+from service.api.middleware.request_log import RequestLog
 from service.api.query import each_known_and_once
 from service.api.routes import admin, health, index, localize, tiles
 from service.api.routes import map as map_routes
@@ -73,19 +72,19 @@ def create_app(
     app.state.jobs = Jobs(metrics.observe_job)
     _watch(metrics, app.state.pipeline, app.state.serving)
     errors.install(app)
-    app.add_middleware(HeadLikeGet)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
-        Crowd,
+        LoadShedding,
         most=settings.max_requests,
         admission=app.state.pipeline.admission,
         uploads=localize.router.routes,
     )
-    app.add_middleware(Observe, metrics=metrics)  # the last is the outermost: refusals are seen too
-    # Of each_known_and_once and Crowd: no route declares them again.
-    any_route = problems(422, 503)
+    app.add_middleware(RequestLog, metrics=metrics)  # outermost: logs refusals too
+    # each_known_and_once and LoadShedding answer these statuses for every route
+    any_route = errors.problems(422, 503)
     for module in (localize, index, tiles, map_routes):
         app.include_router(module.router, responses=any_route)
-    app.include_router(health.router, responses=problems(422))  # /livez is never busy
+    app.include_router(health.router, responses=errors.problems(422))  # /livez is never busy
     if settings.admin_token:
         app.include_router(admin.router, responses=any_route)
     _add_pages(app)

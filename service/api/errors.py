@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from fastapi.encoders import jsonable_encoder
@@ -20,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from model.errors import SkyfixError
 from model.images import ImageError
 from model.panorama import GeometryError
-from service.api.routes.admin import AdminOnlyError, NoSuchVersion, VersionRefused
+from service.api.schemas import ProblemSchema
 from service.api.upload import BodyTimeoutError, BodyTooLargeError, MediaTypeError, UploadError
 from service.basemap import MapBusy, MapTileUnknown
 from service.imagery.source import SourceError, SourceMissing
@@ -36,16 +33,18 @@ from service.locate.hints import HintError
 from service.runtime.admission import OverloadedError
 from service.runtime.batching import DeadlineExceededError, ModelStoppedError
 from service.runtime.jobs import JobNotStarted, JobRunning, JobUnknown
-from service.runtime.live_localizer import WeightsMissing
+from service.runtime.live_localizer import VersionNotFound, VersionRefused, WeightsMissing
 from service.runtime.metrics import Metrics
 from service.runtime.pipeline import CanaryError
 from service.runtime.weights import WeightsUnknown, WeightsUnusable
-from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
-OURS = {409, 410, 500, 503}  # statuses whose texts quote no client
+
+
+class AdminOnlyError(SkyfixError):
+    """The admin token is missing or wrong."""
 
 
 class Problem(NamedTuple):
@@ -58,7 +57,7 @@ class Problem(NamedTuple):
 
 PROBLEMS: dict[type[Exception], Problem] = {
     AdminOnlyError: Problem(401, "admin-only", "Only an administrator may do this"),
-    NoSuchVersion: Problem(404, "version-unknown", "There is no such index version"),
+    VersionNotFound: Problem(404, "version-unknown", "There is no such index version"),
     VersionRefused: Problem(409, "version-refused", "The index version cannot be served"),
     WeightsUnknown: Problem(404, "weights-unknown", "There is no such weights file"),
     WeightsUnusable: Problem(422, "weights", "The weights file is not a whole checkpoint"),
@@ -92,114 +91,110 @@ PROBLEMS: dict[type[Exception], Problem] = {
     CatalogueError: Problem(500, "catalogue", "The catalogue cannot be used"),
 }
 UNEXPECTED = Problem(500, "internal", "Something went wrong here")
-UNTOLD = "the failure is in the service's log"
-
-
-def problem_of(error: Exception) -> Problem:
-    """The table's row for the error's class or its nearest listed ancestor."""
-    for cls in type(error).__mro__:
-        if cls in PROBLEMS:
-            return PROBLEMS[cls]
-    return UNEXPECTED
 
 
 def install(app: FastAPI) -> None:
     """Register the handlers that turn every failure of `app` into a problem."""
     metrics: Metrics = app.state.metrics
     for problem in (*PROBLEMS.values(), UNEXPECTED):
-        metrics.problems.labels(problem.slug)  # from 0 on: an alert sees the first one too
+        metrics.problems.labels(problem.slug)  # start at 0, so that an alert sees the first
     app.add_exception_handler(SkyfixError, _listed)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
 
 
-def told(request: Request, ours: str) -> str:
-    """A text of ours, which quotes no client, as anybody may read it: the home folder by its
-    variable, a file elsewhere by its name alone."""
-    settings: Settings = request.app.state.settings
-    return _FOLDERS.sub("", _home(settings.home).sub("$SKYFIX_HOME", ours))
+def problem_of(error: Exception) -> Problem:
+    """The table's row for the error's class or its nearest listed ancestor."""
+    return next((PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS), UNEXPECTED)
 
 
-# Of an absolute path, its spaces too.
-_FOLDERS = re.compile(r"""(?<![\w/:.$])/(?:[^\s/:'"][^/:'"\n]*/)+""")
+def document(request: Request, error: Exception) -> dict[str, object]:
+    """The problem document of an error: its public text alone, the rest goes to the log."""
+    problem = problem_of(error)
+    if not isinstance(error, SkyfixError):
+        return _document(request, problem, "the failure is in the service's log")
+    if problem is UNEXPECTED:
+        logger.error("%s has no row in the table of problems", type(error).__name__)
+    if error.public != str(error):
+        logger.warning("%s: %s", problem.slug, error)
+    return _document(request, problem, error.public)
 
 
-@functools.cache
-def _home(home: Path) -> re.Pattern[str]:
-    names = sorted({str(home.absolute()), str(home.resolve())}, key=len, reverse=True)
-    return re.compile(rf"(?:{'|'.join(map(re.escape, names))})(?![\w-])")
+def respond(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed with `error`."""
+    return _response(document(request, error))
 
 
-def document(request: Request, problem: Problem, detail: str) -> dict[str, object]:
-    """The members of RFC 9457; counted among the application's problems. What `told` leaves out
-    of a failure of ours is in the log."""
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses for these statuses, all of them problem+json."""
+    content = {"application/problem+json": {"schema": ProblemSchema.model_json_schema()}}
+    return {status: {"description": "problem", "content": content} for status in statuses}
+
+
+def _document(request: Request, problem: Problem, detail: str) -> dict[str, object]:
+    """The members of RFC 9457; the problem is counted among the application's."""
     metrics: Metrics = request.app.state.metrics
     metrics.problems.labels(problem.slug).inc()
-    public = detail
-    if problem.status in OURS:
-        public = told(request, detail)
-        if public != detail:
-            logger.warning("%s: %s", problem.slug, detail)
     return {
         "type": f"urn:skyfix:problem:{problem.slug}",
         "title": problem.title,
         "status": problem.status,
-        "detail": public.encode(errors="replace").decode(),  # a lone surrogate is no JSON
+        "detail": detail.encode(errors="replace").decode(),  # JSON holds no lone surrogate
         "instance": request.url.path,
     }
 
 
-def respond(
-    request: Request,
-    problem: Problem,
-    detail: str,
-    headers: Mapping[str, str] | None = None,
-    **more: object,
-) -> Response:
-    """One application/problem+json answer; `more` are RFC 9457 extension members."""
-    body = {**document(request, problem, detail), **more}
+def _response(body: dict[str, object], headers: Mapping[str, str] | None = None) -> Response:
+    status = body["status"]
+    assert isinstance(status, int)
     headers = dict(headers or {})
-    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
-    if problem.status == HTTPStatus.UNAUTHORIZED:
+    if status == HTTPStatus.UNAUTHORIZED:
         headers.setdefault("WWW-Authenticate", "Bearer")
-    return JSONResponse(body, problem.status, headers, "application/problem+json")
+    return JSONResponse(body, status, headers, "application/problem+json")
 
 
 async def _listed(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
-    if problem is UNEXPECTED:
-        logger.error("%s has no row in the table of problems", type(error).__name__)
-    return respond(request, problem, str(error))
+    return respond(request, error)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = [
-        {"field": ".".join(map(str, one["loc"])), "value": one.get("input"), "reason": one["msg"]}
-        for one in error.errors()
+        {
+            "field": ".".join(map(str, fault["loc"])),
+            "value": fault.get("input"),
+            "reason": fault["msg"],
+        }
+        for fault in error.errors()
     ]
-    detail = "; ".join(f"{one['field']}={one['value']}: {one['reason']}" for one in found)
-    return respond(request, problem_of(error), detail[:1000], errors=jsonable_encoder(found))
+    detail = "; ".join(f"{fault['field']}={fault['value']}: {fault['reason']}" for fault in found)
+    body = _document(request, problem_of(error), detail[:1000])
+    return _response({**body, "errors": jsonable_encoder(found)})
 
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     problem = Problem(status, status.phrase.lower().replace(" ", "-"), status.phrase)
-    detail = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        path = getattr(request.scope.get("route"), "path", None)
-        # Starlette names those of the first of the path's routes alone, not HeadLikeGet's, and for
-        # the web folder's files none.
-        declared = request.app.openapi()["paths"].get(path, ["GET"])
-        methods = {method.upper() for method in declared}
-        headers["Allow"] = ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
-    return respond(request, problem, detail, headers)
+        headers["Allow"] = _allowed_methods(request)
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return _response(_document(request, problem, detail), headers)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+def _allowed_methods(request: Request) -> str:
+    """Every method of the path. Starlette names those of the path's first route alone, never HEAD,
+    and none for the files of the web folder."""
+    path = getattr(request.scope.get("route"), "path", None)
+    declared = request.app.openapi()["paths"].get(path, ["GET"])
+    methods = {method.upper() for method in declared}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+async def _disconnected(request: Request, error: Exception) -> Response:
     logger.info("the client left before %s was answered", request.url.path)
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # nobody reads this

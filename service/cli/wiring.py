@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from model.device import choose_device
+from model.errors import public_reason
 from service.locate.localizer import Localizer
 from service.runtime.live_localizer import WeightsMissing
 from service.runtime.weights import fingerprint_of
@@ -65,16 +66,21 @@ def reopener(
                 if fingerprint_of(path) == fingerprint:
                     return opened(settings.model_copy(update={"weights": path}))
             except CheckpointError as error:
-                unusable.append(str(error))
+                unusable.append(error)
         wanted = f"weights with fingerprint {fingerprint[:12]}"
         if unusable:
+            remedy = "put a whole copy of the checkpoint that built the index in"
+            private, public = ("; ".join(map(text, unusable)) for text in (str, public_reason))
             raise WeightsMissing(
-                f"no file that can be used holds {wanted}; {'; '.join(unusable)}: put a whole copy "
-                f"of the checkpoint that built the index in {settings.weights_folder}"
+                f"no file that can be used holds {wanted}; {private}: {remedy} "
+                f"{settings.weights_folder}",
+                public=f"no file that can be used holds {wanted}; {public}: {remedy} "
+                "$SKYFIX_HOME/weights",
             )
+        remedy = "put there the checkpoint that built the index"
         raise WeightsMissing(
-            f"no {wanted} are in {settings.weights_folder}: put there the checkpoint that built "
-            "the index"
+            f"no {wanted} are in {settings.weights_folder}: {remedy}",
+            public=f"no {wanted} are in $SKYFIX_HOME/weights: {remedy}",
         )
 
     return reopen

@@ -15,8 +15,14 @@ TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+UNREADABLE = "the imagery cannot be read: the service's log names the file"
+
+
 class SourceError(SkyfixError):
-    """Imagery that cannot be used, with the reason."""
+    """Imagery that cannot be used, with the reason: it may name any file of a source."""
+
+    def __init__(self, message: str = "", *, public: str = UNREADABLE) -> None:
+        super().__init__(message, public=public)
 
 
 class SourceMissing(SourceError):

@@ -51,9 +51,10 @@ def reopen(record: SourceRecord) -> Source:
     try:
         return open_source(Path(record.path), record.name, record.signature)
     except SourceMissing as error:
+        remedy = "put it back, or ingest it from where it is now under the same name"
         raise SourceMissing(
-            f"the imagery of source {record.name!r} is gone from {record.path}: put it back, or "
-            "ingest it from where it is now under the same name"
+            f"the imagery of source {record.name!r} is gone from {record.path}: {remedy}",
+            public=f"the imagery of source {record.name!r} is gone: {remedy}",
         ) from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
 from model.geo import Bounds, LatLon, bounds_around
 
 FORMAT = 2  # PRAGMA user_version of the file; 1 had no digests
@@ -114,7 +114,10 @@ class Catalogue:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise CatalogueError(f"{path}: the catalogue cannot be opened: {error}") from error
+            raise CatalogueError(
+                f"{path}: the catalogue cannot be opened: {error}",
+                public=f"{path.name}: the catalogue cannot be opened: {public_reason(error)}",
+            ) from error
         try:
             self._prepare()
         except BaseException:
@@ -131,7 +134,8 @@ class Catalogue:
         path = home / "catalogue.sqlite"
         if not create and not path.exists():
             raise CatalogueError(
-                f"{path} is not there: put back a copy, or run `skyfix ingest` again"
+                f"{path} is not there: put back a copy, or run `skyfix ingest` again",
+                public=f"{path.name} is not there: put back a copy, or run `skyfix ingest` again",
             )
         return cls(path)
 
@@ -139,15 +143,15 @@ class Catalogue:
         try:
             (found,) = self._db.execute("PRAGMA user_version").fetchone()
             if found not in range(FORMAT + 1):
-                raise CatalogueError(
-                    f"{self.path} is a catalogue of format {found}, this program writes {FORMAT}: "
-                    "ingest into a new home"
+                raise self._error(
+                    f"is a catalogue of format {found}, this program writes {FORMAT}: ingest into "
+                    "a new home"
                 )
             if found < FORMAT:
                 self._upgrade()
             self._number("SELECT count(*) FROM sqlite_master")  # told now where that is damaged
         except sqlite3.Error as error:
-            raise CatalogueError(f"{self.path} is not a usable catalogue: {error}") from error
+            raise self._error(f"is not a usable catalogue: {error}") from error
 
     def _upgrade(self) -> None:
         with self._transaction("BEGIN IMMEDIATE"):
@@ -323,10 +327,14 @@ class Catalogue:
             raise
 
     def _unusable(self, error: Exception) -> CatalogueError:
-        return CatalogueError(f"{self.path}: the catalogue cannot be read or written: {error}")
+        return self._error(f"cannot be read or written: {error}")
 
     def _damaged(self, what: str) -> CatalogueError:
-        return CatalogueError(
-            f"{self.path} is damaged: {what}. Put back a copy, or delete it and run "
-            "`skyfix ingest` again; the live index is searched without it"
+        return self._error(
+            f"is damaged: {what}. Put back a copy, or delete it and run `skyfix ingest` again; "
+            "the live index is searched without it"
         )
+
+    def _error(self, text: str) -> CatalogueError:
+        """SQLite's own texts name no path."""
+        return CatalogueError(f"{self.path} {text}", public=f"{self.path.name} {text}")

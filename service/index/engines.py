@@ -178,7 +178,9 @@ class IvfPq:
         try:
             self._index = faiss.read_index(str(path))
         except RuntimeError as error:
-            raise VersionCorrupt(f"{path} is no faiss index: {error}") from error
+            raise VersionCorrupt(
+                f"{path} is no faiss index: {error}", public=f"{path.name} is no faiss index"
+            ) from error
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """See Engine."""

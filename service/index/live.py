@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
 from service.index.file_stamp import Stamp, stamp
 from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
@@ -201,9 +201,9 @@ class LiveIndex:
         return index
 
     def _refuse(self, what: str, error: Exception) -> None:
-        why = f"{what}: {_said(error)}"
-        self._refusal.refuse(why)
-        log.error("%s", why, exc_info=None if isinstance(error, SkyfixError) else error)
+        self._refusal.refuse(f"{what}: {public_reason(error)}")
+        unexpected = None if isinstance(error, SkyfixError) else error
+        log.error("%s: %s", what, _said(error), exc_info=unexpected)
 
     def _look(self) -> str | None:
         """What CURRENT names; None: there is none; UNREADABLE: opening that says why."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.atomic_write import write_atomically
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
 
 FORMAT = 1
 FILE = "manifest.json"
@@ -104,7 +104,10 @@ class Manifest:
                 size = (folder / name).stat().st_size
                 sha256 = _sha256(folder / name) if digests else stated.sha256
             except OSError as error:
-                raise VersionCorrupt(f"index version {self.version}: {error}") from error
+                raise VersionCorrupt(
+                    f"index version {self.version}: {error}",
+                    public=f"index version {self.version}: {public_reason(error)}",
+                ) from error
             if size != stated.bytes:
                 raise VersionCorrupt(
                     f"index version {self.version}: {name} has {size} bytes, not {stated.bytes}"

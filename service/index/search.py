@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
 from model.geo import Bounds, LatLon
 from service.index.engine_choice import open_engine
 from service.index.engines import RESCORED, Engine, Exact, Rows, Vectors, exact_nearest
@@ -207,7 +207,10 @@ def read_version(folder: Path) -> tuple[Manifest, TileTable, Vectors]:
         records = np.load(folder / TILES, mmap_mode="r")
         tiles = TileTable(records)
     except (OSError, ValueError, IndexError) as error:
-        raise VersionCorrupt(f"index version {manifest.version}: {error}") from error
+        raise VersionCorrupt(
+            f"index version {manifest.version}: {error}",
+            public=f"index version {manifest.version}: {public_reason(error)}",
+        ) from error
     expected = (manifest.count, manifest.dimension)
     if vectors.shape != expected or vectors.dtype != np.float32 or len(tiles) != expected[0]:
         raise VersionCorrupt(

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from model.atomic_write import sync, write_atomically
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
 from service.index import milvus
 from service.index.engine_choice import announce
 from service.index.lock import build_lock, pointer_lock
@@ -73,7 +73,10 @@ class Versions:
                 return []
             return sorted(p.name for p in self.folder.iterdir() if NAME.fullmatch(p.name))
         except OSError as error:
-            raise IndexUnreadable(f"{self.folder} cannot be read: {error}") from error
+            raise IndexUnreadable(
+                f"{self.folder} cannot be read: {error}",
+                public=f"the index cannot be read: {public_reason(error)}",
+            ) from error
 
     def current(self) -> str | None:
         """The live version's name, or None before the first build. Raises IndexUnreadable."""
@@ -82,28 +85,35 @@ class Versions:
         except FileNotFoundError:
             return None
         except OSError as error:
+            remedy = "where it is no file, remove it and run `skyfix activate`"
             raise IndexUnreadable(
-                f"{self.pointer} cannot be read: {error}: where it is no file, remove it and run "
-                "`skyfix activate`"
+                f"{self.pointer} cannot be read: {error}: {remedy}",
+                public=f"{self.pointer.name} cannot be read: {error.strerror}: {remedy}",
             ) from error
 
     def require_current(self) -> str:
         """Raises IndexMissing before the first build, IndexUnreadable where CURRENT is empty."""
         name = self.current()
         if name == "":
+            remedy = f"run `skyfix activate` with one of {self.names()}, or `skyfix build`"
             raise IndexUnreadable(
-                f"{self.pointer} is empty: run `skyfix activate` with one of {self.names()}, or "
-                "`skyfix build`"
+                f"{self.pointer} is empty: {remedy}",
+                public=f"{self.pointer.name} is empty: {remedy}",
             )
         if name is None:
-            raise IndexMissing(f"{self.folder} holds no index yet: run `skyfix build`")
+            raise IndexMissing(
+                f"{self.folder} holds no index yet: run `skyfix build`",
+                public="there is no index yet: run `skyfix build`",
+            )
         return name
 
     def path(self, name: str) -> Path:
         """Raises VersionUnknown when there is no such version."""
         if not NAME.fullmatch(name) or not (self.folder / name).is_dir():
+            there = f"there are {self.names()}"
             raise VersionUnknown(
-                f"no index version is named {name!r} in {self.folder}; there are {self.names()}"
+                f"no index version is named {name!r} in {self.folder}; {there}",
+                public=f"no index version is named {name!r}; {there}",
             )
         return self.folder / name
 
@@ -218,6 +228,8 @@ def _writable(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # that of a full disk names no path
+        remedy = "free space on its disk, or make it writable, and try again"
         raise IndexUnwritable(
-            f"{path}: {what}: {error}: free space on its disk, or make it writable, and try again"
+            f"{path}: {what}: {error}: {remedy}",
+            public=f"{path.name}: {what}: {error.strerror}: {remedy}",
         ) from error

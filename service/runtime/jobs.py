@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -100,9 +100,11 @@ class Jobs:
             try:
                 job = self._begun(kind, command)
             except (OSError, RuntimeError) as error:
+                remedy = "free memory, processes or open files, and try again"
                 raise JobNotStarted(
-                    f"the system starts no process for the {kind}: {error}: free memory, "
-                    "processes or open files, and try again"
+                    f"the system starts no process for the {kind}: {error}: {remedy}",
+                    public=f"the system starts no process for the {kind}: {public_reason(error)}: "
+                    f"{remedy}",
                 ) from error
             self._jobs[job.id] = job
             while len(self._jobs) > self._kept:

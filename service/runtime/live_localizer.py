@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
+from service.index.manifest import VersionCorrupt
 from service.index.refusal import RETRY_EVERY_S, Refusal
-from service.index.versions import IndexUnreadable, VersionReport
+from service.index.versions import IndexUnreadable, VersionReport, VersionUnknown
 from service.locate.fix import Fix
 from service.locate.hints import Hints
 from service.locate.localizer import LiveTiles, Localizer, Query
@@ -35,6 +36,14 @@ Prepared = tuple[Localizer, Query]
 
 class WeightsMissing(SkyfixError):
     """No weights at hand made this index."""
+
+
+class VersionNotFound(SkyfixError):
+    """The version to activate does not exist."""
+
+
+class VersionRefused(SkyfixError):
+    """The version to activate cannot be served."""
 
 
 class Serving:
@@ -73,8 +82,17 @@ class Serving:
         when this has returned is answered from it.
 
         Raises:
-            WeightsMissing: none at hand made it. Else as `LiveIndex.activate`. All is as before.
+            VersionNotFound, VersionRefused; EngineUnavailable and IndexUnwritable as
+                `LiveIndex.activate`. The live version stays.
         """
+        try:
+            return self._activate(name)
+        except VersionUnknown as error:
+            raise VersionNotFound(str(error), public=error.public) from error
+        except (VersionCorrupt, WeightsMissing) as error:
+            raise VersionRefused(str(error), public=error.public) from error
+
+    def _activate(self, name: str) -> VersionReport:
         with self._changing:
             fresh = self._opened(self.localizer.live.versions.manifest(name).encoder)
             if fresh is self.localizer:
@@ -149,8 +167,9 @@ class Serving:
                 self._go_live(fresh, name)
             self._refusal.clear()  # only now: what is tried again is no less in trouble meanwhile
         except Exception as error:  # whatever it is, the old pair stays
-            self._refusal.refuse(f"index version {name} is not used: {error}")
-            logger.error("%s", self._refusal.why, exc_info=not isinstance(error, SkyfixError))
+            self._refusal.refuse(f"index version {name} is not used: {public_reason(error)}")
+            unexpected = not isinstance(error, SkyfixError)
+            logger.error("index version %s is not used: %s", name, error, exc_info=unexpected)
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._look_every_s):

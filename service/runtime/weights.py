@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from model.errors import SkyfixError
+from model.errors import SkyfixError, public_reason
 from service.index.file_stamp import Stamp, stamp
 from service.index.refusal import RETRY_EVERY_S, Refusal
 
@@ -36,7 +36,10 @@ def whole_file(folder: Path, name: str) -> Path:
     try:
         Checkpoint.load(folder / name).network()
     except CheckpointError as error:
-        raise WeightsUnusable(f"weights={name}: {error}; there are {there}") from error
+        raise WeightsUnusable(
+            f"weights={name}: {error}; there are {there}",
+            public=f"weights={name}: {public_reason(error)}; there are {there}",
+        ) from error
     return folder / name
 
 

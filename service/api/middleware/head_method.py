@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
-class HeadLikeGet:
+class HeadAsGet:
     """Pure ASGI middleware: the application inside sees a GET; those around it, and the server,
     which must know that no body follows, see the HEAD that was sent."""
 

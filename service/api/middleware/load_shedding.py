@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.errors import problem_of, respond
+from service.api.errors import respond
 from service.runtime.admission import Admission, OverloadedError
 
 ALWAYS = "/livez"  # a busy process is not a dead one
 
 
-class Crowd:
+class LoadShedding:
     """Pure ASGI middleware: more than `most` requests at once get a 503, and so do those for
     `uploads`, the routes that locate panoramas, while `admission` would turn them away.
     """
@@ -39,7 +39,7 @@ class Crowd:
         try:
             self._check(scope)
         except OverloadedError as busy:
-            await respond(Request(scope), problem_of(busy), str(busy))(scope, receive, send)
+            await respond(Request(scope), busy)(scope, receive, send)
             return
         self._inside += 1
         try:

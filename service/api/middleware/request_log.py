@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import UNEXPECTED, UNTOLD, respond
+from service.api.errors import respond
 from service.runtime.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _SECURITY = {
 }
 
 
-class Observe:
+class RequestLog:
     """Pure ASGI middleware, outermost but for Starlette's own last resort."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -63,12 +63,11 @@ class Observe:
 
         try:
             await self._app(scope, receive_counting, send_with_headers)
-        except Exception:
+        except Exception as error:
             logger.exception("%s %s failed", scope["method"], _route(scope))
             if seen["status"] != 499:  # an answer has begun: it can only be cut off
                 raise
-            answer = respond(Request(scope), UNEXPECTED, UNTOLD)
-            await answer(scope, receive, send_with_headers)
+            await respond(Request(scope), error)(scope, receive, send_with_headers)
         finally:
             self._record(scope, seen, time.perf_counter() - begun)
             REQUEST_ID.reset(token)

@@ -8,29 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from model.errors import SkyfixError
-from service.api.problems import problems
+from service.api.errors import AdminOnlyError, problems
 from service.api.schemas import ActivatedSchema, JobSchema
-from service.index.manifest import VersionCorrupt
-from service.index.versions import VersionUnknown
 from service.runtime.jobs import Job, Jobs, rebuild_command
-from service.runtime.live_localizer import Serving, WeightsMissing
+from service.runtime.live_localizer import Serving
 from service.runtime.weights import whole_file
 from service.settings import Settings
 
 _BEARER = HTTPBearer(auto_error=False, description="the value of SKYFIX_ADMIN_TOKEN")
-
-
-class AdminOnlyError(SkyfixError):
-    """The admin token is missing or wrong."""
-
-
-class NoSuchVersion(SkyfixError):
-    """The version asked for does not exist."""
-
-
-class VersionRefused(SkyfixError):
-    """The version asked for cannot be served."""
 
 
 def require_token(
@@ -93,12 +78,7 @@ def activate(
     of other weights goes live with them when they are in the home folder's `weights`. Requests that
     begin after the answer, 200, are answered from the version."""
     serving: Serving = request.app.state.serving
-    try:
-        report = serving.activate(version)
-    except VersionUnknown as error:
-        raise NoSuchVersion(str(error)) from error
-    except (VersionCorrupt, WeightsMissing) as error:
-        raise VersionRefused(str(error)) from error
+    report = serving.activate(version)
     return ActivatedSchema(version=report.version, tiles=report.tiles, bytes=report.bytes)
 
 

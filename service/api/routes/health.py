@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from service.api.errors import told
-from service.api.problems import problems
+from service.api.errors import problems
 from service.api.schemas import ReadySchema
 from service.runtime.jobs import Jobs
 from service.runtime.live_localizer import Serving
@@ -50,7 +49,7 @@ async def readyz(request: Request) -> ReadySchema:
         status="ready",
         index_version=fix.index_version,
         encoder=fix.encoder,
-        trouble=told(request, "; ".join(filter(None, troubles))) or None,
+        trouble="; ".join(filter(None, troubles)) or None,
     )
 
 

@@ -13,9 +13,8 @@ from starlette.responses import JSONResponse, Response
 
 from model.errors import SkyfixError
 from service.api.disconnect import unless_gone
-from service.api.errors import UNEXPECTED, UNTOLD, document, problem_of
+from service.api.errors import document, problems
 from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
-from service.api.problems import problems
 from service.api.query import LocateQuery
 from service.api.schemas import BatchSchema, FixSchema, OutcomeSchema, ProblemSchema
 from service.api.upload import FIELD, BodyLimits, read_panoramas
@@ -112,12 +111,10 @@ async def _outcome(
     try:
         fix = await pipeline.locate(data, hints, query.top_k, query.explain)
         return OutcomeSchema(fix=FixSchema.of(fix))
-    except SkyfixError as error:
-        problem = document(request, problem_of(error), str(error))
-    except Exception:  # whatever it is, the others are answered
-        logger.exception("a panorama of a batch failed")
-        problem = document(request, UNEXPECTED, UNTOLD)
-    return OutcomeSchema(problem=ProblemSchema.model_validate(problem))
+    except Exception as error:  # the batch's other panoramas are still answered
+        if not isinstance(error, SkyfixError):
+            logger.exception("a panorama of a batch failed")
+        return OutcomeSchema(problem=ProblemSchema.model_validate(document(request, error)))
 
 
 def _json(body: BaseModel, headers: dict[str, str]) -> Response:

@@ -15,7 +15,7 @@ from model.errors import SkyfixError
 from model.geo import Bounds, metres_per_degree
 from model.images import Rgb
 from service.api.disconnect import unless_gone
-from service.api.problems import problems
+from service.api.errors import problems
 from service.api.query import WRITTEN_PLAINLY
 from service.basemap import MAX_PICTURES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile
 from service.locate.localizer import LiveTiles

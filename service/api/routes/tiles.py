@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Request
 from PIL import Image
 from starlette.responses import Response
 
-from service.api.problems import problems
+from service.api.errors import problems
 from service.api.query import WRITTEN_PLAINLY
 from service.imagery.tile_images import tile_image
 from service.index.catalogue import Catalogue, TileUnknown
