@@ -11,57 +11,62 @@ from index_samples import write_version
 from model.geo import LatLon, offset
 from service.index.search import TileIndex
 from service.index.stored_calibration import Calibration, CalibrationError
-from service.locate.calibration import Seen, auroc, calibration_error, fit, regression
-from service.locate.position import fuse
+from service.locate.calibration import (
+    KnownPanorama,
+    auroc,
+    calibration_error,
+    fit,
+    logistic_regression,
+)
 
 TILES = Calibration(reach_m=32.0, spacing_m=16.0, depth=100)
 ORIGIN = LatLon(48.0, 11.0)
 STEPS = np.arange(-8, 9) * 16.0
-PLACES = np.array([offset(ORIGIN, east, north) for north in STEPS for east in STEPS])
+CENTRES = np.array([offset(ORIGIN, east, north) for north in STEPS for east in STEPS])
 METRES = np.array([(east, north) for north in STEPS for east in STEPS])
 
 
-def nearest(distances: np.ndarray, truth: LatLon | None) -> Seen:
+def candidates(distances: np.ndarray, truth: LatLon | None) -> KnownPanorama:
     rows = np.argsort(distances)[:64]
-    return Seen(PLACES[rows], distances[rows], truth)
+    return KnownPanorama(CENTRES[rows], distances[rows], truth)
 
 
-def panoramas(count: int, seed: int) -> list[Seen]:
-    """Each inside once and elsewhere once; how much it resembles its place varies."""
+def panoramas(count: int, seed: int) -> list[KnownPanorama]:
+    """Each inside once and elsewhere once; the likeness to the right tiles varies."""
     random = np.random.default_rng(seed)
-    seen = []
+    made = []
     for _ in range(count):
         at = random.uniform(-60.0, 60.0, 2)
-        noise = random.normal(1.5, 0.08, len(PLACES))
+        noise = random.normal(1.5, 0.08, len(CENTRES))
         likeness = random.uniform(0.0, 1.0) * np.exp(-(((METRES - at) ** 2).sum(1)) / 25.0**2)
-        seen.append(nearest(noise - likeness, offset(ORIGIN, *map(float, at))))
-        seen.append(nearest(random.normal(1.5, 0.08, len(PLACES)), None))
-    return seen
+        made.append(candidates(noise - likeness, offset(ORIGIN, *map(float, at))))
+        made.append(candidates(random.normal(1.5, 0.08, len(CENTRES)), None))
+    return made
 
 
 def test_confidence_holds_on_other_panoramas() -> None:
     calibration = fit(TILES, panoramas(200, seed=1), "made up")
     held_out = panoramas(200, seed=2)
-    placed = [fuse(one.places, one.distances, calibration) for one in held_out]
-    confidence = np.array([place.confidence for place in placed])
-    errors = [one.error_m(place) for one, place in zip(held_out, placed, strict=True)]
-    right = np.array(errors) <= [place.radius_m for place in placed]
+    fused = [panorama.fused(calibration) for panorama in held_out]
+    confidence = np.array([position.confidence for position in fused])
+    errors = [p.error_m(position) for p, position in zip(held_out, fused, strict=True)]
+    right = np.array(errors) <= [position.radius_m for position in fused]
     assert calibration_error(confidence, right) <= 0.05
-    nearness = -np.array([place.nearest for place in placed])
+    nearness = -np.array([position.nearest for position in fused])
     assert auroc(nearness[::2], nearness[1::2]) > 0.8
     near = np.array(errors) <= 64.0
     assert right[near].mean() == pytest.approx(0.9, abs=0.05)
-    said = np.array([place.in_index for place in placed])
-    assert said[::2].mean() > 0.6 > 0.3 > said[1::2].mean()
+    in_index = np.array([position.in_index for position in fused])
+    assert in_index[::2].mean() > 0.6 > 0.3 > in_index[1::2].mean()
 
 
-def test_strangers_weigh_half_however_many_there_are() -> None:
-    seen = panoramas(100, seed=1)
-    once = fit(TILES, seen, "made up")
-    thrice = fit(TILES, [*seen, *seen[1::2], *seen[1::2]], "made up")
+def test_panoramas_from_elsewhere_weigh_half_whatever_their_number() -> None:
+    known = panoramas(100, seed=1)
+    once = fit(TILES, known, "made up")
+    thrice = fit(TILES, [*known, *known[1::2], *known[1::2]], "made up")
     assert thrice.agreement_temperature == once.agreement_temperature
-    for one in panoramas(30, seed=2):
-        a, b = (fuse(one.places, one.distances, calibration) for calibration in (once, thrice))
+    for panorama in panoramas(30, seed=2):
+        a, b = (panorama.fused(calibration) for calibration in (once, thrice))
         assert a.confidence == pytest.approx(b.confidence, abs=1e-6)
 
 
@@ -72,7 +77,7 @@ def test_the_regression_has_no_better_neighbour() -> None:
     right = random.random(400) < chance
     counts = random.integers(1, 4, 400).astype(float)
     scale = np.sqrt(np.cov(features.T, fweights=counts.astype(int), bias=True).diagonal())
-    weights = np.array(regression(features, right, counts))
+    weights = np.array(logistic_regression(features, right, counts))
 
     def loss(w: np.ndarray) -> float:
         z = w[0] + features @ w[1:]
@@ -85,7 +90,7 @@ def test_the_regression_has_no_better_neighbour() -> None:
 
 def test_separable_features_give_finite_weights() -> None:
     features = np.repeat([[0.0, 0.0], [1.0, 1.0]], 30, axis=0)
-    weights = regression(features, features[:, 0] > 0.5, np.ones(len(features)))
+    weights = logistic_regression(features, features[:, 0] > 0.5, np.ones(len(features)))
     assert np.isfinite(weights).all()
     assert weights[0] < 0.0 < weights[0] + sum(weights[1:])
 
@@ -104,10 +109,10 @@ def test_calibration_error_is_the_gap_weighted_by_bin() -> None:
     )
 
 
-def test_too_few_or_lost_panoramas_are_refused() -> None:
+def test_too_few_or_lost_panoramas_are_an_error() -> None:
     with pytest.raises(CalibrationError, match="10 panoramas inside"):
         fit(TILES, panoramas(10, seed=1), "few")
-    lost = [one._replace(truth=one.truth and LatLon(0.0, 0.0)) for one in panoramas(30, seed=1)]
+    lost = [p._replace(truth=p.truth and LatLon(0.0, 0.0)) for p in panoramas(30, seed=1)]
     with pytest.raises(CalibrationError, match="none of 30 panoramas"):
         fit(TILES, lost, "lost")
 

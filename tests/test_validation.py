@@ -1,4 +1,4 @@
-"""Panoramas with known places: read, measured, and turned into the manifest's calibration."""
+"""Panoramas with known positions are read, measured, and calibrate the manifest."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def write_panoramas(folder: Path, seeds: Sequence[int], latitude: float = 25.0) 
     """Panorama `seed` stands where coloured_region puts the tile `seed`."""
     folder.mkdir()
     rows = ["file,latitude,longitude"]
-    for place, seed in enumerate(seeds):
+    for column, seed in enumerate(seeds):
         (folder / f"{seed}.png").write_bytes(panorama_of(seed))
-        rows.append(f"{seed}.png,{latitude},{-80.0 + 0.001 * place:.6f}")
+        rows.append(f"{seed}.png,{latitude},{-80.0 + 0.001 * column:.6f}")
     (folder / "poses.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -47,7 +47,7 @@ def localizer(tmp_path: Path) -> Localizer:
     return localizer
 
 
-def test_a_build_stores_what_its_panoramas_say(localizer: Localizer, tmp_path: Path) -> None:
+def test_a_build_stores_its_calibration(localizer: Localizer, tmp_path: Path) -> None:
     stored = Versions(tmp_path).manifest(localizer.live.get().version).calibration
     assert stored is not None
     assert stored["source"] == f"{COUNT} panoramas of street"
@@ -63,7 +63,7 @@ def test_a_build_stores_what_its_panoramas_say(localizer: Localizer, tmp_path: P
     assert stranger.confidence < 0.2
 
 
-def test_strangers_that_are_given_take_the_place_of_those_from_next_door(
+def test_panoramas_from_elsewhere_replace_the_search_without_own_tiles(
     localizer: Localizer, tmp_path: Path
 ) -> None:
     index, own = localizer.live.get(), [tmp_path / "street"]
@@ -72,18 +72,22 @@ def test_strangers_that_are_given_take_the_place_of_those_from_next_door(
     assert given.source == f"{COUNT} panoramas of street against 30 of others"
     assert given.weights != index.calibration.weights
     at_home = localizer.candidates(index, localizer.prepare(panorama_of(3)), [None])[0]
-    place = fuse(index.places(at_home.rows), np.array(at_home.distances), given)
-    assert place.confidence is not None
-    assert place.confidence > 0.9
+    fused = fuse(index.places(at_home.rows), np.array(at_home.distances), given)
+    assert fused.confidence is not None
+    assert fused.confidence > 0.9
 
 
-def test_who_is_at_home_is_no_stranger(localizer: Localizer, tmp_path: Path) -> None:
+def test_a_panorama_of_this_index_is_not_from_elsewhere(
+    localizer: Localizer, tmp_path: Path
+) -> None:
     own = [tmp_path / "street"]
     with pytest.raises(ValidationError, match=r"0\.png, taken at 25\.0,-80\.0, is not from elsew"):
         calibrate(localizer.live.get(), localizer, own, own)
 
 
-def test_evaluation_tells_its_own_from_others(localizer: Localizer, tmp_path: Path) -> None:
+def test_an_evaluation_separates_inside_from_elsewhere(
+    localizer: Localizer, tmp_path: Path
+) -> None:
     others = write_panoramas(tmp_path / "others", range(900, 910), latitude=30.0)
     report = evaluate(localizer, tmp_path / "street", others)
     assert (report.inside["panoramas"], report.certainty["others"]) == (COUNT, 10)
@@ -93,9 +97,7 @@ def test_evaluation_tells_its_own_from_others(localizer: Localizer, tmp_path: Pa
     assert json.dumps(report.inside)
 
 
-def test_a_wrong_heading_misleads_until_it_is_passed_over(
-    localizer: Localizer, tmp_path: Path
-) -> None:
+def test_a_wrong_heading_misleads_until_it_is_ignored(localizer: Localizer, tmp_path: Path) -> None:
     street = tmp_path / "street"
     for file in street.glob("*.png"):
         with Image.open(file) as image:
@@ -103,8 +105,8 @@ def test_a_wrong_heading_misleads_until_it_is_passed_over(
             exif[0x8825] = {17: 90.0}  # GPS direction in degrees in which the centre looks; it is 0
             image.save(file, exif=exif)
     assert evaluate(localizer, street).inside["best_tile_within_10m"] < 0.5
-    passed_over = evaluate(localizer, street, heading_known=False)
-    assert passed_over.inside["best_tile_within_10m"] == passed_over.inside["within_10m"] == 1.0
+    ignored = evaluate(localizer, street, heading_known=False)
+    assert ignored.inside["best_tile_within_10m"] == ignored.inside["within_10m"] == 1.0
 
 
 def test_without_calibration_no_confidence_is_made_up(localizer: Localizer, tmp_path: Path) -> None:
@@ -132,8 +134,8 @@ def test_too_few_panoramas_publish_nothing(localizer: Localizer, tmp_path: Path)
         ("", "needs the columns"),
         ("gone.png,1,2", r"line 3: there is no file .*gone\.png"),
         ("0.png,north,2", "line 3: could not convert"),
-        ("0.png,91,2", "line 3: .* no place on Earth"),
-        ("0.png,nan,2", "no place on Earth"),
+        ("0.png,91,2", "line 3: .* no position on Earth"),
+        ("0.png,nan,2", "no position on Earth"),
         ("0.png", "line 3: "),
     ],
 )

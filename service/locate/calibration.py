@@ -1,8 +1,8 @@
-"""From panoramas with known places to the numbers that `service.locate.position` needs.
+"""Fits the numbers of `service.locate.position` to panoramas with known positions.
 
-What a panorama from elsewhere looks like to an index is told by panoramas from elsewhere or,
-without any, by the index's own, among the tiles that share no ground with those around their true
-places: as if they came from next door. Either kind weighs half, however many there are.
+Fitting needs panoramas from elsewhere too. Without any, the index's own panoramas serve again:
+each is searched among the tiles that share no ground with its position, as a panorama from just
+outside the index would be. Inside and outside weigh half each, whatever their numbers.
 """
 
 from __future__ import annotations
@@ -16,107 +16,119 @@ from numpy.typing import NDArray
 
 from model.geo import LatLon, distance_m
 from service.index.stored_calibration import Calibration, CalibrationError, Weights
-from service.locate.position import Numbers, Place, fuse, logistic
+from service.locate.position import FusedPosition, Numbers, fuse, logistic
 
 MIN_PANORAMAS = 20
 TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48)
-WITHIN = 0.9  # of rightly placed panoramas within their radius; of an index's own, said to be so
+SHARE = 0.9  # of good positions that lie within the radius; of inside panoramas with in_index
 RIDGE = 0.1  # penalty on standardised weights, in panoramas: keeps separable data finite
 STEPS = 50
-LEAST = 1e-9  # probability, so that one surprise does not decide alone
+MIN_LIKELIHOOD = 1e-9  # so that a single surprise does not decide alone
 
 Flags = NDArray[np.bool_]
 
 
-class Seen(NamedTuple):
-    """One panorama among some tiles: candidates' places (K, 2) in degrees and distances (K,).
+class KnownPanorama(NamedTuple):
+    """The candidates of one panorama: centres (K, 2) in degrees and squared distances (K,).
 
-    truth: where it was taken; None when that is nowhere near these tiles.
+    truth: where the panorama was taken; None when it was taken elsewhere.
     """
 
-    places: Numbers
+    centres: Numbers
     distances: Numbers
     truth: LatLon | None
 
-    def error_m(self, place: Place) -> float:
-        """Metres off; infinite for a panorama from elsewhere."""
-        return np.inf if self.truth is None else distance_m(place.position, self.truth)
+    def fused(self, calibration: Calibration) -> FusedPosition:
+        """The position by this calibration."""
+        return fuse(self.centres, self.distances, calibration)
+
+    def error_m(self, fused: FusedPosition) -> float:
+        """Metres from the truth; infinite for a panorama from elsewhere."""
+        return np.inf if self.truth is None else distance_m(fused.position, self.truth)
 
 
-def fit(tiles: Calibration, seen: Sequence[Seen], source: str) -> Calibration:
-    """Temperatures, radius, confidence and in_index_distance that suit what was seen.
+def fit(tiles: Calibration, panoramas: Sequence[KnownPanorama], source: str) -> Calibration:
+    """The calibration that suits these panoramas. Its fields are fitted one after the other.
 
     Args:
-        tiles: the index's own numbers.
-        source: which panoramas these are, for the manifest.
+        tiles: gives reach_m, spacing_m and depth, which depend on the tiles alone.
+        source: names the panoramas, for the manifest.
 
     Raises:
-        CalibrationError: too few panoramas, or none of one kind, to measure anything.
+        CalibrationError: fewer than MIN_PANORAMAS inside or outside, or no good position.
     """
-    inside = [one for one in seen if one.truth is not None]
-    if len(inside) < MIN_PANORAMAS or len(seen) - len(inside) < MIN_PANORAMAS:
+    inside = [panorama for panorama in panoramas if panorama.truth is not None]
+    outside = len(panoramas) - len(inside)
+    if min(len(inside), outside) < MIN_PANORAMAS:
         raise CalibrationError(
-            f"{len(inside)} panoramas inside and {len(seen) - len(inside)} outside the index: at "
-            f"least {MIN_PANORAMAS} of each are needed to calibrate"
+            f"{len(inside)} panoramas inside and {outside} outside the index: at least "
+            f"{MIN_PANORAMAS} of each are needed to calibrate"
         )
     plain = Calibration(tiles.reach_m, tiles.spacing_m, tiles.depth, source=source)
-    trials = [dataclasses.replace(plain, temperature=one) for one in TEMPERATURES]
-    chosen = min(trials, key=lambda trial: _mean_error(trial, inside))
-    chosen = dataclasses.replace(chosen, radius_scale=_radius_scale(chosen, inside))
-    places = [fuse(one.places, one.distances, chosen) for one in seen]
-    right = [one.error_m(place) <= place.radius_m for one, place in zip(seen, places, strict=True)]
-    known = [p.nearest for one, p in zip(seen, places, strict=True) if one.truth is not None]
-    chosen = dataclasses.replace(chosen, in_index_distance=float(np.quantile(known, WITHIN)))
-    fitted = [_sure(chosen, one, seen, np.array(right)) for one in TEMPERATURES]
-    return max(fitted, key=lambda one: one[0])[1]
+    trials = [dataclasses.replace(plain, temperature=trial) for trial in TEMPERATURES]
+    best = min(trials, key=lambda trial: _mean_error(trial, inside))
+    best = dataclasses.replace(best, radius_scale=_radius_scale(best, inside))
+    nearest = [panorama.fused(best).nearest for panorama in inside]
+    best = dataclasses.replace(best, in_index_distance=float(np.quantile(nearest, SHARE)))
+    trials = [dataclasses.replace(best, agreement_temperature=trial) for trial in TEMPERATURES]
+    fitted = [_fit_confidence(trial, panoramas) for trial in trials]
+    return max(fitted, key=lambda scored: scored[0])[1]
 
 
-def _sure(
-    chosen: Calibration, agreement_temperature: float, seen: Sequence[Seen], right: Flags
+def _fit_confidence(
+    trial: Calibration, panoramas: Sequence[KnownPanorama]
 ) -> tuple[float, Calibration]:
-    """The best weights with this temperature, and the mean log-likelihood of `right` under them."""
-    trial = dataclasses.replace(chosen, agreement_temperature=agreement_temperature)
-    places = [fuse(one.places, one.distances, trial) for one in seen]
-    of_inside = np.array([place.of_inside for place in places])
-    of_placed = np.array([place.of_placed for place in places])
-    inside = np.array([one.truth is not None for one in seen])
+    """The mean log-likelihood of the best weights, and the calibration with these weights."""
+    fused, errors = _locate(trial, panoramas)
+    truth_within = errors <= np.array([position.radius_m for position in fused])
+    inside_features = np.array([position.inside_features for position in fused])
+    radius_features = np.array([position.radius_features for position in fused])
+    inside = np.array([panorama.truth is not None for panorama in panoramas])
     half_each = np.where(inside, 1.0, inside.sum() / (~inside).sum())
-    weights = (
-        regression(of_inside, inside, half_each),
-        regression(of_placed[inside], right[inside], np.ones(int(inside.sum()))),
+    a = logistic_regression(inside_features, inside, half_each)
+    b = logistic_regression(
+        radius_features[inside], truth_within[inside], np.ones(int(inside.sum()))
     )
-    sure = logistic(weights[0], of_inside) * logistic(weights[1], of_placed)
-    likelihood = np.log(np.clip(np.where(right, sure, 1.0 - sure), LEAST, None))
-    return float(np.average(likelihood, weights=half_each)), dataclasses.replace(
-        trial, weights=weights
-    )
+    confidence = logistic(a, inside_features) * logistic(b, radius_features)
+    likelihood = np.where(truth_within, confidence, 1.0 - confidence)
+    log_likelihood = np.log(np.clip(likelihood, MIN_LIKELIHOOD, None))
+    mean = float(np.average(log_likelihood, weights=half_each))
+    return mean, dataclasses.replace(trial, weights=(a, b))
 
 
-def _mean_error(trial: Calibration, inside: Sequence[Seen]) -> float:
-    """A place that is far off counts as one tile's width, however far."""
-    errors = [one.error_m(fuse(one.places, one.distances, trial)) for one in inside]
+def _locate(
+    trial: Calibration, panoramas: Sequence[KnownPanorama]
+) -> tuple[list[FusedPosition], Numbers]:
+    """The positions by this calibration, and their errors in metres."""
+    fused = [panorama.fused(trial) for panorama in panoramas]
+    errors = [p.error_m(position) for p, position in zip(panoramas, fused, strict=True)]
+    return fused, np.array(errors)
+
+
+def _mean_error(trial: Calibration, inside: Sequence[KnownPanorama]) -> float:
+    """Metres. An error beyond one tile's width counts as one tile's width."""
+    _, errors = _locate(trial, inside)
     return float(np.minimum(errors, 2.0 * trial.reach_m).mean())
 
 
-def _radius_scale(chosen: Calibration, inside: Sequence[Seen]) -> float:
-    """So that WITHIN of the panoramas placed to within one tile lie inside their radius."""
-    places = [fuse(one.places, one.distances, chosen) for one in inside]
-    errors = np.array([one.error_m(place) for one, place in zip(inside, places, strict=True)])
-    near = errors <= 2.0 * chosen.reach_m
-    if not near.any():
+def _radius_scale(trial: Calibration, inside: Sequence[KnownPanorama]) -> float:
+    """The scale at which SHARE of the positions with an error below one tile are within radius."""
+    fused, errors = _locate(trial, inside)
+    good = errors <= 2.0 * trial.reach_m
+    if not good.any():
         raise CalibrationError(
-            f"none of {len(inside)} panoramas was placed within {2.0 * chosen.reach_m:g} m of its "
-            "true place: the weights do not suit this imagery, or the places are wrong"
+            f"none of {len(inside)} panoramas was located within {2.0 * trial.reach_m:g} m of its "
+            "true position: the weights do not suit this imagery, or the positions are wrong"
         )
-    spreads = np.array([place.radius_m for place in places]) / chosen.radius_scale
-    return float(np.quantile(errors[near] / spreads[near], WITHIN))
+    spreads = np.array([position.radius_m for position in fused]) / trial.radius_scale
+    return float(np.quantile(errors[good] / spreads[good], SHARE))
 
 
-def regression(features: Numbers, true: Flags, counts: Numbers) -> Weights:
-    """Weights of `position.logistic` that best tell `true` (N,) by `features` (N, 2), each of the
-    rows counted so many times, `counts` (N,).
+def logistic_regression(features: Numbers, true: Flags, counts: Numbers) -> Weights:
+    """Weights of `position.logistic` that best predict `true` (N,) from `features` (N, 2).
 
-    Newton's method on the penalised likelihood; features are standardised on the way.
+    Row i counts counts[i] times. Newton's method on the penalised likelihood of the standardised
+    features.
     """
     mean = np.average(features, axis=0, weights=counts)
     scale = np.sqrt(np.average((features - mean) ** 2, axis=0, weights=counts)) + 1e-9
@@ -137,14 +149,14 @@ def regression(features: Numbers, true: Flags, counts: Numbers) -> Weights:
 
 
 def auroc(inside: Numbers, outside: Numbers) -> float:
-    """Probability that one from inside scores above one from outside, ties counted half."""
+    """Probability that an inside score exceeds an outside score; ties count half."""
     below = np.searchsorted(np.sort(outside), inside, side="left")
     not_above = np.searchsorted(np.sort(outside), inside, side="right")
     return float((below + not_above).mean() / 2.0 / len(outside))
 
 
 def calibration_error(confidence: Numbers, right: Flags, bins: int = 10) -> float:
-    """Expected calibration error: |share right - mean confidence| over bins of equal width."""
+    """Expected calibration error: |share right - mean confidence|, over bins of equal width."""
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(float((right[which == b] - confidence[which == b]).sum())) for b in range(bins)]
     return sum(gaps) / len(confidence)

@@ -23,7 +23,7 @@ from model.panorama import PanoramaGeometry, read_geometry
 from service.locate.candidates import Candidates, Mask, Search, allowed_rows, find_candidates
 from service.locate.fix import Explanation, Fix, Match, Stated
 from service.locate.hints import Hints, check_top_k
-from service.locate.position import Place, fuse
+from service.locate.position import FusedPosition, fuse
 
 if TYPE_CHECKING:
     from service.index.search import TileIndex
@@ -232,7 +232,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000.0, 3)
 
 
-def place_of(index: TileIndex, found: Candidates) -> Place | None:
+def place_of(index: TileIndex, found: Candidates) -> FusedPosition | None:
     """The position that the candidates agree on; None without any."""
     if not found.rows:
         return None

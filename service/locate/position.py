@@ -1,28 +1,31 @@
-"""One position out of many matches, and how far to trust it. Pure numpy.
+"""Fuses many candidates into one position, with a radius and a confidence. Pure numpy.
 
-Tiles overlap, so a panorama resembles several neighbours at once. With the squared descriptor
-distance d_i of candidate i, whose centre lies at p_i:
+Tiles overlap, so a panorama resembles several neighbouring tiles. Candidate i has its centre at
+p_i and the squared descriptor distance d_i:
 
     w_i       = exp(-(d_i - min d) / temperature)
     c         = the candidate with the most weight within reach_m of it
     m         = sum(w_i p_i) / sum(w_i)                  over candidates within reach_m of c
-    position  = sum(w_i p_i) / sum(w_i)                  over the cluster: those within reach_m of m
+    position  = sum(w_i p_i) / sum(w_i)                  over the cluster: all within reach_m of m
     spread^2  = sum(w_i |p_i - position|^2) / sum(w_i) + spacing_m^2 / 6    over the cluster
     radius    = radius_scale * spread
 
-spacing^2 / 6 is the mean square distance of a square cell's points from its centre: what remains
-unknown when one tile has all the weight. The confidence is the probability that the panorama was
-taken within the radius: that it was taken in this index at all, and if so, rightly placed,
+spacing_m^2 / 6 is the mean squared distance from a square cell's centre. That much stays unknown
+even when one tile has all the weight.
+
+The confidence is the probability that the panorama was taken within the radius. The first factor
+is the probability that it was taken in this index at all; the second, that the radius then holds:
 
     confidence  = logistic(a . (1, n, agreement)) logistic(b . (1, agreement, ln(spread / reach)))
     logistic(z) = 1 / (1 + exp(-z))
     n           = least d in the cluster
-    agreement   = sum(v_i) over candidates that share ground with the position / sum(v_i)
+    agreement   = sum(v_i) over candidates within 2 reach_m of the position / sum(v_i)
     v_i         = exp(-(d_i - min d) / agreement_temperature)
+    in_index    = n <= in_index_distance
 
-n says how like the place looks, agreement whether another place looks as like, and the spread
-whether the tiles around it tell one answer. in_index = (n <= in_index_distance) is the first
-question alone.
+n says how well the imagery matches, agreement whether other positions match as well, and the
+spread whether the tiles around the position agree. `service.locate.calibration` fits a, b and the
+other numbers.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ from service.index.stored_calibration import Calibration
 Numbers = NDArray[np.float64]
 
 
-class Place(NamedTuple):
-    """A fused position. confidence, in_index: None without calibration."""
+class FusedPosition(NamedTuple):
+    """Where candidates agree. confidence, in_index: None without calibration."""
 
     position: LatLon
     radius_m: float
@@ -51,25 +54,25 @@ class Place(NamedTuple):
     log_spread: float  # ln(spread / reach)
 
     @property
-    def of_inside(self) -> tuple[float, float]:
-        """What tells whether it was taken in this index."""
+    def inside_features(self) -> tuple[float, float]:
+        """Features of the probability that the panorama was taken in this index."""
         return self.nearest, self.agreement
 
     @property
-    def of_placed(self) -> tuple[float, float]:
-        """What tells whether, if so, it is placed within its radius."""
+    def radius_features(self) -> tuple[float, float]:
+        """Features of the probability that the radius holds, given that."""
         return self.agreement, self.log_spread
 
 
-def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place:
-    """The position that candidates agree on; see above.
+def fuse(centres: Numbers, distances: Numbers, calibration: Calibration) -> FusedPosition:
+    """The position on which candidates agree, by the formulas above.
 
     Args:
-        places: (K, 2) latitude and longitude of the candidates' centres, K >= 1.
-        distances: (K,) their squared descriptor distances, in any order.
+        centres: (K, 2) latitude and longitude of the candidates' centres, K >= 1.
+        distances: (K,) squared descriptor distances, in any order.
     """
-    origin = LatLon(*(float(degrees) for degrees in places[np.argmin(distances)]))
-    metres = _east_north(places, origin)
+    origin = LatLon(*(float(degrees) for degrees in centres[np.argmin(distances)]))
+    metres = _east_north(centres, origin)
     weight = np.exp(-(distances - distances.min()) / calibration.temperature)
     near = _near(metres, calibration.reach_m)
     first, _ = _mean(metres, weight, near[np.argmax(near @ weight)])
@@ -77,24 +80,22 @@ def fuse(places: Numbers, distances: Numbers, calibration: Calibration) -> Place
     middle, share = _mean(metres, weight, cluster)
     from_middle = np.hypot(*(metres - middle).T)
     spread = np.sqrt(share @ from_middle**2 + calibration.spacing_m**2 / 6.0)
-    nearest = float(distances[cluster].min())
     vote = np.exp(-(distances - distances.min()) / calibration.agreement_temperature)
-    agreement = float(vote[from_middle <= 2.0 * calibration.reach_m].sum() / vote.sum())
-    place = Place(
-        offset(origin, float(middle[0]), float(middle[1])),
-        float(calibration.radius_scale * spread),
-        None,
-        None,
-        nearest,
-        agreement,
-        float(np.log(spread / calibration.reach_m)),
+    fused = FusedPosition(
+        position=offset(origin, float(middle[0]), float(middle[1])),
+        radius_m=float(calibration.radius_scale * spread),
+        confidence=None,
+        in_index=None,
+        nearest=float(distances[cluster].min()),
+        agreement=float(vote[from_middle <= 2.0 * calibration.reach_m].sum() / vote.sum()),
+        log_spread=float(np.log(spread / calibration.reach_m)),
     )
     if calibration.weights is None:
-        return place
-    inside, placed = calibration.weights
-    confidence = logistic(inside, place.of_inside) * logistic(placed, place.of_placed)
-    return place._replace(
-        confidence=float(confidence), in_index=nearest <= calibration.in_index_distance
+        return fused
+    a, b = calibration.weights
+    return fused._replace(
+        confidence=float(logistic(a, fused.inside_features) * logistic(b, fused.radius_features)),
+        in_index=fused.nearest <= calibration.in_index_distance,
     )
 
 
@@ -112,13 +113,13 @@ def _near(metres: Numbers, reach_m: float) -> NDArray[np.bool_]:
 
 
 def _mean(metres: Numbers, weight: Numbers, among: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
-    """Weighted mean, (2,), of some of the candidates, and each one's share in it, (K,)."""
+    """Weighted mean, (2,), of the candidates `among`, and each candidate's share in it, (K,)."""
     share = weight * among / weight[among].sum()
     return share @ metres, share
 
 
-def _east_north(places: Numbers, origin: LatLon) -> Numbers:
-    """(K, 2) metres in the tangent plane at `origin`: true to 0.1 % where it matters, nearby."""
+def _east_north(centres: Numbers, origin: LatLon) -> Numbers:
+    """(K, 2) metres in the tangent plane at `origin`; nearby, the error is below 0.1 %."""
     scale = metres_per_degree(origin.latitude)
-    east = (places[:, 1] - origin.longitude + 180.0) % 360.0 - 180.0
-    return np.stack([east * scale.east, (places[:, 0] - origin.latitude) * scale.north], axis=1)
+    east = (centres[:, 1] - origin.longitude + 180.0) % 360.0 - 180.0
+    return np.stack([east * scale.east, (centres[:, 0] - origin.latitude) * scale.north], axis=1)
