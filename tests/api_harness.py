@@ -31,7 +31,7 @@ def publish(home: Path, name: str, seeds: Iterable[int], encoder: FakeEncoder) -
 
 def application(home: Path, encoder: StreetEncoder, **settings: object) -> FastAPI:
     """The application with these settings, not started."""
-    live = LiveIndex(home, encoder.fingerprint, look_every_s=0.0)
+    live = LiveIndex(home, encoder.fingerprint)
     chosen = Settings(home=home, **settings)  # type: ignore[arg-type]
     return create_app(Localizer(encoder, live, rolls=4), chosen)
 

@@ -219,7 +219,7 @@ async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
 
     def opened(fingerprint: str) -> Localizer:
         encoder = FakeEncoder(fingerprint=fingerprint)
-        live = LiveIndex(tmp_path, fingerprint, look_every_s=0.0)
+        live = LiveIndex(tmp_path, fingerprint)
         return Localizer(encoder, live, rolls=4, weights=Path(fingerprint[:2]))
 
     publish(tmp_path, "town", range(3), FakeEncoder())
@@ -234,7 +234,7 @@ async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
     ):
         await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
         publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint="0b" * 32))
-        app.state.serving.follow()
+        app.state.live.follow()
         await ended(client, (await client.post("/index/rebuild", headers=HEADERS)).json())
         asked = tmp_path / "weights" / "next.safetensors"
         save_small(asked)

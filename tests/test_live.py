@@ -34,13 +34,14 @@ def versions(tmp_path: Path) -> Versions:
 
 
 def live(tmp_path: Path) -> LiveIndex:
-    return LiveIndex(tmp_path, ENCODER, look_every_s=0.0)
+    return LiveIndex(tmp_path, ENCODER)
 
 
 def wait_for(index: LiveIndex, version: str) -> None:
     deadline = time.monotonic() + 10.0
     while index.get().version != version:
         assert time.monotonic() < deadline
+        index.follow()
         time.sleep(0.01)
 
 
@@ -119,7 +120,7 @@ def test_a_bad_version_is_refused_loudly_and_the_last_good_one_stays(
     name = "000007-20260102T000000Z" if fault == "nowhere" else SECOND
     versions.pointer.write_text(name)
     with caplog.at_level(logging.ERROR):
-        index.refresh()
+        index.follow()
     assert f"{name} is not used, {FIRST} stays live" in caplog.text
     assert index.get().version == FIRST
 
@@ -131,17 +132,17 @@ def test_another_encoder_s_version_is_left_to_who_can_change_the_weights(
     opened = index.get()
     write_version(tmp_path / "index", 60, 8, name=SECOND, encoder="bb" * 32)
     versions.activate(SECOND)
-    index.refresh()
+    assert index.follow() == SECOND
     assert (index.get(), index.trouble(), caplog.text) == (opened, None, "")
 
 
 def test_a_refused_version_is_tried_again(versions: Versions, tmp_path: Path) -> None:
-    index = LiveIndex(tmp_path, ENCODER, look_every_s=0.0, retry_every_s=0.05)
+    index = LiveIndex(tmp_path, ENCODER, retry_every_s=0.05)
     index.get()
     folder = write_version(tmp_path / "index", 60, 8, name=SECOND)
     (folder / VECTORS).rename(tmp_path / "late")
     versions.pointer.write_text(SECOND)
-    index.refresh()
+    index.follow()
     assert SECOND in (index.trouble() or "")
     (tmp_path / "late").rename(folder / VECTORS)
     wait_for(index, SECOND)
@@ -163,7 +164,7 @@ def test_a_version_that_does_not_find_itself_is_refused(
     running.get()
     blind_version(tmp_path / "index", how)
     versions.pointer.write_text(SECOND)
-    running.refresh()
+    running.follow()
     for index in (running, live(tmp_path)):  # also a server that starts now
         assert index.get().version == FIRST
         assert SECOND in (index.trouble() or "")
@@ -174,12 +175,12 @@ def test_a_version_that_does_not_find_itself_is_refused(
 def test_whatever_fails_is_told_and_tried_again(
     fault: Exception, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = Faulty(tmp_path, ENCODER, look_every_s=0.0, retry_every_s=0.05)
+    index = Faulty(tmp_path, ENCODER, retry_every_s=0.05)
     index.get()
     write_version(tmp_path / "index", 60, 8, name=SECOND)
     versions.activate(SECOND)
     index.faults = (fault, fault)
-    index.refresh()
+    index.follow()
     assert f"{type(fault).__name__}, see the service's log" in (index.trouble() or "")
     assert f"{SECOND} is not used, {FIRST} stays live: {fault!r}" in caplog.text
     wait_for(index, SECOND)
@@ -202,18 +203,18 @@ def test_a_gpu_that_is_full_keeps_the_last_good_version(
     versions: Versions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_choice, "Gpu", SmallGpu)
-    index = LiveIndex(tmp_path, ENCODER, "cuda", look_every_s=0.0)
+    index = LiveIndex(tmp_path, ENCODER, "cuda")
     opened = index.get()
     write_version(tmp_path / "index", 60, 8, name=SECOND)
     versions.activate(SECOND)
-    index.refresh()
+    index.follow()
     assert "the GPU cannot search 60 vectors: cudaMalloc error" in (index.trouble() or "")
     assert index.get() is opened
     fresh = LiveIndex(tmp_path, ENCODER, "cuda")  # a server that starts now
     assert fresh.get().version == FIRST
     assert "SKYFIX_DEVICE=cpu" in (fresh.trouble() or "")
     versions.activate(FIRST)
-    index.refresh()
+    index.follow()
     assert index.get() is opened
     assert index.trouble() is None
 
@@ -222,7 +223,7 @@ def test_a_gpu_that_is_full_keeps_the_last_good_version(
 def test_a_pointer_that_cannot_be_read_keeps_the_last_good_version(
     how: str, versions: Versions, tmp_path: Path
 ) -> None:
-    running = LiveIndex(tmp_path, ENCODER, look_every_s=0.0, retry_every_s=0.05)
+    running = LiveIndex(tmp_path, ENCODER, retry_every_s=0.05)
     opened = running.get()
     versions.pointer.unlink()
     if how == "folder":
@@ -230,13 +231,14 @@ def test_a_pointer_that_cannot_be_read_keeps_the_last_good_version(
     else:
         versions.pointer.symlink_to(versions.pointer)
     assert running.get() is opened
-    running.refresh()
+    running.follow()
     assert "CURRENT cannot be read" in (running.trouble() or "")
     assert live(tmp_path).get().version == FIRST  # a server that starts now
     versions.pointer.rename(tmp_path / "away")
     versions.activate(FIRST)
     deadline = time.monotonic() + 10.0
     while running.trouble():
+        running.follow()
         assert running.get() is opened  # and not opened again: a GPU may not hold it twice
         assert time.monotonic() < deadline
 
@@ -299,16 +301,16 @@ def test_a_version_that_was_dropped_is_used_again_once_its_files_are_back(
     whole = cut(folder)
     assert index.get().version == FIRST
     (folder / VECTORS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # as long, but not the same
-    index.refresh()
+    index.follow()
     with pytest.raises(VersionCorrupt, match=r"content of vectors\.npy has changed"):
-        index.activate(SECOND)
-    index.refresh()
+        index.activate(index.open(SECOND))
+    index.follow()
     assert index.get().version == FIRST
     (folder / VECTORS).write_bytes(whole)
     if how == "followed":
-        index.refresh()
+        index.follow()
     else:
-        index.activate(SECOND)
+        index.activate(index.open(SECOND))
     assert (index.get().version, index.trouble()) == (SECOND, None)
 
 
@@ -319,7 +321,7 @@ def test_what_is_dropped_gives_way_to_what_is_asked_for_by_now(
     folder = write_version(tmp_path / "index", 4000, 8, name=third)
     write_version(tmp_path / "index", 50, 8, name=SECOND)
     versions.activate(third)
-    index = LiveIndex(tmp_path, ENCODER, look_every_s=1e9)
+    index = LiveIndex(tmp_path, ENCODER)
     assert index.get().version == third
     versions.activate(FIRST)
     cut(folder)
@@ -360,7 +362,7 @@ def test_a_damaged_pointer_keeps_the_last_good_version(
     running = live(tmp_path)
     running.get()
     versions.pointer.write_text(content)
-    running.refresh()
+    running.follow()
     assert running.get().version == FIRST
     assert live(tmp_path).get().version == FIRST  # a server that starts now
     assert "is not used" in caplog.text
@@ -379,7 +381,7 @@ def test_a_deleted_index_stays_usable_and_is_reported(
     assert "its folder is gone" in (index.trouble() or "")
     index.check(opened)  # as if the files had gone while they were being read
     versions.pointer.unlink()
-    index.refresh()
+    index.follow()
     assert f"{FIRST} stays live" in (index.trouble() or "")
     assert f"{FIRST} stays live" in caplog.text
     assert index.get() is opened

@@ -23,7 +23,7 @@ from service.index.manifest import VECTORS
 from service.index.versions import EncoderMismatch, IndexUnwritable, Versions
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer
-from service.runtime.live_localizer import Serving, VersionRefused, WeightsMissing, answer
+from service.runtime.live_localizer import LiveLocalizer, VersionRefused, WeightsMissing, answer
 from service.settings import Settings
 
 OLD, NEW = "fa" * 32, "0b" * 32
@@ -36,27 +36,27 @@ def open_localizer(tmp_path: Path) -> Callable[[str], Localizer]:
         if fingerprint not in (OLD, NEW):
             raise WeightsMissing(fingerprint)
         encoder = FakeEncoder(fingerprint=fingerprint)
-        return Localizer(encoder, LiveIndex(tmp_path, fingerprint, look_every_s=0.0), rolls=4)
+        return Localizer(encoder, LiveIndex(tmp_path, fingerprint), rolls=4)
 
     return opened
 
 
 @pytest.fixture
-def serving(tmp_path: Path, open_localizer: Callable[[str], Localizer]) -> Serving:
+def live(tmp_path: Path, open_localizer: Callable[[str], Localizer]) -> LiveLocalizer:
     publish(tmp_path, "town", range(3), FakeEncoder())
-    made = Serving(open_localizer(OLD), open_localizer)
+    made = LiveLocalizer(open_localizer(OLD), open_localizer)
     made.localizer.locate(panorama_of(1))
     made.follow()
     assert made.localizer.encoder.fingerprint == OLD
     return made
 
 
-def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, serving: Serving) -> None:
-    before = serving.localizer
+def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, live: LiveLocalizer) -> None:
+    before = live.localizer
     running = before, before.prepare(panorama_of(1), NORTH, 1)
     version = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
-    serving.follow()
-    after = serving.localizer
+    live.follow()
+    after = live.localizer
     fresh = after, after.prepare(panorama_of(5), NORTH, 1)
     old, new = answer([running, fresh])
     assert (old.encoder, old.matches[0].tile_id) == (OLD, "t1")
@@ -68,45 +68,45 @@ def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, serving: 
 
 def test_a_version_goes_live_before_anybody_asks(tmp_path: Path) -> None:
     first = publish(tmp_path, "town", range(3), FakeEncoder())
-    live = LiveIndex(tmp_path, OLD, look_every_s=1e9)
-    serving = Serving(Localizer(FakeEncoder(), live), look_every_s=0.02)
-    assert [live.get().version for _ in range(2)] == [first] * 2  # the second looked; no other will
+    index = LiveIndex(tmp_path, OLD)
+    live = LiveLocalizer(Localizer(FakeEncoder(), index), follow_every_s=0.02)
+    assert index.get().version == first
     second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder())
-    serving.start()
+    live.start()
     try:
         until = time.monotonic() + 20.0
-        while live.get().version != second:
+        while index.get().version != second:
             assert time.monotonic() < until
             time.sleep(0.02)
     finally:
-        serving.stop()
+        live.stop()
 
 
 def test_without_the_weights_the_old_pair_stays(
-    tmp_path: Path, serving: Serving, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, live: LiveLocalizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     unknown = "77" * 32
     publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=unknown))
-    serving.follow()
-    assert serving.localizer.encoder.fingerprint == OLD
-    assert serving.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
+    live.follow()
+    assert live.localizer.encoder.fingerprint == OLD
+    assert live.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
     assert unknown in caplog.text
     assert "ERROR" in caplog.text
 
 
 def test_other_weights_go_live_with_what_is_asked_for_or_not_at_all(
-    tmp_path: Path, serving: Serving
+    tmp_path: Path, live: LiveLocalizer
 ) -> None:
     """An older version of theirs that is whole is no reason to change."""
     before = Versions(tmp_path).current()
     for region, seeds in (("suburb", range(5, 7)), ("village", range(7, 9))):
         version = publish(tmp_path, region, seeds, FakeEncoder(fingerprint=NEW))
     os.truncate(tmp_path / "index" / version / VECTORS, 10)
-    serving.follow()
-    assert serving.localizer.locate(panorama_of(1), NORTH, 1).index_version == before
-    assert f"{version} is not used: index version {version}: vectors.npy has 10 bytes" in (
-        serving.trouble() or ""
-    )
+    live.follow()
+    assert live.localizer.locate(panorama_of(1), NORTH, 1).index_version == before
+    trouble = live.trouble() or ""
+    assert f"{version} is not used, {before} stays live: " in trouble
+    assert f"index version {version}: vectors.npy has 10 bytes" in trouble
 
 
 @pytest.mark.parametrize("made_by", [OLD, NEW])
@@ -120,20 +120,20 @@ def test_what_is_activated_answers_at_once_and_was_opened_once(
         opened.append(fingerprint)
         return open_localizer(fingerprint)
 
-    serving = Serving(open_localizer(OLD), reopen)
-    serving.localizer.locate(panorama_of(1))
+    live = LiveLocalizer(open_localizer(OLD), reopen)
+    live.localizer.locate(panorama_of(1))
     second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=made_by))
     Versions(tmp_path).activate(first)
-    before = serving.localizer
-    assert serving.activate(second).version == second
-    live = serving.localizer.live
-    index = live.get()
+    before = live.localizer
+    assert live.activate(second).version == second
+    index = live.index.get()
     assert (index.version, Versions(tmp_path).current()) == (second, second)
-    fix = serving.localizer.locate(panorama_of(5), NORTH, 1)
+    after = live.localizer
+    fix = after.locate(panorama_of(5), NORTH, 1)
     assert (fix.encoder, fix.index_version, fix.matches[0].tile_id) == (made_by, second, "t5")
     assert before.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"  # its index stays
-    serving.follow()
-    assert (serving.localizer.live, live.get(), serving.trouble()) == (live, index, None)
+    live.follow()
+    assert (live.localizer, live.index.get(), live.trouble()) == (after, index, None)
     assert opened == ([] if made_by == OLD else [NEW])
 
 
@@ -153,19 +153,19 @@ def test_what_cannot_be_activated_changes_nothing(
             fresh.encoder = Broken(fingerprint=fingerprint)
         return fresh
 
-    serving = Serving(open_localizer(OLD), reopen)
-    serving.localizer.locate(panorama_of(1))
+    live = LiveLocalizer(open_localizer(OLD), reopen)
+    live.localizer.locate(panorama_of(1))
     second = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
     versions = Versions(tmp_path)
     versions.activate(first)
-    serving.follow()
+    live.follow()
     if fault == "vectors":
         vectors = versions.path(second) / "vectors.npy"
         vectors.write_bytes(vectors.read_bytes()[:-1] + b"\0")
     if fault == "pointer":
         (versions.folder / ".pointer").unlink()
         (versions.folder / ".pointer").mkdir()
-    before = serving.localizer
+    before = live.localizer
     expected = {
         "weights": EncoderMismatch,
         "encoder": MemoryError,
@@ -173,30 +173,30 @@ def test_what_cannot_be_activated_changes_nothing(
         "pointer": IndexUnwritable,
     }
     with pytest.raises(expected[fault]):
-        serving.activate(second)
-    serving.follow()
-    assert (serving.localizer, serving.trouble(), versions.current()) == (before, None, first)
+        live.activate(second)
+    live.follow()
+    assert (live.localizer, live.trouble(), versions.current()) == (before, None, first)
     assert before.locate(panorama_of(1), NORTH, 1).index_version == first
 
 
-def test_without_weights_nothing_is_activated(tmp_path: Path, serving: Serving) -> None:
+def test_without_weights_nothing_is_activated(tmp_path: Path, live: LiveLocalizer) -> None:
     unknown = "77" * 32
     version = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=unknown))
     with pytest.raises(VersionRefused):
-        serving.activate(version)
+        live.activate(version)
     with pytest.raises(VersionRefused, match="cannot change"):
-        Serving(serving.localizer).activate(version)
+        LiveLocalizer(live.localizer).activate(version)
 
 
 def test_an_empty_current_is_told_once_and_as_such(
-    tmp_path: Path, serving: Serving, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, live: LiveLocalizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     Versions(tmp_path).pointer.write_text("")
-    serving.follow()
-    serving.follow()
-    assert "CURRENT is empty: run `skyfix activate`" in (serving.trouble() or "")
+    live.follow()
+    live.follow()
+    assert "CURRENT is empty: run `skyfix activate`" in (live.trouble() or "")
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
-    assert serving.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
+    assert live.localizer.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
 
 
 def test_weights_that_arrive_late_are_tried_again(
@@ -208,17 +208,18 @@ def test_weights_that_arrive_late_are_tried_again(
     def opened(fingerprint: str) -> Localizer:
         return open_localizer(fingerprint if fingerprint in there else "missing")
 
-    serving = Serving(open_localizer(OLD), opened, retry_every_s=0.0)
+    index = LiveIndex(tmp_path, OLD, retry_every_s=0.0)
+    live = LiveLocalizer(Localizer(FakeEncoder(), index, rolls=4), opened)
     publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
-    serving.follow()
-    assert "missing" in (serving.trouble() or "")
+    live.follow()
+    assert "missing" in (live.trouble() or "")
     there.add(NEW)
-    serving.follow()
-    assert (serving.localizer.encoder.fingerprint, serving.trouble()) == (NEW, None)
+    live.follow()
+    assert (live.localizer.encoder.fingerprint, live.trouble()) == (NEW, None)
 
 
 def test_trouble_lasts_until_a_retry_succeeds_whatever_fails(
-    tmp_path: Path, serving: Serving
+    tmp_path: Path, live: LiveLocalizer
 ) -> None:
     during: list[str | None] = []
 
@@ -226,7 +227,9 @@ def test_trouble_lasts_until_a_retry_succeeds_whatever_fails(
         during.append(broken.trouble())
         raise MemoryError(fingerprint)
 
-    broken = Serving(serving.localizer, reopen, retry_every_s=0.0)
+    index = LiveIndex(tmp_path, OLD, retry_every_s=0.0)
+    broken = LiveLocalizer(Localizer(FakeEncoder(), index, rolls=4), reopen)
+    broken.localizer.locate(panorama_of(1))
     version = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
     broken.follow()
     refused = broken.trouble()
@@ -265,7 +268,7 @@ async def test_under_load_every_answer_is_of_one_pair(tmp_path: Path) -> None:
             catalogue.remove_source(made_by)
 
     def opened(made_by: str) -> Localizer:
-        return Localizer(SlowEncoder(made_by), LiveIndex(tmp_path, made_by, look_every_s=0.0))
+        return Localizer(SlowEncoder(made_by), LiveIndex(tmp_path, made_by))
 
     app = create_app(opened(OLD), Settings(home=tmp_path, max_stretch=1000.0), opened)
     answered: Counter[str] = Counter()
@@ -296,7 +299,7 @@ async def test_under_load_every_answer_is_of_one_pair(tmp_path: Path) -> None:
             clients.create_task(ask(client, seed))
         for made_by in (OLD, NEW) * 4:
             await asyncio.to_thread(Versions(tmp_path).activate, versions[made_by])
-            await asyncio.to_thread(app.state.serving.follow)
+            await asyncio.to_thread(app.state.live.follow)
             enough = answered[made_by] + 20
             while answered[made_by] < enough:
                 await asyncio.sleep(0.01)

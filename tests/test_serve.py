@@ -138,12 +138,10 @@ def test_corrupt_weights_of_a_new_version_leave_the_old_pair(home: Path) -> None
         new = publish(home, "suburb", range(5, 7), FakeEncoder(fingerprint=made_by))
         wait_until(lambda: "next.safetensors is not a readable" in trouble(server))
         assert new in trouble(server)
-        assert answers(server, old)  # looks at CURRENT, too
+        assert answers(server, old)
         assert server.counts("skyfix_index_behind 1.0")
         (error,) = errors(server)
-    assert error.startswith(
-        f"ERROR service.runtime.live_localizer: index version {new} is not used"
-    )
+    assert error.startswith(f"ERROR service.index.live: index version {new} is not used")
     assert "put a whole copy" in error
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,16 +29,15 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def file(path: Path) -> WeightsFile:
-    watched = WeightsFile(path, write(path, seed=0))
-    look_twice(watched)
-    assert watched.trouble() is None
+    watched = WeightsFile(path, write(path, seed=0), settled_s=0.0)
+    assert look_twice(watched) is None
     return watched
 
 
-def look_twice(file: WeightsFile) -> None:
-    """The first sees a change, the second that it has ended."""
-    file.look()
-    file.look()
+def look_twice(file: WeightsFile) -> str | None:
+    """The second look must not repeat what the first has done."""
+    file.trouble()
+    return file.trouble()
 
 
 class Counting(WeightsFile):
@@ -80,30 +80,33 @@ def test_a_file_without_the_weights_is_told_once_until_it_is_cured(
     caplog.set_level(logging.INFO)
     whole = path.read_bytes()
     harm(path)
-    for _ in range(4):
-        file.look()
+    for _ in range(3):
+        look_twice(file)
     assert "live.safetensors no longer holds" in (file.trouble() or "")
     assert str(path.parent) not in (file.trouble() or "")
     (record,) = caplog.records
     assert (record.levelname, why in record.message) == ("ERROR", True)
     path.write_bytes(whole)
-    look_twice(file)
-    assert file.trouble() is None
-    assert [one.levelname for one in caplog.records] == ["ERROR", "INFO"]
+    assert look_twice(file) is None
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-def test_a_file_that_is_being_copied_is_not_called_damaged(file: WeightsFile, path: Path) -> None:
+def test_a_file_that_is_being_copied_is_not_called_damaged(path: Path) -> None:
+    file = WeightsFile(path, write(path, seed=0), settled_s=0.2)
     whole = path.read_bytes()
     for share in (1, 2, 3):
         path.write_bytes(whole[: share * len(whole) // 3])
-        file.look()
-        assert file.trouble() is None
-    file.look()
+        assert look_twice(file) is None
+    time.sleep(0.3)
     assert file.trouble() is None
+    os.truncate(path, 1000)
+    assert look_twice(file) is None
+    time.sleep(0.3)
+    assert "no longer holds" in (file.trouble() or "")
 
 
 def test_a_change_is_read_once(path: Path) -> None:
-    file = Counting(path, write(path, seed=0))
+    file = Counting(path, write(path, seed=0), settled_s=0.0)
     for _ in range(3):
         look_twice(file)
     assert file.reads == 1
@@ -115,9 +118,7 @@ def test_a_change_is_read_once(path: Path) -> None:
 
 def test_what_fails_for_no_reason_in_the_file_is_tried_again(path: Path) -> None:
     """A disk that did not answer leaves no trace in the file's stamp."""
-    file = Counting(path, write(path, seed=0), retry_every_s=0.0)
+    file = Counting(path, write(path, seed=0), settled_s=0.0, retry_every_s=0.0)
     file.faults = (OSError(5),)
-    look_twice(file)
     assert "no longer holds" in (file.trouble() or "")
-    file.look()
     assert file.trouble() is None

@@ -23,7 +23,7 @@ from service.api.routes import map as map_routes
 from service.basemap import BaseMap
 from service.locate.localizer import Localizer
 from service.runtime.jobs import Jobs
-from service.runtime.live_localizer import Reopen, Serving
+from service.runtime.live_localizer import LiveLocalizer, Reopen
 from service.runtime.metrics import Metrics
 from service.runtime.pipeline import Pipeline
 from service.settings import Settings
@@ -65,12 +65,12 @@ def create_app(
     )
     metrics = Metrics()
     app.state.settings = settings
-    app.state.serving = Serving(localizer, reopen)
+    app.state.live = LiveLocalizer(localizer, reopen)
     app.state.metrics = metrics
-    app.state.pipeline = Pipeline(app.state.serving, settings, metrics)
+    app.state.pipeline = Pipeline(app.state.live, settings, metrics)
     app.state.base_map = BaseMap(settings.catalogue)
     app.state.jobs = Jobs(metrics.observe_job)
-    _watch(metrics, app.state.pipeline, app.state.serving)
+    _watch(metrics, app.state.pipeline, app.state.live)
     errors.install(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
@@ -101,15 +101,15 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         logger.warning("not ready yet: %s", error)
     except Exception:  # serve all the same: readiness tells, and tries again
         logger.exception("the warm-up failed")
-    app.state.serving.start()
+    app.state.live.start()
     yield
-    app.state.serving.stop()
+    app.state.live.stop()
     app.state.jobs.stop()
     app.state.base_map.close()
     await pipeline.stop()
 
 
-def _watch(metrics: Metrics, pipeline: Pipeline, serving: Serving) -> None:
+def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer) -> None:
     admission = pipeline.admission
     for name, help_text, value in (
         ("panoramas_in_flight", "Let in and not yet answered", lambda: admission.panoramas),
@@ -120,7 +120,7 @@ def _watch(metrics: Metrics, pipeline: Pipeline, serving: Serving) -> None:
         ("model_alive", "1 while the model's thread takes work", lambda: pipeline.alive),
     ):
         metrics.watch(f"skyfix_{name}", help_text, value)
-    metrics.watch_index(serving)
+    metrics.watch_index(live)
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -1,11 +1,9 @@
-"""LiveIndex: the version that answers now. Follows CURRENT, on requests and when told to."""
+"""LiveIndex: the version that answers. Opens, swaps and drops versions, and falls back."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,48 +23,40 @@ from service.index.versions import (
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 0.2
-UNREADABLE = ""  # instead of a name
+UNREADABLE = ""  # instead of the name in CURRENT
 
 Stamps = list[Stamp]  # of a version's files
 
 
 class LiveIndex:
-    """Hands out the live TileIndex. Whoever holds one may use it for as long as it likes."""
+    """Hands out the live TileIndex. A caller may use a TileIndex for as long as it likes."""
 
     def __init__(
         self,
         home: Path,
         encoder: str,
         device: str = "cpu",
-        look_every_s: float = LOOK_EVERY_S,
         retry_every_s: float = RETRY_EVERY_S,
     ) -> None:
-        """`encoder`: the fingerprint of the encoder whose queries will be searched."""
+        """`encoder`: the fingerprint of the encoder whose descriptors will be searched."""
         self.versions = Versions(home)
         self._encoder, self._device = encoder, device
-        self._look_every_s = look_every_s
         self._lock = threading.Lock()
         self._index: TileIndex | None = None
-        self._pointed: str | None = None  # see _look: when last looked at, good or bad
-        self._refusal = Refusal(retry_every_s)  # of what it names
-        self._look_at = 0.0
-        self._damaged: dict[str, Stamps] = {}  # versions, and their files when found so
+        self._named: str | None = None  # by CURRENT when last followed; see _look
+        self._refusal = Refusal(retry_every_s)  # why the named version does not answer
+        self._damaged: dict[str, Stamps] = {}  # versions, and their files when found damaged
 
     def get(self) -> TileIndex:
-        """The live index.
+        """The live index. The first call opens it; later calls wait for nothing.
 
-        The first call opens it; later ones never wait. At most every `look_every_s` a call looks
-        at CURRENT; where that changed, the call has the new version opened in the background and
-        is given the old one still, as are others until it is open. A version that cannot be used is
-        logged as an error, and the last good one stays; it is tried again every `retry_every_s`.
-        One whose files were cut short is dropped for the last good one before it is read.
-        At opening sizes are checked, and whether some vectors find themselves; every byte in the
-        background after it.
+        Opening checks the sizes of files and that some vectors find themselves; a thread then reads
+        every byte. A version whose files were cut short is dropped for the last good one before it
+        is read.
 
         Raises:
             IndexMissing, VersionUnknown, VersionCorrupt, EncoderMismatch, EngineUnavailable:
-                nothing usable yet.
+                no version can be used yet.
         """
         index = self._index
         if index is None:
@@ -77,77 +67,75 @@ class LiveIndex:
         except VersionCorrupt as error:
             self._drop(index, error)
             return self.get()
-        if time.monotonic() >= self._look_at and self._lock.acquire(blocking=False):
-            try:
-                self._look_at = time.monotonic() + self._look_every_s
-                changed = self._look() != self._pointed or self._refusal.is_due()
-            finally:
-                self._lock.release()
-            if changed:
-                threading.Thread(target=self.refresh, name="live-index", daemon=True).start()
         return index
 
-    def refresh(self) -> None:
-        """Follows CURRENT now, if it changed, a retry is due or what was damaged is whole again.
-        Keeps the last good version on any error. A version of another encoder is none of its
-        business: whoever can change the weights opens that, or tells why not."""
+    def follow(self) -> str | None:
+        """Look at CURRENT once, and swap to the version that it names.
+
+        Opens a version when the name has changed, when a refused version is due for another try, or
+        when a damaged version is whole again. On any error the last good version stays, and the log
+        says why.
+
+        Returns:
+            The named version if another encoder built it, else None. The caller opens that version
+            with its own weights, or calls `refuse`.
+        """
         with self._lock:
-            name, healed = self._look(), self._healed()
-            if name == self._pointed and name not in healed and not self._refusal.is_due():
-                return
-            self._pointed = name
+            name = self._look()
+            if name == self._named and not self._refusal.is_due() and not self._is_healed(name):
+                return None
+            self._named = name
             self._refusal.put_off()
             try:
                 self._go_live(self._open(name or self.versions.require_current()))
             except EncoderMismatch:
-                self._refusal.clear()
-            except Exception as error:  # whatever it is: lost, it would never be tried again
-                kept = self._index.version if self._index else "nothing"
-                self._refuse(f"{self._asked()} is not used, {kept} stays live", error)
+                return name
+            except Exception as error:  # of any kind: an error that is lost is never tried again
+                self.refuse(error)
+            return None
 
-    def activate(
-        self, name: str, prove: Callable[[TileIndex], object] = lambda index: None
-    ) -> VersionReport:
-        """Opens a version and verifies it, then makes it the live one, and answers from it when
-        this returns.
+    def refuse(self, error: Exception) -> None:
+        """Keep the last good version: the named version cannot be used now."""
+        kept = f", {self._index.version} stays live" if self._index else ""
+        self._note(f"{self._asked()} is not used{kept}", error)
 
-        Args:
-            prove: given what was opened before anything changes; may raise.
-
-        Raises:
-            VersionUnknown, VersionCorrupt, EncoderMismatch, EngineUnavailable, IndexUnwritable, and
-            what `prove` raises: the live version stays.
-        """
-        with self._lock:
-            if name in self._damaged:
-                self.versions.verify(name)
-                del self._damaged[name]
-            index = self._open(name)
-            prove(index)
-            report = self.versions.activate(name)
-            self._pointed = name
-            self._go_live(index)
-        return report
-
-    def take(self, name: str) -> TileIndex:
-        """Opens a version and answers from it, or from nothing: unlike `get`, from no older one.
+    def open(self, name: str) -> TileIndex:
+        """Open a version that `swap` or `activate` may make live. A damaged one is verified first.
 
         Raises:
             VersionUnknown, VersionCorrupt, EncoderMismatch, EngineUnavailable.
         """
         with self._lock:
-            self._pointed = name
-            return self._go_live(self._open(name))
+            if name in self._damaged:
+                self.versions.verify(name)
+                del self._damaged[name]
+            return self._open(name)
+
+    def swap(self, index: TileIndex) -> None:
+        """Answer from a version that CURRENT names and `open` has opened."""
+        with self._lock:
+            self._named = index.version
+            self._go_live(index)
+
+    def activate(self, index: TileIndex) -> VersionReport:
+        """Verify an opened version, name it in CURRENT and answer from it.
+
+        Raises:
+            VersionUnknown, VersionCorrupt, IndexUnwritable: the live version stays.
+        """
+        report = self.versions.activate(index.version)
+        self.swap(index)
+        return report
 
     def trouble(self) -> str | None:
-        """Why the version that CURRENT names is not the one on disk that answers, or None."""
+        """Why the version that answers is not the one on disk that CURRENT names, or None."""
         index = self._index
-        if self._refusal.why is None and index is not None and not self._on_disk(index):
+        if self._refusal.why is None and index is not None and not self._is_on_disk(index):
             return f"index version {index.version} answers, but its folder is gone"
         return self._refusal.why
 
     def check(self, index: TileIndex) -> None:
-        """Reads every byte of a version; drops it for the last good one if it is damaged."""
+        """Read every byte of a version. Drop a damaged version for the last good one."""
         try:
             index.manifest.check(self.versions.folder / index.version, digests=True)
         except SkyfixError as error:
@@ -159,84 +147,89 @@ class LiveIndex:
             if self._index is not index:  # replaced, and perhaps pruned, in the meantime
                 return
             if keep:
-                self._refuse(f"index version {index.version} stays live", error)
+                self._note(f"index version {index.version} stays live", error)
                 return
-            self._refuse(f"index version {index.version} is dropped", error)
+            self._note(f"index version {index.version} is dropped", error)
             self._damaged[index.version] = self._stamps(index.version)
             self._index = None
-            self._pointed = self._look()
-            self._fall_back(but=index.version)
+            self._fall_back(self._look(), but=index.version)
 
     def _first(self) -> TileIndex:
-        self._pointed = name = self._look()
+        name = self._look()
         try:
-            return self._go_live(self._open(name or self.versions.require_current()))
-        except (IndexMissing, EncoderMismatch):  # build first; open the weights that made it
+            index = self._open(name or self.versions.require_current())
+        except (IndexMissing, EncoderMismatch):  # build first, or follow with other weights
             raise
         except Exception as error:
-            self._refuse(f"{self._asked()} is not used", error)
-            fallback = self._fall_back(but=name)
+            self._named = name
+            self.refuse(error)
+            fallback = self._fall_back(name, but=name)
             if fallback is None:
                 raise
             return fallback
+        self._named = name
+        return self._go_live(index)
 
-    def _fall_back(self, but: str | None) -> TileIndex | None:
-        """Another version that can be used goes live, if there is one: what CURRENT names, or the
-        newest."""
+    def _fall_back(self, named: str | None, but: str | None) -> TileIndex | None:
+        """Swap to the version that CURRENT names, or else to the newest that can be used."""
         names = self.versions.names()
-        for name in sorted(names, key=lambda name: (name == self._pointed, name), reverse=True):
+        for name in sorted(names, key=lambda name: (name == named, name), reverse=True):
+            if name == but:
+                continue
             try:
-                if name != but:
-                    return self._go_live(self._open(name))
-            except Exception as also:
-                log.error("index version %s is not used either: %s", name, _said(also))
+                index = self._open(name)
+            except Exception as error:
+                log.error("index version %s is not used either: %s", name, _text(error))
+                continue
+            if name == named:
+                self._named = name
+            return self._go_live(index)
         return None
 
     def _go_live(self, index: TileIndex) -> TileIndex:
-        if index.version == self._pointed:
+        if index.version == self._named:
             self._refusal.clear()
         self._index = index
         log.info("index version %s is live", index.version)
         threading.Thread(target=self.check, args=(index,), name="index-check", daemon=True).start()
         return index
 
-    def _refuse(self, what: str, error: Exception) -> None:
-        self._refusal.refuse(f"{what}: {public_reason(error)}")
+    def _note(self, fact: str, error: Exception) -> None:
+        self._refusal.refuse(f"{fact}: {public_reason(error)}")
         unexpected = None if isinstance(error, SkyfixError) else error
-        log.error("%s: %s", what, _said(error), exc_info=unexpected)
+        log.error("%s: %s", fact, _text(error), exc_info=unexpected)
 
     def _look(self) -> str | None:
-        """What CURRENT names; None: there is none; UNREADABLE: opening that says why."""
+        """The name in CURRENT. None: there is no CURRENT. UNREADABLE: opening says why."""
         try:
             return self.versions.current()
         except IndexUnreadable:
             return UNREADABLE
 
     def _asked(self) -> str:
-        return f"index version {self._pointed}" if self._pointed else "what CURRENT names"
+        return f"index version {self._named}" if self._named else "what CURRENT names"
 
-    def _healed(self) -> list[str]:
-        """Versions whose files changed since they were found damaged, and are whole now."""
-        stamps = {name: self._stamps(name) for name in self._damaged}
-        changed = [name for name in stamps if stamps[name] != self._damaged[name]]
-        self._damaged |= stamps
-        for name in changed:
-            with suppress(SkyfixError):
-                self.versions.verify(name)
-                del self._damaged[name]
-        return [name for name in changed if name not in self._damaged]
+    def _is_healed(self, name: str | None) -> bool:
+        """Whether a damaged version's files have changed and are whole now."""
+        if name not in self._damaged or (stamps := self._stamps(name)) == self._damaged[name]:
+            return False
+        self._damaged[name] = stamps
+        with suppress(SkyfixError):
+            self.versions.verify(name)
+            del self._damaged[name]
+        return name not in self._damaged
 
     def _stamps(self, name: str) -> Stamps:
         return [stamp(file) for file in sorted((self.versions.folder / name).glob("*"))]
 
-    def _on_disk(self, index: TileIndex) -> bool:
+    def _is_on_disk(self, index: TileIndex) -> bool:
         try:
             return (self.versions.folder / index.version / MANIFEST).is_file()
         except OSError:
             return False
 
     def _open(self, name: str) -> TileIndex:
-        if name in self._damaged:
+        if name in self._damaged and not self._is_healed(name):
             raise VersionCorrupt(
                 f"index version {name} was found damaged: put its files back, or run `skyfix build`"
             )
@@ -254,6 +247,6 @@ class LiveIndex:
         return index
 
 
-def _said(error: Exception) -> str:
-    """Skyfix's errors are sentences; of others the class may be all they tell."""
+def _text(error: Exception) -> str:
+    """Skyfix's errors are sentences; of other errors the class may say most."""
     return str(error) if isinstance(error, SkyfixError) else repr(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,8 @@ from service.locate.hints import Hints, check_top_k
 from service.locate.position import FusedPosition, fuse
 
 if TYPE_CHECKING:
+    from service.index.live import LiveIndex
     from service.index.search import TileIndex
-    from service.index.versions import VersionReport, Versions
 
 Strip = NDArray[np.uint8]
 Descriptors = NDArray[np.float32]
@@ -54,23 +54,6 @@ class StreetEncoder(Protocol):
     ) -> tuple[Strip, NDArray[np.float32] | None]: ...
 
 
-class LiveTiles(Protocol):
-    """What of `service.index.live.LiveIndex` a query needs, and whoever follows CURRENT."""
-
-    @property
-    def versions(self) -> Versions: ...
-
-    def get(self) -> TileIndex: ...
-
-    def refresh(self) -> None: ...
-
-    def take(self, name: str) -> TileIndex: ...
-
-    def activate(self, name: str, prove: Callable[[TileIndex], object] = ...) -> VersionReport: ...
-
-    def trouble(self) -> str | None: ...
-
-
 @dataclass(frozen=True)
 class Query:
     """One panorama, decoded and projected: all that the model's owner needs."""
@@ -95,7 +78,7 @@ class Localizer:
     def __init__(
         self,
         encoder: StreetEncoder,
-        live: LiveTiles,
+        live: LiveIndex,
         *,
         rolls: int = 36,
         weights: Path | None = None,

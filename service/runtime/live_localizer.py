@@ -1,7 +1,7 @@
-"""The localizer that answers now, replaced whole when CURRENT names an index of other weights.
+"""The localizer that answers now, and the thread that follows CURRENT for it.
 
-An index version and the weights that made it belong together: a request is prepared and answered
-by one localizer, and those that run when another takes over finish on the old one.
+An index version and the weights that built it belong together: one localizer prepares and answers a
+request. Requests that run when another localizer goes live finish on the old one.
 """
 
 from __future__ import annotations
@@ -11,31 +11,29 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from starlette.requests import Request
-
-from model.errors import SkyfixError, public_reason
+from model.errors import SkyfixError
 from service.index.manifest import VersionCorrupt
-from service.index.refusal import RETRY_EVERY_S, Refusal
-from service.index.versions import IndexUnreadable, VersionReport, VersionUnknown
+from service.index.versions import VersionReport, VersionUnknown
 from service.locate.fix import Fix
 from service.locate.hints import Hints
-from service.locate.localizer import LiveTiles, Localizer, Query
+from service.locate.localizer import Localizer, Query
 from service.runtime.canary import canary_panorama
 from service.runtime.weights import WeightsFile
 
 if TYPE_CHECKING:
+    from service.index.live import LiveIndex
     from service.index.search import TileIndex
 
 logger = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
+FOLLOW_EVERY_S = 0.2
 
-Reopen = Callable[[str], Localizer]  # an encoder's fingerprint to a localizer with it
+Reopen = Callable[[str], Localizer]  # an encoder's fingerprint to a localizer with that encoder
 Prepared = tuple[Localizer, Query]
 
 
 class WeightsMissing(SkyfixError):
-    """No weights at hand made this index."""
+    """No weights at hand built this index."""
 
 
 class VersionNotFound(SkyfixError):
@@ -43,31 +41,32 @@ class VersionNotFound(SkyfixError):
 
 
 class VersionRefused(SkyfixError):
-    """The version to activate cannot be served."""
+    """The version to activate cannot answer."""
 
 
-class Serving:
-    """Holds the live localizer, and has it follow CURRENT also where nobody asks it anything.
+class LiveLocalizer:
+    """Holds the live localizer. Swaps weights and index together when CURRENT changes.
 
-    `reopen` None: the first one stays for good.
+    reopen: opens a localizer for an index of other weights. None: the first localizer stays.
     """
 
     def __init__(
         self,
         localizer: Localizer,
         reopen: Reopen | None = None,
-        look_every_s: float = LOOK_EVERY_S,
-        retry_every_s: float = RETRY_EVERY_S,
+        follow_every_s: float = FOLLOW_EVERY_S,
     ) -> None:
         self._reopen = reopen
-        self._retry_every_s = retry_every_s
+        self._follow_every_s = follow_every_s
         self._answer_by(localizer)
-        self._look_every_s = look_every_s
-        self._seen: str | None = None  # CURRENT when last looked at
-        self._refusal = Refusal(retry_every_s)  # of what it names
-        self._changing = threading.Lock()  # the weights, or what CURRENT names
+        self._changing = threading.Lock()  # held while the version or the weights change
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="follow", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="follow", daemon=True)
+
+    @property
+    def index(self) -> LiveIndex:
+        """The live index."""
+        return self.localizer.live
 
     def start(self) -> None:
         """Begin to follow CURRENT."""
@@ -77,119 +76,89 @@ class Serving:
         """Follow no longer."""
         self._stopping.set()
 
+    def follow(self) -> None:
+        """Look at CURRENT once; see `LiveIndex.follow`.
+
+        An index of other weights goes live with its weights, warmed up, or not at all: the log then
+        says why, the old pair stays, and the version is tried again later.
+        """
+        with self._changing:
+            name = self.index.follow()
+            if name is None:
+                return
+            try:
+                fresh, index = self._open(name)
+                fresh.live.swap(index)
+                self._go_live(fresh, name)
+            except Exception as error:  # of any kind: the old pair stays
+                self.index.refuse(error)
+
     def activate(self, name: str) -> VersionReport:
-        """Make a version the live one, with the weights that made it: every request that begins
-        when this has returned is answered from it.
+        """Make a version live, with the weights that built it. Requests that begin when this has
+        returned are answered from that version.
 
         Raises:
-            VersionNotFound, VersionRefused; EngineUnavailable and IndexUnwritable as
-                `LiveIndex.activate`. The live version stays.
+            VersionNotFound, VersionRefused, EncoderMismatch, EngineUnavailable, IndexUnwritable:
+                the old pair stays.
         """
-        try:
-            return self._activate(name)
-        except VersionUnknown as error:
-            raise VersionNotFound(str(error), public=error.public) from error
-        except (VersionCorrupt, WeightsMissing) as error:
-            raise VersionRefused(str(error), public=error.public) from error
-
-    def _activate(self, name: str) -> VersionReport:
         with self._changing:
-            fresh = self._opened(self.localizer.live.versions.manifest(name).encoder)
-            if fresh is self.localizer:
-                report = fresh.live.activate(name)
-            else:
-                report = fresh.live.activate(name, lambda index: _warm_up(fresh, index))
+            try:
+                fresh, index = self._open(name)
+                report = fresh.live.activate(index)
+            except VersionUnknown as error:
+                raise VersionNotFound(str(error), public=error.public) from error
+            except (VersionCorrupt, WeightsMissing) as error:
+                raise VersionRefused(str(error), public=error.public) from error
+            if fresh is not self.localizer:
                 self._go_live(fresh, name)
-            self._seen = name
-            self._refusal.clear()
         return report
 
     def trouble(self) -> str | None:
-        """Why what CURRENT names is not what answers; None when it is."""
-        return self._refusal.why or self.localizer.live.trouble()
+        """Why the version that CURRENT names does not answer; None when it does."""
+        return self.index.trouble()
 
     def weights_trouble(self) -> str | None:
         """Why the next start would not have the weights that answer; None when it would."""
         return self._file.trouble() if self._file else None
 
-    def follow(self) -> None:
-        """Look once. Another encoder's index goes live with its weights, warmed up, or not at all:
-        the log then says why, the old pair stays, and a later look tries again. An index of the
-        same weights goes live as `LiveIndex.refresh` says. See `WeightsFile.look` for theirs."""
-        with self._changing:
-            self._follow_weights()
-        if self._refusal.why is None:
-            self.localizer.live.refresh()
-        if self._file is not None:
-            self._file.look()
-
     def _answer_by(self, localizer: Localizer) -> None:
-        made_by, path = localizer.encoder.fingerprint, localizer.weights
+        path = localizer.weights
         self.localizer = localizer
-        self._file = WeightsFile(path, made_by, self._retry_every_s) if path else None
+        self._file = WeightsFile(path, localizer.encoder.fingerprint) if path else None
 
     def _go_live(self, fresh: Localizer, name: str) -> None:
         self._answer_by(fresh)
-        made_by = fresh.encoder.fingerprint
-        logger.info("weights %s and index version %s are live", made_by[:12], name)
+        fingerprint = fresh.encoder.fingerprint
+        logger.info("weights %s and index version %s are live", fingerprint[:12], name)
 
-    def _follow_weights(self) -> None:
-        try:
-            name = self.localizer.live.versions.current()
-        except IndexUnreadable:
-            return  # the live index tells it
-        if name == self._seen and not self._refusal.is_due():
-            return
-        self._seen = name
-        if not name:  # the live index tells it
-            self._refusal.clear()
-        else:
-            self._try(name)
-
-    def _opened(self, made_by: str) -> Localizer:
-        """A localizer with this encoder: the live one, where it is its own."""
-        own = self.localizer.encoder.fingerprint
-        if made_by == own:
-            return self.localizer
+    def _open(self, name: str) -> tuple[Localizer, TileIndex]:
+        """A version and a localizer of its weights: the live localizer where it has them."""
+        built_by = self.index.versions.manifest(name).encoder
+        live = self.localizer.encoder.fingerprint
+        if built_by == live:
+            return self.localizer, self.index.open(name)
         if self._reopen is None:
             raise WeightsMissing(
-                f"the index was built by encoder {made_by[:12]}; this is {own[:12]} and cannot "
+                f"the index was built by encoder {built_by[:12]}; this is {live[:12]} and cannot "
                 "change"
             )
-        return self._reopen(made_by)
+        fresh = self._reopen(built_by)
+        index = fresh.live.open(name)
+        _warm_up(fresh, index)
+        return fresh, index
 
-    def _try(self, name: str) -> None:
-        versions = self.localizer.live.versions
-        try:
-            fresh = self._opened(versions.manifest(name).encoder)
-            if fresh is not self.localizer:
-                _warm_up(fresh, fresh.live.take(name))
-                self._go_live(fresh, name)
-            self._refusal.clear()  # only now: what is tried again is no less in trouble meanwhile
-        except Exception as error:  # whatever it is, the old pair stays
-            self._refusal.refuse(f"index version {name} is not used: {public_reason(error)}")
-            unexpected = not isinstance(error, SkyfixError)
-            logger.error("index version %s is not used: %s", name, error, exc_info=unexpected)
-
-    def _watch(self) -> None:
-        while not self._stopping.wait(self._look_every_s):
+    def _run(self) -> None:
+        while not self._stopping.wait(self._follow_every_s):
             try:
                 self.follow()
-            except Exception:  # whatever goes wrong here, the old pair still answers
-                logger.exception("looking for another index version failed")
+            except Exception:  # of any kind: the old pair still answers
+                logger.exception("following CURRENT failed")
 
 
 def _warm_up(localizer: Localizer, index: TileIndex) -> None:
-    """The first request should not pay for it, and what cannot answer must not go live."""
-    localizer.candidates(
-        index, localizer.prepare(canary_panorama(), Hints(heading_deg=0.0)), [None]
-    )
-
-
-def live_of(request: Request) -> LiveTiles:
-    """The live index as of now."""
-    serving: Serving = request.app.state.serving
-    return serving.localizer.live
+    """The first request should not wait for this, and a pair that fails must not go live."""
+    query = localizer.prepare(canary_panorama(), Hints(heading_deg=0.0))
+    localizer.candidates(index, query, [None])
 
 
 def answer(prepared: Sequence[Prepared]) -> list[Fix]:

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from model.errors import SkyfixError
-from service.runtime.live_localizer import Serving
+from service.runtime.live_localizer import LiveLocalizer
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -78,35 +78,35 @@ class Metrics:
         """Also report `value()` as it is whenever the page is asked for."""
         Gauge(name, help_text, registry=self.registry).set_function(value)
 
-    def watch_index(self, serving: Serving) -> None:
+    def watch_index(self, live: LiveLocalizer) -> None:
         """Also report the live version and its weights."""
-        self.registry.register(_LiveVersion(serving))
+        self.registry.register(_LiveVersion(live))
 
 
 class _LiveVersion(Collector):
     """The version that answers: its name, when it was built, how many tiles it has; whether it and
     its weights will also answer after a restart."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, live: LiveLocalizer) -> None:
+        self._live = live
 
     def collect(self) -> Iterator[Metric]:
         """No date and no tiles while no version is usable."""
         yield GaugeMetricFamily(
             "skyfix_index_behind",
             "1 while what CURRENT names is not used and an older version answers",
-            float(self._serving.trouble() is not None),
+            float(self._live.trouble() is not None),
         )
         yield GaugeMetricFamily(
             "skyfix_weights_lost",
             "1 while the weights that answer are no longer in their file",
-            float(self._serving.weights_trouble() is not None),
+            float(self._live.weights_trouble() is not None),
         )
         info = GaugeMetricFamily(
             "skyfix_index_live", "1 for the version that answers", labels=["version", "encoder"]
         )
         try:
-            manifest = self._serving.localizer.live.get().manifest
+            manifest = self._live.index.get().manifest
         except SkyfixError:
             info.add_metric(["", ""], 0.0)
             yield info

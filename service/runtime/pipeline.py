@@ -18,7 +18,7 @@ from service.locate.localizer import Query
 from service.runtime.admission import Admission
 from service.runtime.batching import Batcher, awaited
 from service.runtime.canary import canary_panorama
-from service.runtime.live_localizer import Prepared, Serving, answer
+from service.runtime.live_localizer import LiveLocalizer, Prepared, answer
 from service.runtime.metrics import Metrics
 from service.settings import Settings
 
@@ -35,8 +35,8 @@ class Pipeline:
     A cancelled or expired request never reaches the encoder.
     """
 
-    def __init__(self, serving: Serving, settings: Settings, metrics: Metrics) -> None:
-        self._serving = serving
+    def __init__(self, live: LiveLocalizer, settings: Settings, metrics: Metrics) -> None:
+        self._live = live
         self._metrics = metrics
         self._deadline_s = settings.request_deadline_s
         self.admission = Admission(
@@ -51,7 +51,7 @@ class Pipeline:
             answer,
             max_batch=settings.max_batch,
             max_waiting=settings.max_in_flight + 1,
-            at_once=serving.localizer.encoder.at_once,
+            at_once=live.localizer.encoder.at_once,
             on_batch=metrics.batches.observe,
         )
         self._canary: asyncio.Task[Fix] | None = None
@@ -103,7 +103,7 @@ class Pipeline:
             self._metrics.observe_canary(answered=answered)
 
     async def _prepare(self, data: bytes, hints: Hints, top_k: int, explain: bool) -> Prepared:
-        localizer = self._serving.localizer
+        localizer = self._live.localizer
         upload = [data]
 
         def prepare() -> Query:

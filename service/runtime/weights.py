@@ -1,8 +1,10 @@
-"""Weights files: what they hold, and whether the one that answers still holds it."""
+"""Weights files: choosing one by name, and whether the live weights are still in their file."""
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from pathlib import Path
 
 from model.errors import SkyfixError, public_reason
@@ -10,6 +12,8 @@ from service.index.file_stamp import Stamp, stamp
 from service.index.refusal import RETRY_EVERY_S, Refusal
 
 logger = logging.getLogger(__name__)
+
+SETTLED_S = 1.0  # a file that has not changed for so long is not being copied
 
 
 class WeightsUnknown(SkyfixError):
@@ -55,38 +59,53 @@ def fingerprint_of(path: Path) -> str:
 
 
 class WeightsFile:
-    """The file that live weights were read from. They answer without it; the next start and the
-    next rebuild do not.
+    """The file of the live weights. They answer from memory, but the next start and the next
+    rebuild read the file.
 
     Attributes:
-        path: the file. fingerprint: of the weights that were read from it.
+        path: the file. fingerprint: of the live weights.
     """
 
-    def __init__(self, path: Path, fingerprint: str, retry_every_s: float = RETRY_EVERY_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        fingerprint: str,
+        settled_s: float = SETTLED_S,
+        retry_every_s: float = RETRY_EVERY_S,
+    ) -> None:
         self.path, self.fingerprint = path, fingerprint
-        self._seen: Stamp | None = None  # when last looked at
+        self._settled_s = settled_s
+        self._lock = threading.Lock()
+        self._seen: Stamp | None = None  # at the last look
+        self._seen_since = 0.0  # time.monotonic()
         self._read: Stamp | None = None  # when last read whole
         self._refusal = Refusal(retry_every_s)
 
     def trouble(self) -> str | None:
-        """That the file no longer holds the weights, or None."""
-        return self._refusal.why
+        """Look at the file, and say if it no longer holds the live weights; None when it does.
 
-    def look(self) -> None:
-        """Look once. A file that changed is read when it has stopped to change, for one that is
-        being copied looks damaged; a damaged one now and then again. The log tells what is new."""
-        now = stamp(self.path)
-        settled, self._seen = now == self._seen, now
-        if not settled or (now == self._read and not self._refusal.is_due()):
-            return
-        self._read = now
-        damage, before = self._damage(), self._refusal.why
+        A file that changed is read once it has been the same for `settled_s`, because a file that
+        is being copied looks damaged. A damaged file is read again every `retry_every_s`. The log
+        gets a line when the file is damaged and when it is whole again.
+        """
+        with self._lock:
+            now = stamp(self.path)
+            if now != self._seen:
+                self._seen, self._seen_since = now, time.monotonic()
+            settled = time.monotonic() - self._seen_since >= self._settled_s
+            if settled and (now != self._read or self._refusal.is_due()):
+                self._read = now
+                self._judge(self._damage())
+            return self._refusal.why
+
+    def _judge(self, damage: str | None) -> None:
+        before = self._refusal.why
         if damage is None:
             self._refusal.clear()
             if before:
-                logger.info("%s holds the weights that answer again", self.path)
+                logger.info("%s holds the live weights again", self.path)
             return
-        # No word of the folder nor the damage: who asks may be no administrator.
+        # Neither folder nor damage: the caller may be no administrator.
         self._refusal.refuse(
             f"the file {self.path.name} no longer holds the weights {self.fingerprint[:12]}, which "
             "answer from memory: put back a whole copy before the next start"
@@ -99,6 +118,6 @@ class WeightsFile:
             found = fingerprint_of(self.path)
         except SkyfixError as error:
             return str(error)
-        except Exception as error:  # whatever it is, it is no reason to look no more
+        except Exception as error:  # of any kind: the next look may succeed
             return f"{self.path}: {error!r}"
         return None if found == self.fingerprint else f"{self.path} holds weights {found[:12]}"

@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from service.api.errors import AdminOnlyError, problems
 from service.api.schemas import ActivatedSchema, JobSchema
 from service.runtime.jobs import Job, Jobs, rebuild_command
-from service.runtime.live_localizer import Serving
+from service.runtime.live_localizer import LiveLocalizer
 from service.runtime.weights import whole_file
 from service.settings import Settings
 
@@ -56,10 +56,10 @@ def rebuild(
     the new one is whole; 409 while another job runs. Named weights that are not there (404) or no
     whole checkpoint (422) start none."""
     jobs: Jobs = request.app.state.jobs
-    serving: Serving = request.app.state.serving
+    live: LiveLocalizer = request.app.state.live
     settings: Settings = request.app.state.settings
-    live = serving.localizer.weights or settings.weights
-    chosen = live if weights is None else whole_file(settings.weights_folder, weights)
+    own = live.localizer.weights or settings.weights
+    chosen = own if weights is None else whole_file(settings.weights_folder, weights)
     settings = settings.model_copy(update={"weights": chosen})
     return _shown(jobs.start("rebuild", rebuild_command(settings)))
 
@@ -77,8 +77,8 @@ def activate(
     """Reads every byte of the version first: the live one stays when something is wrong. A version
     of other weights goes live with them when they are in the home folder's `weights`. Requests that
     begin after the answer, 200, are answered from the version."""
-    serving: Serving = request.app.state.serving
-    report = serving.activate(version)
+    live: LiveLocalizer = request.app.state.live
+    report = live.activate(version)
     return ActivatedSchema(version=report.version, tiles=report.tiles, bytes=report.bytes)
 
 

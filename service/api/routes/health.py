@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.api.errors import problems
 from service.api.schemas import ReadySchema
 from service.runtime.jobs import Jobs
-from service.runtime.live_localizer import Serving
+from service.runtime.live_localizer import LiveLocalizer
 from service.runtime.metrics import Metrics
 from service.runtime.pipeline import Pipeline
 
@@ -36,13 +36,13 @@ async def readyz(request: Request) -> ReadySchema:
     newest version cannot be used and an older one answers, when the weights' file was damaged, or
     when the last job failed and no version was built since; `trouble` then says so."""
     pipeline: Pipeline = request.app.state.pipeline
-    serving: Serving = request.app.state.serving
+    live: LiveLocalizer = request.app.state.live
     jobs: Jobs = request.app.state.jobs
     fix = await pipeline.canary()
 
     def found() -> list[str | None]:
-        built_at = serving.localizer.live.get().manifest.built_at
-        return [serving.trouble(), serving.weights_trouble(), jobs.trouble(built_at)]
+        built_at = live.index.get().manifest.built_at
+        return [live.trouble(), live.weights_trouble(), jobs.trouble(built_at)]
 
     troubles = await asyncio.to_thread(found)
     return ReadySchema(

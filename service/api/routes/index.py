@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from model.geo import Bounds
 from service.api.schemas import IndexSchema, VersionsSchema
-from service.runtime.live_localizer import live_of
+from service.runtime.live_localizer import LiveLocalizer
 
 if TYPE_CHECKING:
     from service.index.search import TileIndex
@@ -19,8 +19,8 @@ router = APIRouter(tags=["index"])
 @router.get("/index", summary="The live version's manifest", response_model=IndexSchema)
 def index(request: Request) -> IndexSchema:
     """The version that answers now: encoder, imagery sources with licence, counts, when built."""
-    live = live_of(request)
-    tiles = live.get()
+    live: LiveLocalizer = request.app.state.live
+    tiles = live.index.get()
     fields = {**tiles.manifest.as_dict(), "live": True, "bounds": list(_bounds(tiles))}
     return IndexSchema.model_validate(fields)
 
@@ -37,5 +37,6 @@ def _bounds(index: TileIndex) -> Bounds:
 @router.get("/index/versions", summary="All index versions", response_model=VersionsSchema)
 def versions(request: Request) -> VersionsSchema:
     """Names in the order they were built; `current` is what CURRENT points to."""
-    live = live_of(request)
-    return VersionsSchema(current=live.versions.current(), versions=live.versions.names())
+    live: LiveLocalizer = request.app.state.live
+    all_versions = live.index.versions
+    return VersionsSchema(current=all_versions.current(), versions=all_versions.names())

@@ -18,9 +18,8 @@ from service.api.disconnect import unless_gone
 from service.api.errors import problems
 from service.api.query import WRITTEN_PLAINLY
 from service.basemap import MAX_PICTURES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile
-from service.locate.localizer import LiveTiles
 from service.runtime.batching import awaited
-from service.runtime.live_localizer import live_of
+from service.runtime.live_localizer import LiveLocalizer
 from service.settings import Settings
 
 router = APIRouter(tags=["tiles"])
@@ -46,7 +45,8 @@ async def map_tile(request: Request, z: Zoom, x: Number, y: Number) -> Response:
     base_map: BaseMap = request.app.state.base_map
     if z < MIN_ZOOM:
         return Response(status_code=204, headers=_CACHED)
-    near = await asyncio.to_thread(_tiles_near, live_of(request), tile)
+    live: LiveLocalizer = request.app.state.live
+    near = await asyncio.to_thread(_tiles_near, live, tile)
     picture = await _drawn(request, asyncio.wrap_future(base_map.draw(tile, near)))
     if picture is None:
         return Response(status_code=204, headers=_CACHED)
@@ -62,10 +62,10 @@ async def _drawn(request: Request, picture: asyncio.Future[Rgb | None]) -> Rgb |
         return await unless_gone(request, picture)
 
 
-def _tiles_near(live: LiveTiles, tile: MapTile) -> list[str]:
+def _tiles_near(live: LiveLocalizer, tile: MapTile) -> list[str]:
     """Ids of the live version's tiles that reach into the map tile, at most 64."""
     try:
-        index = live.get()
+        index = live.index.get()
     except SkyfixError:  # imagery can be looked at before the first build
         return []
     box, reach_m = tile.bounds, index.manifest.tile_size_m[1] / 2.0
