@@ -5,25 +5,25 @@ from itertools import count
 
 import pytest
 
-from service.runtime.admission import AT_FIRST, GAIN, LEAST, Admission, OverloadedError, Pace
+from service.runtime.admission import AT_FIRST, GAIN, LEAST, Admission, OverloadedError, WorkLimit
 
 
 def test_uploads_and_bytes_are_bounded_and_given_back() -> None:
     admission = Admission(max_panoramas=1, max_bytes=100, max_arriving=2)
-    with admission.admitted() as first, admission.admitted() as second:
-        first.take(60)
+    with admission.reserve() as first, admission.reserve() as second:
+        first.grow(60)
         with pytest.raises(OverloadedError, match="100"):
-            second.take(41)
-        second.take(40)
-        with pytest.raises(OverloadedError, match="2 uploads"), admission.admitted():
+            second.grow(41)
+        second.grow(40)
+        with pytest.raises(OverloadedError, match="2 uploads"), admission.reserve():
             pass
         assert (admission.panoramas, admission.bytes) == (2, 100)
     assert (admission.panoramas, admission.bytes) == (0, 0)
 
 
-def test_a_batch_takes_as_many_places_as_it_has_panoramas() -> None:
+def test_a_batch_counts_all_its_panoramas() -> None:
     admission = Admission(max_panoramas=4, max_bytes=100, max_arriving=9, max_stretch=2.5)
-    with admission.admitted() as batch, admission.admitted() as other:
+    with admission.reserve() as batch, admission.reserve() as other:
         batch.start(3)
         with pytest.raises(OverloadedError, match="limit of 4"):
             other.start(2)
@@ -33,14 +33,14 @@ def test_a_batch_takes_as_many_places_as_it_has_panoramas() -> None:
 
 
 class Server:
-    """One worker answers batches of up to 8 in 4 ms + 3 ms for each; a clock that is set."""
+    """One worker with a made-up clock: a batch of up to 8 takes 4 ms and 3 ms a panorama."""
 
     def __init__(self, max_stretch: float = 2.5) -> None:
         self.now = 0.0
         self.admission = Admission(64, 1000, 64, max_stretch, clock=lambda: self.now)
 
     def under(self, spacing: float, requests: int) -> list[float]:
-        """Latencies of those accepted, of so many requests that arrive so far apart."""
+        """Latencies of the accepted requests when requests arrive `spacing` seconds apart."""
         latencies, waiting, batch, free_at = [], [], [], float("inf")
         arrivals = count(self.now + spacing, spacing)
         arrival = next(arrivals)
@@ -48,14 +48,14 @@ class Server:
             if requests and arrival < free_at:
                 self.now, arrival, requests = arrival, next(arrivals), requests - 1
                 with ExitStack() as stack, suppress(OverloadedError):
-                    place = stack.enter_context(self.admission.admitted())
-                    place.start()
-                    waiting.append((self.now, place, stack.pop_all()))
+                    reservation = stack.enter_context(self.admission.reserve())
+                    reservation.start()
+                    waiting.append((self.now, reservation, stack.pop_all()))
             else:
                 self.now = free_at
-                for since, place, stack in batch:
+                for since, reservation, stack in batch:
                     latencies.append(self.now - since)
-                    place.answered("small")
+                    reservation.answered("small")
                     stack.close()
                 batch, free_at = [], float("inf")
             if waiting and not batch:
@@ -68,7 +68,7 @@ def p99(latencies: list[float]) -> float:
     return sorted(latencies)[int(0.99 * len(latencies))]
 
 
-def test_at_four_times_what_saturates_the_accepted_wait_little() -> None:
+def test_accepted_requests_wait_little_at_four_times_saturation() -> None:
     server = Server()
     alone = p99(server.under(spacing=0.1, requests=20))
     assert alone == pytest.approx(0.007)
@@ -79,45 +79,45 @@ def test_at_four_times_what_saturates_the_accepted_wait_little() -> None:
     assert (server.admission.working, server.admission.panoramas) == (0, 0)
 
 
-def test_patience_buys_throughput() -> None:
+def test_a_larger_stretch_buys_throughput() -> None:
     answered = [len(Server(stretch).under(1 / 1000, 5000)) for stretch in (2.5, 4.0, 8.0, 100.0)]
     assert answered == sorted(answered)
     assert answered[-1] / 5.0 == pytest.approx(286, rel=0.05)  # 8 in 28 ms
 
 
-def test_nobody_is_refused_below_saturation() -> None:
+def test_below_saturation_every_request_is_accepted() -> None:
     assert len(Server().under(spacing=1 / 100, requests=500)) == 500
 
 
-def test_what_is_known_of_lone_requests_follows_a_slower_model() -> None:
-    pace = Pace(most=64, max_stretch=2.0)
-    pace.learn("small", 0.01, alone=True, pressed=False)
-    while pace.limit > LEAST:
-        pace.learn("small", 0.1, alone=False, pressed=True)
+def test_the_limit_recovers_when_the_model_gets_slower() -> None:
+    limit = WorkLimit(most=64, max_stretch=2.0)
+    limit.learn("small", 0.01, alone=True, pressed=False)
+    while limit.limit > LEAST:
+        limit.learn("small", 0.1, alone=False, pressed=True)
     for _ in range(200):
-        pace.learn("small", 0.1, alone=False, pressed=True)
-    assert pace.limit > LEAST
+        limit.learn("small", 0.1, alone=False, pressed=True)
+    assert limit.limit > LEAST
 
 
 def test_missed_deadlines_lower_the_limit_to_the_least() -> None:
-    pace, single = Pace(most=64, max_stretch=5.0), Pace(most=1, max_stretch=5.0)
+    limit, single = WorkLimit(most=64, max_stretch=5.0), WorkLimit(most=1, max_stretch=5.0)
     for _ in range(10):
-        pace.miss()
+        limit.miss()
         single.miss()
-    assert pace.limit == pytest.approx(AT_FIRST * 5.0 * (1.0 - GAIN) ** 10)
+    assert limit.limit == pytest.approx(AT_FIRST * 5.0 * (1.0 - GAIN) ** 10)
     for _ in range(200):
-        pace.miss()
-    assert (pace.limit, single.limit) == (LEAST, 1.0)
+        limit.miss()
+    assert (limit.limit, single.limit) == (LEAST, 1.0)
 
 
-def test_uploads_that_still_arrive_take_no_place_of_work() -> None:
+def test_uploads_that_still_arrive_are_not_in_work() -> None:
     admission = Admission(max_panoramas=64, max_bytes=100, max_arriving=64, max_stretch=2.5)
     with ExitStack() as stack:
-        places = [stack.enter_context(admission.admitted()) for _ in range(10)]
-        for place in places[: admission.limit]:
-            place.start()
+        reservations = [stack.enter_context(admission.reserve()) for _ in range(10)]
+        for reservation in reservations[: admission.limit]:
+            reservation.start()
         with pytest.raises(OverloadedError, match="4 panoramas"):
-            places[-1].start()
-        with pytest.raises(OverloadedError), admission.admitted():
+            reservations[-1].start()
+        with pytest.raises(OverloadedError), admission.reserve():
             pass
     assert (admission.working, admission.panoramas) == (0, 0)

@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from model.errors import SkyfixError
 from service.api.query import LocateQuery
-from service.runtime.admission import Place
+from service.runtime.admission import Reservation
 
 FIELD = "panorama"
 
@@ -47,10 +47,12 @@ class BodyLimits:
     max_files: int = 1
 
 
-async def read_panoramas(request: Request, limits: BodyLimits, place: Place) -> list[bytes]:
+async def read_panoramas(
+    request: Request, limits: BodyLimits, reservation: Reservation
+) -> list[bytes]:
     """The bytes of the file parts `panorama`, 1 to `limits.max_files`, in their order.
 
-    Every byte is taken from `place` before it is kept.
+    `reservation` grows by every chunk before the chunk is kept.
 
     Raises:
         MediaTypeError, UploadError, BodyTooLargeError, BodyTimeoutError, OverloadedError;
@@ -63,7 +65,7 @@ async def read_panoramas(request: Request, limits: BodyLimits, place: Place) -> 
     try:
         async with (
             asyncio.timeout(limits.deadline_s),
-            aclosing(_bounded(request, limits, place)) as stream,
+            aclosing(_bounded(request, limits, reservation)) as stream,
         ):
             return await _parse(request.headers, stream, limits)
     except TimeoutError:
@@ -82,14 +84,14 @@ def _check_kind(headers: Headers) -> None:
 
 
 async def _bounded(
-    request: Request, limits: BodyLimits, place: Place
+    request: Request, limits: BodyLimits, reservation: Reservation
 ) -> AsyncGenerator[bytes, None]:
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > limits.max_bytes:
             raise _too_large(received, limits)
-        place.take(len(chunk))
+        reservation.grow(len(chunk))
         yield chunk
 
 

@@ -61,17 +61,17 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
-    with pipeline.admission.admitted() as place:
-        (data,) = await read_panoramas(request, _limits(request), place)
-        place.start()
+    with pipeline.admission.reserve() as reservation:
+        (data,) = await read_panoramas(request, _limits(request), reservation)
+        reservation.start()
         work = pipeline.locate(data, hints, query.top_k, query.explain)
         try:
             fix = await unless_gone(request, work)
         except DeadlineExceededError:
-            place.missed()
+            reservation.missed()
             raise
         unknown_north = fix.geometry["north"].value is None
-        place.answered((len(data).bit_length(), unknown_north, query.explain))
+        reservation.answered((len(data).bit_length(), unknown_north, query.explain))
     timing = _record(request, [fix])
     answer = FixSchema.of(fix)
     if is_preferred(",".join(request.headers.getlist("accept"))):
@@ -95,9 +95,9 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
     settings: Settings = request.app.state.settings
-    with pipeline.admission.admitted() as place:
-        uploads = await read_panoramas(request, _limits(request, settings.max_files), place)
-        place.start(len(uploads))
+    with pipeline.admission.reserve() as reservation:
+        uploads = await read_panoramas(request, _limits(request, settings.max_files), reservation)
+        reservation.start(len(uploads))
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
         outcomes = await unless_gone(request, work)
     timing = _record(request, [one.fix for one in outcomes if one.fix])
