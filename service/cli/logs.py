@@ -11,10 +11,10 @@ from service.api.middleware.request_log import REQUEST_ID
 
 
 class JsonFormatter(logging.Formatter):
-    """time, level, logger, message, request_id, and whatever stands in the extra `fields`."""
+    """time, level, logger, message, request_id, and the record's extra `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
+        """One line, even if the message has several."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -33,7 +33,7 @@ class TextFormatter(logging.Formatter):
     """`LEVEL logger: message name=value …`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Several lines for an exception, else one."""
+        """One line; an exception adds its traceback."""
         fields = getattr(record, "fields", {})
         shown = "".join(f" {name}={value}" for name, value in fields.items())
         text = f"{record.levelname} {record.name}: {record.getMessage()}{shown}"
@@ -41,9 +41,9 @@ class TextFormatter(logging.Formatter):
 
 
 def log_to_stderr(log_format: str) -> None:
-    """Send all records from INFO on to standard error, and Python's warnings as such.
+    """Send records from INFO on, and Python's warnings, to standard error.
 
-    `log_format`: json, text or auto.
+    log_format: json, text, or auto, which is text on a terminal.
     """
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()

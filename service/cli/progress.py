@@ -1,4 +1,4 @@
-"""How far a job is, on standard error: a bar on a terminal, else a line now and then."""
+"""Progress of a job on standard error: a bar on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 LINE_EVERY_S = 10.0
 
@@ -24,56 +17,50 @@ Report = Callable[[int, int], None]  # done, expected in all
 
 
 @contextmanager
-def progress_bar(what: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
-    """Yields the function to call with how much is done and how much is expected in all."""
+def progress_bar(title: str, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
+    """Yields a function to call with the number done and the number expected."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        lines = _Lines(what, clock)
+        lines = _Lines(title, clock)
         try:
             yield lines.report
         finally:
-            lines.tell()
+            lines.print()
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(title, total=None)
         yield lambda done, expected: bar.update(task, completed=done, total=expected)
 
 
 class _Lines:
     """`done/expected, rate, time left` every LINE_EVERY_S, and at the end.
 
-    Rates count from the first report on: what a resumed build found done has taken no time.
+    Rates count from the first report, because a resumed build starts with some tiles done.
     """
 
-    def __init__(self, what: str, clock: Callable[[], float]) -> None:
-        self._what, self._clock = what, clock
-        self._first: tuple[float, int] | None = None  # when, and how much was done
-        self._untold = ""
+    def __init__(self, title: str, clock: Callable[[], float]) -> None:
+        self._title, self._clock = title, clock
+        self._first: tuple[float, int] | None = None  # time, and number done
+        self._line = ""  # not yet printed
 
     def report(self, done: int, expected: int) -> None:
-        """Tells it where the last line is long enough ago."""
+        """Prints a line if the last is LINE_EVERY_S old."""
         now = self._clock()
         if self._first is None:
-            self._first, self._told_at = (now, done), now
+            self._first, self._printed_at = (now, done), now
         since, before = self._first
         rate = (done - before) / max(now - since, 1e-9)
-        self._untold = f"{self._what}: {done}/{expected}"
+        self._line = f"{self._title}: {done}/{expected}"
         if rate > 0.0:
             left = timedelta(seconds=round((expected - done) / rate))
-            self._untold += f", {rate:.1f}/s, {left} left"
-        if now - self._told_at >= LINE_EVERY_S:
-            self._told_at = now
-            self.tell()
+            self._line += f", {rate:.1f}/s, {left} left"
+        if now - self._printed_at >= LINE_EVERY_S:
+            self._printed_at = now
+            self.print()
 
-    def tell(self) -> None:
-        """Writes what was reported last, unless it has been told."""
-        if self._untold:
-            print(self._untold, file=sys.stderr, flush=True)
-            self._untold = ""
+    def print(self) -> None:
+        """Prints the last report, unless it has been printed."""
+        if self._line:
+            print(self._line, file=sys.stderr, flush=True)
+            self._line = ""

@@ -17,9 +17,9 @@ from service.cli.logs import log_to_stderr
 from service.cli.wiring import open_localizer, reopener
 from service.settings import Settings
 
-SPARE_FILES = 1024  # open ones that are no connections
-# For how long one thread may keep the others from Python. Encoding asks for it back after every
-# operation, and waits so long each time while the event loop refuses a flood (docs/decisions.md).
+SPARE_FILES = 1024  # open files that are no connections
+# How long a thread may hold Python's interpreter lock while another waits. While the event loop
+# refuses a flood, the encoder waits this long after every operation (docs/decisions.md).
 SWITCH_S = 0.001
 
 
@@ -34,9 +34,8 @@ def serve(settings: Settings) -> None:
 
 
 def run(app: FastAPI, settings: Settings) -> None:
-    """Answer until SIGTERM or SIGINT, which end the process with 0 and 130 once requests in flight
-    are finished."""
-    connections = 4 * settings.max_requests  # the application refuses far below, and says how
+    """Answer until SIGTERM (exit code 0) or SIGINT (130). Requests in flight are finished first."""
+    connections = 4 * settings.max_requests  # the application refuses earlier, with a problem
     allow_files(connections + SPARE_FILES)
     config = uvicorn.Config(
         app,
@@ -59,16 +58,19 @@ def run(app: FastAPI, settings: Settings) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Everything is answered and nothing waits to be written. Not by way of the interpreter's end:
-    a thread that is inside torch by then (one reads weights, say) crashes it."""
+    """End the process without the interpreter's shutdown, which crashes if a thread is inside
+    torch. Every request has been answered by now."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def allow_files(wanted: int) -> None:
-    """As far as the system lets it: many start a process with 1024, and a process that has run out
-    can neither take a connection nor open an index."""
+    """Raise the limit on open files to `wanted`, or as far as the system allows.
+
+    Many systems allow 1024. Without a free file, a server cannot accept a connection or open an
+    index.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:

@@ -1,13 +1,14 @@
-"""Puts the parts together: settings in, a ready Localizer out. Nothing else names both engines."""
+"""Builds the encoder and the localizer from settings. No other module knows torch and faiss."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.device import choose_device
-from model.errors import public_reason
+from model.errors import SkyfixError, public_reason
 from service.locate.localizer import Localizer
 from service.runtime.live_localizer import WeightsMissing
 from service.runtime.weights import fingerprint_of
@@ -35,25 +36,29 @@ def open_encoder(settings: Settings) -> Encoder:
 
 
 def open_localizer(settings: Settings) -> Localizer:
-    """Load the weights and bind the live index; an index may still be missing.
+    """Load the weights and bind the live index, which may still be missing.
 
     Raises:
         DeviceError, CheckpointError: see `open_encoder`.
     """
+    return bind_localizer(open_encoder(settings), settings)
+
+
+def bind_localizer(encoder: Encoder, settings: Settings) -> Localizer:
+    """A localizer of this encoder and the live index, searched on the encoder's device."""
     from service.index.live import LiveIndex
 
-    encoder = open_encoder(settings)
     live = LiveIndex(settings.home, encoder.fingerprint, _search_device(encoder.device.type))
     return Localizer(encoder, live, rolls=settings.rolls, weights=settings.weights)
 
 
 def reopener(
-    settings: Settings, opened: Callable[[Settings], Localizer] = open_localizer
+    settings: Settings, open_with: Callable[[Settings], Localizer] = open_localizer
 ) -> Callable[[str], Localizer]:
-    """Finds the weights of a fingerprint, the settings' or in the home folder's `weights`, and
-    opens them.
+    """A function that opens the localizer whose weights have a given fingerprint.
 
-    The function raises WeightsMissing, naming files that cannot be used, and DeviceError.
+    It looks at the settings' weights, then in the home's `weights` folder. It raises DeviceError,
+    or WeightsMissing, whose message names the files that cannot be used.
     """
 
     def reopen(fingerprint: str) -> Localizer:
@@ -64,30 +69,35 @@ def reopener(
         for path in dict.fromkeys(files):
             try:
                 if fingerprint_of(path) == fingerprint:
-                    return opened(settings.model_copy(update={"weights": path}))
+                    return open_with(settings.model_copy(update={"weights": path}))
             except CheckpointError as error:
                 unusable.append(error)
-        wanted = f"weights with fingerprint {fingerprint[:12]}"
-        if unusable:
-            remedy = "put a whole copy of the checkpoint that built the index in"
-            private, public = ("; ".join(map(text, unusable)) for text in (str, public_reason))
-            raise WeightsMissing(
-                f"no file that can be used holds {wanted}; {private}: {remedy} "
-                f"{settings.weights_folder}",
-                public=f"no file that can be used holds {wanted}; {public}: {remedy} "
-                "$SKYFIX_HOME/weights",
-            )
-        remedy = "put there the checkpoint that built the index"
-        raise WeightsMissing(
-            f"no {wanted} are in {settings.weights_folder}: {remedy}",
-            public=f"no {wanted} are in $SKYFIX_HOME/weights: {remedy}",
-        )
+        raise _weights_missing(fingerprint, settings.weights_folder, unusable)
 
     return reopen
 
 
+def _weights_missing(
+    fingerprint: str, folder: Path, unusable: Sequence[SkyfixError]
+) -> WeightsMissing:
+    """The error as operators read it, and as clients do: without paths of this machine."""
+
+    def text(where: str, reason: Callable[[SkyfixError], str]) -> str:
+        wanted = f"weights with fingerprint {fingerprint[:12]}"
+        if not unusable:
+            return f"no {wanted} are in {where}: put there the checkpoint that built the index"
+        return (
+            f"no file that can be used holds {wanted}; {'; '.join(map(reason, unusable))}: "
+            f"put a whole copy of the checkpoint that built the index in {where}"
+        )
+
+    return WeightsMissing(
+        text(str(folder), str), public=text("$SKYFIX_HOME/weights", public_reason)
+    )
+
+
 def _search_device(device: str) -> str:
-    """Where the index is searched: on the encoder's device where this faiss can."""
+    """The encoder's device if this faiss can search there, else the CPU."""
     import faiss
 
     if device == "cuda" and not hasattr(faiss, "StandardGpuResources"):

@@ -1,0 +1,92 @@
+"""Commands that need panoramas with known positions: calibrate, evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from service.cli.options import Command, add_others
+from service.cli.progress import progress_bar
+from service.settings import Settings
+
+
+def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="+",
+        help="Folder of panoramas of this region with poses.csv (file, latitude, longitude).",
+    )
+    add_others(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="Checkpoint to write. Builds with it inherit the calibration.",
+    )
+
+
+def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Calibrate with the live version and write the result into a copy of the checkpoint."""
+    from model.checkpoint import Checkpoint
+    from service.cli.wiring import open_localizer
+    from service.locate.validation import calibrate
+
+    localizer = open_localizer(settings)
+    with progress_bar("calibrating") as progress:
+        calibration = calibrate(
+            localizer.live.get(), localizer, arguments.folder, arguments.other, progress
+        )
+    checkpoint = Checkpoint.load(settings.weights)
+    provenance = {**checkpoint.provenance, "calibration": calibration.as_dict()}
+    dataclasses.replace(checkpoint, provenance=provenance).save(arguments.out)
+    print(f"{arguments.out}: calibrated by {calibration.source}")
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help="Folder of panoramas of this region with poses.csv (file, latitude, longitude).",
+    )
+    parser.add_argument(
+        "--other",
+        type=Path,
+        metavar="FOLDER",
+        help='Folder of panoramas from elsewhere with poses.csv, to measure "not in this index".',
+    )
+    parser.add_argument(
+        "--heading-unknown",
+        action="store_true",
+        help="Ignore the headings that the panoramas state.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+
+
+def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Locate panoramas with the live version and measure the errors and the confidence."""
+    from service.cli.wiring import open_localizer
+    from service.locate.validation import evaluate
+
+    with progress_bar("locating panoramas") as progress:
+        report = evaluate(
+            open_localizer(settings),
+            arguments.folder,
+            arguments.other,
+            progress,
+            heading_known=not arguments.heading_unknown,
+        )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+        return
+    print(f"index {report.index_version}, calibration: {report.calibration}")
+    for name, value in {**report.inside, **report.certainty}.items():
+        print(f"{name:24} {'-' if value is None else format(value, '.4g')}")
+
+
+COMMANDS = {
+    "calibrate": Command(_calibrate, _calibrate_arguments),
+    "evaluate": Command(_evaluate, _evaluate_arguments),
+}

@@ -1,0 +1,74 @@
+"""Commands that answer: locate on the command line, serve over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from service.api.query import LocateQuery
+from service.cli.options import Command, add_setting
+from service.locate.hints import HintError, Hints
+from service.settings import Settings
+
+
+def _locate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path, help="Panorama: a JPEG, PNG or other image file.")
+    parser.add_argument("--json", action="store_true", help="Print the JSON of POST /localize.")
+    for name, field in LocateQuery.model_fields.items():
+        if name != "explain":
+            kind = {"top_k": int, "near": str, "bbox": str}.get(name, float)
+            option = "--" + name.replace("_", "-")
+            parser.add_argument(option, type=kind, default=field.default, help=field.description)
+
+
+def _locate(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Locate one panorama with the live version of the index. Write negative coordinates with an \
+equals sign: --near=-33.8,151.2."""
+    from service.api.schemas import FixSchema
+    from service.cli.wiring import open_localizer
+
+    hints = Hints.of(arguments)
+    data = _read(arguments.image)
+    fix = open_localizer(settings).locate(data, hints, arguments.top_k)
+    if arguments.json:
+        print(FixSchema.of(fix).model_dump_json(indent=2))
+        return
+    for match in fix.matches:
+        print(
+            f"{match.rank:3d}  {match.latitude:.6f},{match.longitude:.6f}  "
+            f"distance {match.distance:.4f}  heading {match.heading_deg:5.1f}  {match.tile_id}"
+        )
+    if fix.note:
+        print(fix.note)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HintError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    add_setting(parser, "host")
+    add_setting(parser, "port", type=int)
+    parser.add_argument(
+        "--print-settings", action="store_true", help="Print all settings and stop."
+    )
+
+
+def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Answer POST /localize and the other routes over HTTP."""
+    if arguments.print_settings:
+        for name, value in settings.shown().items():
+            print(f"{name}={value}")
+        return
+    from service.cli.serve import serve
+
+    serve(settings)
+
+
+COMMANDS = {
+    "locate": Command(_locate, _locate_arguments),
+    "serve": Command(_serve, _serve_arguments),
+}

@@ -1,0 +1,96 @@
+"""Commands about the imagery in the catalogue: ingest, sources, remove."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from service.cli.options import Command
+from service.cli.progress import progress_bar
+from service.settings import Settings
+
+
+def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        type=Path,
+        help="GeoTIFF or other raster, or a folder of rasters, of map tiles (zoom/column/row), or "
+        "of images with a CSV.",
+    )
+    parser.add_argument(
+        "--name",
+        help="Name of the source. Ingesting the same name again replaces the source. Default: the "
+        "name of the file or folder.",
+    )
+    parser.add_argument(
+        "--size-m",
+        type=float,
+        help="Ground width of a tile in metres. Default: the width that the checkpoint was "
+        "trained on.",
+    )
+    parser.add_argument(
+        "--stride-m",
+        type=float,
+        help="Distance between tile centres in metres. Default: the previous ingest's, or a "
+        "quarter of the width.",
+    )
+    parser.add_argument("--licence", help="Licence of the imagery. Every version states it.")
+    parser.add_argument("--attribution", help="Credit to show beside the imagery.")
+
+
+def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Cut imagery into tiles and add them to the catalogue."""
+    from model.checkpoint import Checkpoint
+    from service.index.catalogue import Catalogue
+    from service.ingest import ingest
+
+    size_m = arguments.size_m
+    if size_m is None:
+        size_m = Checkpoint.load(settings.weights).config.aerial_footprint_m
+    with Catalogue.of(settings.home) as catalogue, progress_bar("cutting tiles") as progress:
+        report = ingest(
+            catalogue,
+            arguments.path,
+            size_m=size_m,
+            stride_m=arguments.stride_m,
+            name=arguments.name,
+            licence=arguments.licence,
+            attribution=arguments.attribution,
+            progress=progress,
+        )
+    print(
+        f"{report.source}: {report.tiles} tiles of {size_m:g} m ({report.added} added, "
+        f"{report.updated} updated, {report.removed} removed, {report.skipped_empty} skipped "
+        f"as empty) in {report.seconds:.1f} s"
+    )
+
+
+def _sources(arguments: argparse.Namespace, settings: Settings) -> None:
+    """List the sources in the catalogue with their tiles, licence and attribution."""
+    from service.index.catalogue import Catalogue
+
+    with Catalogue.of(settings.home) as catalogue:
+        counts = catalogue.tiles_by_source()
+        for source in catalogue.sources():
+            credit = ", ".join(filter(None, (source.licence, source.attribution))) or "no licence"
+            print(f"{source.name}: {counts.get(source.name, 0)} tiles of {source.path} ({credit})")
+
+
+def _remove_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="Name of the source, as `skyfix sources` lists it.")
+
+
+def _remove(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Remove a source from the catalogue. The next build removes its tiles from the index."""
+    from service.index.catalogue import Catalogue
+
+    with Catalogue.of(settings.home) as catalogue:
+        removed = catalogue.remove_source(arguments.source)
+    print(f"{arguments.source}: {removed} tiles removed; they are searched until the next build")
+
+
+COMMANDS = {
+    "ingest": Command(_ingest, _ingest_arguments),
+    "sources": Command(_sources),
+    "remove": Command(_remove, _remove_arguments),
+}
