@@ -1,4 +1,4 @@
-"""The console script: ingest, build, locate and the versions, and one line for every problem."""
+"""The program `skyfix`: its commands work, and each problem is one line with exit code 1."""
 
 import os
 import re
@@ -17,6 +17,7 @@ from model.network import NetworkConfig
 from model.preprocessing import Preprocessing
 from service.__main__ import main
 from service.api.schemas import FixSchema
+from service.cli.commands import COMMANDS, command_parser
 
 TINY = EncoderConfig(
     NetworkConfig(neck=4, group_channels=4, dimension=16), Preprocessing(input_size=64)
@@ -44,7 +45,7 @@ def built(tmp_path: Path, options: list[str]) -> Path:
     return region
 
 
-def problem(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def error_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one line on standard error of a command that fails with exit code 1."""
     capsys.readouterr()
     assert main(argv) == 1
@@ -55,7 +56,7 @@ def problem(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return lines[0]
 
 
-def test_an_image_is_located_with_the_same_document_as_over_http(
+def test_locate_prints_the_document_of_the_http_api(
     tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "street.png"
@@ -72,10 +73,10 @@ def test_an_image_is_located_with_the_same_document_as_over_http(
     assert "no tile of the index is centred within 500 m of near=0.0,0.0" in capsys.readouterr().out
 
 
-def test_the_log_calls_nothing_an_error_that_is_none(
+def test_a_good_ingest_logs_no_error(
     tmp_path: Path, options: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_raster(tmp_path / "town.tif", patchwork(400, 400))  # UTM, which not every place is in
+    write_raster(tmp_path / "town.tif", patchwork(400, 400))  # UTM does not cover the whole Earth
     with caplog.at_level("INFO"):
         assert main(["ingest", str(tmp_path / "town.tif"), "--size-m", "60", *options]) == 0
     assert not [record for record in caplog.records if "error" in record.getMessage()]
@@ -97,7 +98,7 @@ def test_versions_are_listed_verified_and_activated(
     assert capsys.readouterr().out.splitlines()[0] == f"* {first[0]}"
 
 
-def test_a_lost_catalogue_is_not_verified_as_an_empty_one(
+def test_verify_reports_a_lost_catalogue(
     built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (catalogue,) = built.parent.rglob("catalogue.sqlite")
@@ -107,7 +108,7 @@ def test_a_lost_catalogue_is_not_verified_as_an_empty_one(
     assert not catalogue.exists()
 
 
-def test_every_problem_is_one_line_and_exit_code_1(
+def test_each_problem_is_one_line_with_exit_code_1(
     tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "street.png"
@@ -115,19 +116,19 @@ def test_every_problem_is_one_line_and_exit_code_1(
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
     locate = ["locate", str(image), *options]
-    assert "top_k=0" in problem([*locate, "--top-k", "0"], capsys)
-    assert "near=" in problem([*locate, "--near", "here"], capsys)
-    assert "nowhere.png" in problem(["locate", "nowhere.png", *options], capsys)
-    assert "broken.safetensors" in problem([*locate, "--weights", str(broken)], capsys)
-    assert "skyfix build" in problem([*locate, "--home", str(tmp_path / "empty")], capsys)
-    assert "000099" in problem(["activate", "000099-20250101T000000Z", *options], capsys)
-    assert "nowhere.tif" in problem(["ingest", "nowhere.tif", *options], capsys)
-    assert "0 m" in problem(["ingest", str(built), "--size-m", "0", *options], capsys)
-    assert "ingest" in problem(["build", *options, "--home", str(tmp_path / "empty")], capsys)
-    assert "SKYFIX_PORT" in problem(["serve", "--port", "70000", *options], capsys)
+    assert "top_k=0" in error_line([*locate, "--top-k", "0"], capsys)
+    assert "near=" in error_line([*locate, "--near", "here"], capsys)
+    assert "nowhere.png" in error_line(["locate", "nowhere.png", *options], capsys)
+    assert "broken.safetensors" in error_line([*locate, "--weights", str(broken)], capsys)
+    assert "skyfix build" in error_line([*locate, "--home", str(tmp_path / "empty")], capsys)
+    assert "000099" in error_line(["activate", "000099-20250101T000000Z", *options], capsys)
+    assert "nowhere.tif" in error_line(["ingest", "nowhere.tif", *options], capsys)
+    assert "0 m" in error_line(["ingest", str(built), "--size-m", "0", *options], capsys)
+    assert "ingest" in error_line(["build", *options, "--home", str(tmp_path / "empty")], capsys)
+    assert "SKYFIX_PORT" in error_line(["serve", "--port", "70000", *options], capsys)
 
 
-def test_an_index_of_another_encoder_is_refused_by_name(
+def test_an_index_of_another_encoder_is_refused_with_its_fingerprint(
     tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Checkpoint(TINY, TINY.build().state_dict())
@@ -135,7 +136,16 @@ def test_an_index_of_another_encoder_is_refused_by_name(
     image = tmp_path / "street.png"
     image.write_bytes(panorama_of(1))
     argv = ["locate", str(image), *options, "--weights", str(tmp_path / "other.safetensors")]
-    assert other.fingerprint[:12] in problem(argv, capsys)
+    assert other.fingerprint[:12] in error_line(argv, capsys)
+
+
+def test_every_command_and_option_has_a_help_text() -> None:
+    parser = command_parser()
+    (commands,) = [a.choices for a in parser._actions if isinstance(a.choices, dict)]
+    assert set(commands) == set(COMMANDS)
+    for command in commands.values():
+        assert command.description
+        assert all(action.help for action in command._actions)
 
 
 def test_wrong_usage_is_exit_code_2() -> None:
@@ -161,8 +171,8 @@ def test_serve_answers_over_a_socket_and_stops_on_sigterm(built: Path, options: 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
         try:
             assert server.stderr is not None
-            said = next(line for line in server.stderr if "running on" in line)
-            address = re.search(r"http://[\d.:]+", said)[0]
+            started = next(line for line in server.stderr if "running on" in line)
+            address = re.search(r"http://[\d.:]+", started)[0]
             form = {"panorama": panorama_of(1)}
             answer = httpx.post(f"{address}/localize?heading_deg=0", files=form, timeout=30.0)
             assert answer.status_code == 200

@@ -34,11 +34,11 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 
 
 def words(instruction: str, text: str = DOCKERFILE) -> list[str]:
-    """What follows the instruction, once for each time it stands in the Dockerfile."""
+    """The arguments of each such instruction in the Dockerfile."""
     return re.findall(rf"^{instruction} (.+)$", text, re.MULTILINE)
 
 
-def test_the_compose_file_is_one() -> None:
+def test_the_compose_file_is_valid() -> None:
     schema = ["--builtin-schema", "vendor.compose-spec"]
     command = [sys.executable, "-m", "check_jsonschema", *schema, str(ROOT / "docker-compose.yml")]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -50,7 +50,7 @@ def test_no_service_can_write_to_its_image_or_gain_rights(name: str) -> None:
     service = SERVICES[name]
     assert "no-new-privileges:true" in service["security_opt"]
     assert {"privileged", "cap_add", "network_mode", "pid"}.isdisjoint(service)
-    if name != "milvus":  # whose image is not made for it
+    if name != "milvus":  # its image needs to write and to keep its rights
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
@@ -62,7 +62,7 @@ def test_images_of_others_are_pinned_and_from_docker_hub(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_the_data_volume_is_the_only_place_that_lasts(name: str) -> None:
+def test_only_the_data_volume_is_writable(name: str) -> None:
     writable = [mount for mount in SERVICES[name]["volumes"] if not mount.endswith(":ro")]
     assert writable == ["skyfix-data:/data"]
     assert "skyfix-data" in COMPOSE["volumes"]
@@ -70,7 +70,7 @@ def test_the_data_volume_is_the_only_place_that_lasts(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "-gpu", "-milvus"])
-def test_the_rebuild_is_the_api_run_once(kind: str) -> None:
+def test_the_rebuild_service_is_configured_like_the_api(kind: str) -> None:
     api, job = f"api{kind}", f"rebuild{kind}"
     differs = {"command", "profiles", "healthcheck", "networks", "restart", "stop_grace_period"}
     shared = SERVICES[api].keys() - differs
@@ -81,7 +81,7 @@ def test_the_rebuild_is_the_api_run_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("plain", "gpu"), [("api", "api-gpu"), ("rebuild", "rebuild-gpu")])
-def test_the_gpu_changes_nothing_but_the_device(plain: str, gpu: str) -> None:
+def test_the_gpu_services_differ_in_image_and_device_alone(plain: str, gpu: str) -> None:
     changed = {k for k, value in SERVICES[gpu].items() if SERVICES[plain].get(k) != value}
     assert changed == {"image", "build", "deploy", "profiles"}
     assert SERVICES[plain].keys() <= SERVICES[gpu].keys()
@@ -102,7 +102,7 @@ def test_only_the_proxy_is_published_and_only_for_this_host() -> None:
     }
 
 
-def test_client_keys_are_out_of_version_control_and_shown_to_the_proxy_alone() -> None:
+def test_only_the_proxy_sees_client_keys_and_git_ignores_them() -> None:
     assert "/deploy/keys.conf" in (ROOT / ".gitignore").read_text().splitlines()
     mounting = [name for name, of in SERVICES.items() if "./deploy:/etc/skyfix:ro" in of["volumes"]]
     assert mounting == ["proxy"]
@@ -120,7 +120,7 @@ def test_the_proxy_finds_every_kind_of_api(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_image_is_built_with_an_extra_there_is(name: str) -> None:
+def test_every_image_is_built_with_an_existing_extra(name: str) -> None:
     target = SERVICES[name]["build"]["target"]
     extras = SERVICES[name]["build"].get("args", {"EXTRA": target})["EXTRA"].split(",")
     assert target in TARGETS
@@ -148,7 +148,7 @@ def test_the_image_runs_without_root_and_without_tools() -> None:
         assert "pip" not in STAGES[stage][1]
 
 
-def test_the_build_knows_no_address_and_needs_no_argument() -> None:
+def test_the_build_holds_no_address_and_needs_no_argument() -> None:
     given = dict(line.split("=") for line in words("ARG")[:2])
     assert given.keys() == {"BASE_IMAGE", "PIP_OPTIONS"}
     assert given["PIP_OPTIONS"] == '""'
@@ -170,7 +170,7 @@ def test_the_build_context_holds_what_is_copied_and_no_more() -> None:
 
 
 class _Answer(BaseHTTPRequestHandler):
-    """200 for /livez while the server is well, 503 for everything else."""
+    """200 for /livez if the server is well, else 503."""
 
     def do_GET(self) -> None:
         self.send_response(200 if self.server.well and self.path == "/livez" else 503)
@@ -180,7 +180,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(("well", "code"), [(True, 0), (False, 1)])
-def test_the_health_check_tells_well_from_ill(well: bool, code: int) -> None:
+def test_the_health_check_fails_when_the_service_does(well: bool, code: int) -> None:
     test = SERVICES["api"]["healthcheck"]["test"]
     assert test[:3] == ["CMD", "python3", "-c"]
     assert f'"{test[3]}"' in RUNTIME
@@ -191,7 +191,7 @@ def test_the_health_check_tells_well_from_ill(well: bool, code: int) -> None:
         assert subprocess.run([sys.executable, "-c", check], timeout=30).returncode == code
 
 
-def test_the_document_names_services_and_settings_there_are() -> None:
+def test_the_document_names_existing_services_and_settings() -> None:
     started = re.findall(r"docker compose up --detach ([a-z -]+[a-z])", DOCUMENT)
     once = re.findall(r"docker compose (?:build|run --rm) ([a-z]\S+)", DOCUMENT)
     assert {name for names in started for name in names.split()} | set(once) == set(SERVICES)

@@ -1,6 +1,6 @@
-"""The compose file as a whole, run by a Docker engine: what docs/deploy.md has under "Start".
+"""The compose file as a whole, run by a Docker engine, as in docs/how-to/deploy.md, "Start".
 
-Only where COMPOSE=1 asks for it: whether the images are of this code cannot be seen.
+Runs only with COMPOSE=1, because a test cannot see whether the images hold this code.
 """
 
 import io
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Project:
-    """The services under a name and on ports of their own, imagery in a folder of their own."""
+    """The services under their own name and ports, with their own imagery."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -48,19 +48,19 @@ class Project:
         return f"http://{self('port', 'proxy', '8080').strip()}{path}"
 
     def version(self) -> str:
-        """The live one, as soon as the service is ready."""
-        said = ""
+        """The live version, as soon as the service is ready."""
+        last = ""
         for _ in range(120):
             try:
                 answer = httpx.get(self.url("/readyz"))
             except httpx.TransportError as error:  # nginx does not listen yet
-                said = repr(error)
+                last = repr(error)
             else:
                 if answer.status_code == 200:
                     return answer.json()["index_version"]
-                said = answer.text
+                last = answer.text
             time.sleep(0.5)
-        raise AssertionError(f"not ready: {said}\n{self('logs', '--tail', '20')}")
+        raise AssertionError(f"not ready: {last}\n{self('logs', '--tail', '20')}")
 
     def locate(self) -> httpx.Response:
         stream = io.BytesIO()

@@ -50,7 +50,7 @@ async def answers(home, encoder, pairs):
     return found
 
 
-def test_real_panoramas_learnt_by_heart_come_back_with_their_place(real, tmp_path):
+def test_memorised_real_panoramas_are_located_at_their_position(real, tmp_path):
     recipe = find("msae-demo", OVERFIT)
     pairs = load("cvusa", real / "cvusa", "all")
     weights = train(recipe, read_arrays(pairs, recipe.encoder, 0.0), tmp_path / "run")

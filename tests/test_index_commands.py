@@ -1,4 +1,4 @@
-"""The commands about what is in the index and how good it is."""
+"""The commands about sources, versions, calibration and accuracy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNT = 20
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    # Else a busy machine may encode once by torch and once by OpenVINO: not the same last digits.
+    # A busy machine may choose torch once and OpenVINO once, which differ in the last digits.
     monkeypatch.setenv("SKYFIX_PRECISION", "fp32")
     weights = tmp_path / "tiny.safetensors"
     Checkpoint(TINY, TINY.build().state_dict()).save(weights)
@@ -35,7 +35,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def street(tmp_path: Path, options: list[str]) -> Path:
-    """An index of COUNT tiles is live; returns panoramas that were taken in it."""
+    """Panoramas with poses.csv, taken in a live index of COUNT tiles."""
     region = coloured_region(tmp_path / "town", range(COUNT))
     assert main(["ingest", str(region), "--licence", "CC0", *options]) == 0
     assert main(["build", *options]) == 0
@@ -54,14 +54,14 @@ def street(tmp_path: Path, options: list[str]) -> Path:
     for seed in range(COUNT):
         data = panorama_of(seed)
         (folder / f"{seed}.png").write_bytes(data)
-        place = localizer.locate(data).position  # untrained weights: right by definition
-        assert place is not None
-        rows.append(f"{seed}.png,{place.latitude},{place.longitude}")
+        position = localizer.locate(data).position  # untrained weights: taken as the truth
+        assert position is not None
+        rows.append(f"{seed}.png,{position.latitude},{position.longitude}")
     (folder / "poses.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
-def said(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def output(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
     assert main(argv) == 0
     return capsys.readouterr().out
@@ -77,15 +77,15 @@ def calibration(tmp_path: Path) -> dict[str, object]:
 def test_sources_are_listed_and_removed(
     street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"town: {COUNT} tiles of" in said(["sources", *options], capsys)
-    assert "(CC0)" in said(["sources", *options], capsys)
-    assert f"{COUNT} tiles removed" in said(["remove", "town", *options], capsys)
-    assert said(["sources", *options], capsys) == ""
+    assert f"town: {COUNT} tiles of" in output(["sources", *options], capsys)
+    assert "(CC0)" in output(["sources", *options], capsys)
+    assert f"{COUNT} tiles removed" in output(["remove", "town", *options], capsys)
+    assert output(["sources", *options], capsys) == ""
     assert main(["remove", "town", *options]) == 1
     assert "no source is named 'town'" in capsys.readouterr().err
 
 
-def test_a_rebuild_by_the_server_is_approximate_from_as_many_tiles(
+def test_a_rebuild_by_the_server_keeps_the_choice_of_approximate_search(
     tmp_path: Path, street: Path, options: list[str]
 ) -> None:
     assert main(["build", "--approximate-from", "12345", *options]) == 0
@@ -101,14 +101,14 @@ def test_prune_deletes_old_versions(
     street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["build", *options]) == 0
-    assert "000001-" in said(["prune", "--keep", "1", *options], capsys)
-    assert len(said(["versions", *options], capsys).splitlines()) == 1
+    assert "000001-" in output(["prune", "--keep", "1", *options], capsys)
+    assert len(output(["versions", *options], capsys).splitlines()) == 1
     with pytest.raises(SystemExit):
         main(["prune", "--keep", "-1", *options])
 
 
 @pytest.mark.parametrize("command", ["activate", "prune"])
-def test_a_disk_that_refuses_is_one_line(
+def test_a_disk_error_is_one_line(
     command: str,
     tmp_path: Path,
     street: Path,
@@ -126,10 +126,10 @@ def test_a_disk_that_refuses_is_one_line(
 def test_evaluate_prints_one_json_document(
     street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = json.loads(said(["evaluate", str(street), "--json", *options], capsys))
+    report = json.loads(output(["evaluate", str(street), "--json", *options], capsys))
     assert report["inside"]["panoramas"] == COUNT
     assert report["certainty"]["calibration_error"] is None
-    assert "median_error_m" in said(["evaluate", str(street), *options], capsys)
+    assert "median_error_m" in output(["evaluate", str(street), *options], capsys)
 
 
 def test_a_calibration_is_inherited_by_later_builds_and_by_weights(
@@ -146,7 +146,7 @@ def test_a_calibration_is_inherited_by_later_builds_and_by_weights(
     assert calibration(tmp_path) == inherited
     assert main(["build", *options]) == 0
     assert calibration(tmp_path) == inherited
-    report = json.loads(said(["evaluate", str(street), "--json", *options], capsys))
+    report = json.loads(output(["evaluate", str(street), "--json", *options], capsys))
     assert 0.0 <= report["certainty"]["calibration_error"] <= 1.0
 
 
@@ -169,7 +169,7 @@ def test_panoramas_from_elsewhere_calibrate_too(
     assert Checkpoint.load(carried).provenance["calibration"] == stored
 
 
-def test_bad_validation_panoramas_publish_nothing(
+def test_a_build_with_bad_validation_panoramas_publishes_nothing(
     tmp_path: Path, street: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = Versions(tmp_path / "home").names()

@@ -146,7 +146,7 @@ with progress_bar("describing", lambda: next(clock)) as progress:
 
 
 def test_progress_is_in_the_log_while_the_job_runs(jobs: Jobs) -> None:
-    """Reports 4 s apart, told every 10 s; what was there at the first has cost no time."""
+    """Reports 4 s apart give a line every 10 s; the rate counts from the first report."""
     log = list(wait(jobs.start("rebuild", python(PROGRESS))).log)
     assert log == [
         "describing: 960/1000, 5.0/s, 0:00:08 left",

@@ -1,4 +1,4 @@
-"""One line a record, whatever it holds."""
+"""Each record is one line of JSON or text."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Weights are found by their fingerprint, and damaged ones are named, not opened."""
+"""Weights are found by their fingerprint; the error names damaged files."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from service.runtime.live_localizer import WeightsMissing
 from service.settings import Settings
 
 
-def test_corrupt_weights_are_named_and_not_opened(tmp_path: Path) -> None:
+def test_the_error_names_damaged_weights(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     whole = settings.weights.read_bytes()
     settings.weights_folder.mkdir()
@@ -25,7 +25,7 @@ def test_corrupt_weights_are_named_and_not_opened(tmp_path: Path) -> None:
         reopener(settings)("0b" * 32)
 
 
-def test_what_is_opened_knows_its_file(tmp_path: Path) -> None:
+def test_the_opened_localizer_knows_its_weights_file(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, device="cpu", precision="fp32")
     settings.weights_folder.mkdir()
     path = settings.weights_folder / "next.safetensors"
