@@ -8,9 +8,10 @@ BIN := .venv/bin
 EXTRA := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 STAMP := .venv/installed-$(EXTRA)
 TOWN := $(HOME_DIR)/demo-town
+TOWN_SIZE_M ?= 800
 WEIGHTS := model/weights/skyfix-modern.safetensors
 
-.PHONY: demo test soak compose lint clean
+.PHONY: demo test soak compose docs lint clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml constraints.txt
@@ -21,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 $(TOWN)/poses.csv: | $(STAMP)
-	$(BIN)/skyfix-train synth $(TOWN) --seed 1 --panoramas 10
+	$(BIN)/skyfix-train synth $(TOWN) --seed 1 --panoramas 10 --size-m $(TOWN_SIZE_M)
 
 $(HOME_DIR)/index/CURRENT: $(TOWN)/poses.csv $(WEIGHTS)
 	$(BIN)/skyfix ingest $(TOWN)/aerial.tif --name demo-town --home $(HOME_DIR)
@@ -57,5 +58,10 @@ compose: $(STAMP)
 	docker compose build api
 	COMPOSE=1 $(BIN)/pytest tests/test_docker_compose.py
 
+# Writes docs/reference/ from the code, then the site: build/site/index.html.
+docs: $(STAMP)
+	$(BIN)/python docs/generate_reference.py
+	$(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv $(HOME_DIR) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build $(HOME_DIR) .mypy_cache .pytest_cache .ruff_cache

@@ -29,7 +29,8 @@ STAGES = {
 }
 RUNTIME = STAGES["runtime"][1]
 TARGETS = ("cpu", "gpu")
-DOCUMENT = (ROOT / "docs" / "deploy.md").read_text()
+HOW_TO = ROOT / "docs" / "how-to"
+DOCUMENT = "".join((HOW_TO / name).read_text() for name in ("deploy.md", "operate.md"))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 
