@@ -249,8 +249,8 @@ class ReadySchema(_Answer):
             "index_version": _VERSION,
             "encoder": _ENCODER,
             "trouble": "index version 000008-20260801T093000Z is not used: no weights with "
-            "fingerprint 0b1d5e90c2a7 are in $SKYFIX_HOME/weights: put there the checkpoint that "
-            "built the index",
+            "fingerprint 0b1d5e90c2a7 are in $SKYFIX_HOME/weights: put a whole copy of the "
+            "checkpoint that built the index there",
         }
     )
 

@@ -7,25 +7,17 @@ import dataclasses
 import json
 from pathlib import Path
 
-from service.cli.options import Command, add_others
+from service.cli.options import OTHERS, POSES, Command, add_folders
 from service.cli.progress import progress_bar
 from service.settings import Settings
 
+INSIDE = f"Folder of {POSES} of this region."
+
 
 def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder",
-        type=Path,
-        nargs="+",
-        help="Folder of panoramas of this region with poses.csv (file, latitude, longitude).",
-    )
-    add_others(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="Checkpoint to write. Builds with it inherit the calibration.",
-    )
+    parser.add_argument("folder", type=Path, nargs="+", help=INSIDE)
+    add_folders(parser, "--other", OTHERS)
+    parser.add_argument("--out", type=Path, required=True, help="Checkpoint to write.")
 
 
 def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -46,23 +38,12 @@ def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder",
-        type=Path,
-        help="Folder of panoramas of this region with poses.csv (file, latitude, longitude).",
-    )
-    parser.add_argument(
-        "--other",
-        type=Path,
-        metavar="FOLDER",
-        help='Folder of panoramas from elsewhere with poses.csv, to measure "not in this index".',
-    )
-    parser.add_argument(
-        "--heading-unknown",
-        action="store_true",
-        help="Ignore the headings that the panoramas state.",
-    )
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    other = f'Folder of {POSES} from elsewhere, to measure "not in this index".'
+    add = parser.add_argument
+    add("folder", type=Path, help=INSIDE)
+    add("--other", type=Path, metavar="FOLDER", help=other)
+    add("--heading-unknown", action="store_true", help="Ignore the headings in the panoramas.")
+    add("--json", action="store_true", help="Print one JSON document.")
 
 
 def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:

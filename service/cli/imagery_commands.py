@@ -11,31 +11,13 @@ from service.settings import Settings
 
 
 def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path",
-        type=Path,
-        help="GeoTIFF or other raster, or a folder of rasters, of map tiles (zoom/column/row), or "
-        "of images with a CSV.",
-    )
-    parser.add_argument(
-        "--name",
-        help="Name of the source. Ingesting the same name again replaces the source. Default: the "
-        "name of the file or folder.",
-    )
-    parser.add_argument(
-        "--size-m",
-        type=float,
-        help="Ground width of a tile in metres. Default: the width that the checkpoint was "
-        "trained on.",
-    )
-    parser.add_argument(
-        "--stride-m",
-        type=float,
-        help="Distance between tile centres in metres. Default: the previous ingest's, or a "
-        "quarter of the width.",
-    )
-    parser.add_argument("--licence", help="Licence of the imagery. Every version states it.")
-    parser.add_argument("--attribution", help="Credit to show beside the imagery.")
+    add = parser.add_argument
+    add("path", type=Path, help="Raster, or folder of rasters, map tiles, or images with a CSV.")
+    add("--name", help="Name of the source; the same name replaces it. Default: the file's name.")
+    add("--size-m", type=float, help="Width of a tile in metres. Default: the checkpoint's.")
+    add("--stride-m", type=float, help="Metres between tiles. Default: as before, or width / 4.")
+    add("--licence", help="Licence of the imagery. Every version of the index states it.")
+    add("--attribution", help="Credit to show beside the imagery.")
 
 
 def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from service.cli.options import Command, add_others, count
+from service.cli.options import OTHERS, POSES, Command, add_folders, count
 from service.cli.progress import progress_bar
 from service.settings import Settings
 
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--validation",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="Folder of panoramas of this region with poses.csv (file, latitude, longitude), to "
-        "calibrate radius and confidence. May be repeated. Default: the live version's "
-        "calibration, or the checkpoint's.",
+    validation = (
+        f"Folder of {POSES} of this region, to calibrate radius and confidence. May be repeated. "
+        "Default: the live version's calibration, or the checkpoint's."
     )
-    add_others(parser)
+    add_folders(parser, "--validation", validation)
+    add_folders(parser, "--other", OTHERS)
     parser.add_argument(
         "--approximate-from",
         type=count,
         metavar="TILES",
-        help="Number of tiles from which the search is approximate. 0: forget an earlier choice. "
+        help="Search approximately from this number of tiles on. 0: forget an earlier choice. "
         "Default: as for the live version, or 300,000.",
     )
     parser.add_argument(
         "--milvus",
         metavar="URI",
-        help="Address of the Milvus server that searches. Empty: none. Default: as for the live "
-        "version.",
+        help="Milvus server that searches. Empty: none. Default: as for the live version.",
     )
 
 
@@ -100,9 +93,8 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 def _prune_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--keep", type=count, default=3, help="Number of newest versions to keep. Default: 3."
-    )
+    text = "Number of newest versions to keep. Default: 3."
+    parser.add_argument("--keep", type=count, default=3, help=text)
 
 
 def _prune(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -9,6 +9,12 @@ from typing import Any, NamedTuple
 
 from service.settings import Settings, variable
 
+POSES = "panoramas with poses.csv (file, latitude, longitude)"
+OTHERS = (
+    f"Folder of {POSES} from elsewhere, to calibrate against. May be repeated. Default: search "
+    "the region's own panoramas again, without the tiles that show their positions."
+)
+
 
 class Command(NamedTuple):
     """One command. The docstring of `run` is its help text."""
@@ -26,17 +32,10 @@ def add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> N
     )
 
 
-def add_others(parser: argparse.ArgumentParser) -> None:
-    """`--other` of the commands that calibrate."""
+def add_folders(parser: argparse.ArgumentParser, option: str, help_text: str) -> None:
+    """An option that takes a folder and may be repeated."""
     parser.add_argument(
-        "--other",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="Folder of panoramas from elsewhere, with poses.csv, to calibrate against. May be "
-        "repeated. Default: search the region's own panoramas again, without the tiles that show "
-        "their positions.",
+        option, type=Path, action="append", default=[], metavar="FOLDER", help=help_text
     )
 
 

@@ -80,15 +80,13 @@ def reopener(
 def _weights_missing(
     fingerprint: str, folder: Path, unusable: Sequence[SkyfixError]
 ) -> WeightsMissing:
-    """The error as operators read it, and as clients do: without paths of this machine."""
+    """The error for operators; its public text names no path of this machine."""
 
     def text(where: str, reason: Callable[[SkyfixError], str]) -> str:
-        wanted = f"weights with fingerprint {fingerprint[:12]}"
-        if not unusable:
-            return f"no {wanted} are in {where}: put there the checkpoint that built the index"
+        causes = "".join(f"; {reason(error)}" for error in unusable)
         return (
-            f"no file that can be used holds {wanted}; {'; '.join(map(reason, unusable))}: "
-            f"put a whole copy of the checkpoint that built the index in {where}"
+            f"no weights with fingerprint {fingerprint[:12]} are in {where}{causes}: put a whole "
+            "copy of the checkpoint that built the index there"
         )
 
     return WeightsMissing(
