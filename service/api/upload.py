@@ -1,7 +1,7 @@
 """Panoramas out of a multipart body, in bounded memory and never on disk.
 
-Starlette's own form handling spools uploads above 1 MB to a temporary file and has no bound on
-file parts, so its parser is used here with both taken care of.
+Starlette's form handling writes uploads above 1 MB to a temporary file and bounds no file part, so
+python-multipart's parser is used directly.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
+from io import BytesIO
 
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from model.errors import SkyfixError
@@ -23,7 +26,7 @@ FIELD = "panorama"
 
 
 class UploadError(SkyfixError):
-    """The multipart body is malformed, or holds something else than files named `panorama`."""
+    """The multipart body is malformed, or has a part that is no file `panorama`."""
 
 
 class MediaTypeError(SkyfixError):
@@ -40,7 +43,7 @@ class BodyTimeoutError(SkyfixError):
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Bounds on one body: all its bytes, stated or chunked, and the time for it to arrive."""
+    """Bounds on one body, stated or chunked: its bytes, seconds to arrive, and files."""
 
     max_bytes: int
     deadline_s: float
@@ -80,7 +83,7 @@ def _check_kind(headers: Headers) -> None:
         )
     coding = headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
-        raise MediaTypeError(f"content-encoding {coding[:80]!r}: send the form as it is, without")
+        raise MediaTypeError(f"content-encoding {coding[:80]!r}: send the form uncompressed")
 
 
 async def _bounded(
@@ -102,59 +105,94 @@ def _too_large(size: int, limits: BodyLimits) -> BodyTooLargeError:
 async def _parse(
     headers: Headers, stream: AsyncGenerator[bytes, None], limits: BodyLimits
 ) -> list[bytes]:
-    parser = _FilesOnly(headers, stream, limits)
+    _, parameters = parse_options_header(headers["content-type"])
     try:
-        return await _files_of(await parser.parse(), ended=parser.ended)
-    except MultiPartException as error:
-        reason = error.__cause__ or error.message
-        raise UploadError(f"the multipart body cannot be read: {reason}") from error
-    except (ValueError, LookupError) as error:  # hostile charsets and part headers
+        form = _Form(parameters.get(b"boundary", b""), limits.max_files)
+        async for chunk in stream:
+            form.write(chunk)
+    except FormParserError as error:
         raise UploadError(f"the multipart body cannot be read: {error}") from error
-    finally:
-        # A part that never ended is in no form, so only the parser knows its file.
-        for file in parser._files_to_close_on_error:
-            file.close()
+    return form.files()
 
 
-class _FilesOnly(MultiPartParser):
-    """Takes files `panorama`, and refuses anything else as soon as its part begins."""
+class _Form:
+    """Keeps files `panorama`, and refuses any other part as soon as its headers are read."""
 
-    def __init__(
-        self, headers: Headers, stream: AsyncGenerator[bytes, None], limits: BodyLimits
-    ) -> None:
-        super().__init__(headers, stream)
-        self.spool_max_size = limits.max_bytes + 1  # never reached: the files stay in memory
-        self._most = limits.max_files
-        self.ended = False
+    def __init__(self, boundary: bytes, max_files: int) -> None:
+        self._max_files = max_files
+        self._files: list[tuple[bytes | None, BytesIO]] = []  # each with its filename
+        self._header = self._value = self._disposition = b""
+        self._is_complete = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": self._extend_header,
+                "on_header_value": self._extend_value,
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._begin_file,
+                "on_part_data": self._extend_file,
+                "on_end": self._end,
+            },
+        )
 
-    def on_headers_finished(self) -> None:
-        super().on_headers_finished()
-        name = self._current_part.field_name
-        if name in LocateQuery.model_fields:
-            raise UploadError(
-                f"the form's field {name!r} is not read: send it in the query, ?{name}=…"
-            )
-        if name != FIELD:
-            raise UploadError(f"the form's field {name[:40]!r} is not known: send files {FIELD!r}")
-        if self._current_part.file is None:
-            raise UploadError(
-                f"the form's field {FIELD!r} is text, since its Content-Disposition has no "
-                f'filename="…": send a file (curl -F {FIELD}=@street.jpg)'
-            )
-        if self._current_files > self._most:
-            where = "send several to /localize/batch" if self._most == 1 else "send several forms"
-            raise UploadError(f"more than {self._most} files {FIELD!r} in the form: {where}")
+    def write(self, chunk: bytes) -> None:
+        """Read the next bytes. Raises FormParserError or UploadError: the form is refused."""
+        self._parser.write(chunk)
 
-    def on_end(self) -> None:
-        self.ended = True
+    def files(self) -> list[bytes]:
+        """The content of every file. Raises UploadError: the form is cut off, empty or unfilled."""
+        if not self._is_complete:
+            raise UploadError("the multipart body ends before its closing boundary: send all of it")
+        if not self._files:
+            raise UploadError(f"the form is empty: send a file {FIELD!r}")
+        # Browsers send an empty file without a name when the user has chosen none.
+        if any(name == b"" and not file.tell() for name, file in self._files):
+            raise UploadError(f"no file was chosen for the form's field {FIELD!r}: choose one")
+        return [file.getvalue() for _, file in self._files]  # shares the buffer: no second copy
+
+    def _begin_part(self) -> None:
+        self._disposition = b""
+
+    def _extend_header(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _extend_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _begin_file(self) -> None:
+        _, parameters = parse_options_header(self._disposition)
+        field, filename = parameters.get(b"name", b""), parameters.get(b"filename")
+        # parse_options_header leaves out filename*, which some clients send alone.
+        is_file = filename is not None or b"filename*=" in self._disposition.lower()
+        _check_field(field.decode(errors="replace"), is_file=is_file)
+        if len(self._files) == self._max_files:
+            one = self._max_files == 1
+            where = "send them to /localize/batch" if one else "send several forms"
+            raise UploadError(f"more than {self._max_files} files {FIELD!r} in the form: {where}")
+        self._files.append((filename, BytesIO()))
+
+    def _extend_file(self, data: bytes, start: int, end: int) -> None:
+        self._files[-1][1].write(data[start:end])
+
+    def _end(self) -> None:
+        self._is_complete = True
 
 
-async def _files_of(form: FormData, *, ended: bool) -> list[bytes]:
-    if not ended:
-        raise UploadError("the multipart body ends before its closing boundary: send all of it")
-    files = [file for file in form.getlist(FIELD) if isinstance(file, UploadFile)]
-    if not files:
-        raise UploadError(f"the form is empty: send a file {FIELD!r}")
-    if any(not file.filename and file.size == 0 for file in files):
-        raise UploadError(f"no file was chosen for the form's field {FIELD!r}: choose one")
-    return [await file.read() for file in files]
+def _check_field(field: str, *, is_file: bool) -> None:
+    if field in LocateQuery.model_fields:
+        raise UploadError(
+            f"the form's field {field!r} is not read: send it in the query, ?{field}=…"
+        )
+    if field != FIELD:
+        raise UploadError(f"the form's field {field[:40]!r} is not known: send files {FIELD!r}")
+    if not is_file:
+        raise UploadError(
+            f"the form's field {FIELD!r} is text, since its Content-Disposition has no "
+            f'filename="…": send a file (curl -F {FIELD}=@street.jpg)'
+        )
