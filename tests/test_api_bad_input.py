@@ -343,7 +343,7 @@ def remove_version(home: Path) -> Path:
         (replace_catalogue_by_folder, "/tiles/t1.jpg", 500, "catalogue.sqlite: the catalogue"),
         (remove_vectors, "/readyz", 503, "vectors.npy: No such file"),
         (replace_pointer_by_folder, "/index/versions", 503, "CURRENT cannot be read: Is a dir"),
-        (remove_index, "/readyz", 503, "there is no index yet: run `skyfix build`"),
+        (remove_index, "/readyz", 503, "holds no index yet: run `skyfix build`"),
         (remove_version, "/readyz", 503, "no index version is named '00000"),
     ],
 )

@@ -103,7 +103,7 @@ class Versions:
         if name is None:
             raise IndexMissing(
                 f"{self.folder} holds no index yet: run `skyfix build`",
-                public="there is no index yet: run `skyfix build`",
+                public="the home folder holds no index yet: run `skyfix build`",
             )
         return name
 
