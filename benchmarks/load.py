@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from service.api.errors import RETRY_AFTER_S
 
 BOUNDARY = "skyfix-benchmark"
-MOST_OPEN = 512  # requests of the open loop; no more are begun until some are answered
+MOST_OPEN = 512  # an open loop begins no more requests until some are answered
 
 
 class Answer(NamedTuple):
-    """What came back, and after how long."""
+    """A response; `seconds` from the request's first byte to the response's last."""
 
-    status: int
+    status: int  # 0: the connection broke
     body: bytes
     seconds: float
 
 
 @dataclass
 class Tally:
-    """What came back. Seconds from a request's first byte to its answer's last."""
+    """Answers of a load that took `seconds`: latencies, and how many failed."""
 
     seconds: float = 0.0
     accepted: list[float] = field(default_factory=list)
@@ -31,7 +32,7 @@ class Tally:
     failed: int = 0
 
     def add(self, answer: Answer) -> None:
-        """Count one more."""
+        """Count an answer."""
         if answer.status == 200:
             self.accepted.append(answer.seconds)
         elif answer.status == 503:
@@ -41,7 +42,7 @@ class Tally:
 
     @property
     def answers(self) -> int:
-        """Of any kind."""
+        """Accepted, refused and failed."""
         return len(self.accepted) + len(self.refused) + self.failed
 
     @property
@@ -51,7 +52,7 @@ class Tally:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The value below which `share` of them lie; nan without any."""
+    """The value below which `share` of the values lie; nan without any."""
     if not values:
         return float("nan")
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
@@ -72,14 +73,14 @@ def request_bytes(path: str, field_name: str, body: bytes) -> bytes:
 
 
 class Connection:
-    """Reconnects when the server has closed."""
+    """Connects again when the server has closed."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, request: bytes) -> Answer:
-        """Send a whole request; status 0 when the connection broke."""
+        """Send a whole request and read the response."""
         begun = time.perf_counter()
         try:
             status, body = await self._exchange(request)
@@ -104,17 +105,18 @@ class Connection:
         return int(head.split()[1]), body
 
     def close(self) -> None:
-        """Leave."""
+        """Close the connection, if it is open."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
 
 
 async def closed_loop(port: int, request: bytes, clients: int, seconds: float) -> Tally:
-    """`clients` connections, each asking again as soon as it is answered; after a refusal only
-    RETRY_AFTER_S later, as its Retry-After says, or at the end."""
+    """`clients` connections send again as soon as they are answered. After a refusal they wait for
+    RETRY_AFTER_S, as the Retry-After header asks, or until the end."""
     tally = Tally()
-    end = time.perf_counter() + seconds
+    begun = time.perf_counter()
+    end = begun + seconds
 
     async def client() -> None:
         connection = Connection(port)
@@ -125,33 +127,40 @@ async def closed_loop(port: int, request: bytes, clients: int, seconds: float) -
                 await asyncio.sleep(min(RETRY_AFTER_S, max(0.0, end - time.perf_counter())))
         connection.close()
 
-    begun = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
     tally.seconds = time.perf_counter() - begun
     return tally
 
 
-async def open_loop(port: int, request: bytes, rate: float, seconds: float) -> Tally:
-    """`rate` requests a second whether or not they are answered: what overload is."""
-    tally = Tally()
+async def open_loop(
+    port: int,
+    send: Callable[[Connection], Awaitable[None]],
+    rate: float,
+    seconds: float,
+    on_tick: Callable[[float], None] = lambda now: None,
+) -> float:
+    """Call `send` with a free connection `rate` times a second, answered or not.
+
+    `on_tick` is called often with the seconds since the beginning. Returns the seconds until all
+    calls have ended.
+    """
     idle: list[Connection] = []
+    begun, count, ended = time.perf_counter(), 0, 0
 
-    async def one() -> None:
+    async def call() -> None:
+        nonlocal ended
         connection = idle.pop() if idle else Connection(port)
-        tally.add(await connection.post(request))
+        await send(connection)
         idle.append(connection)
+        ended += 1
 
-    begun, count = time.perf_counter(), 0
-    running: set[asyncio.Task[None]] = set()
-    while (now := time.perf_counter() - begun) < seconds:
-        while count < now * rate and len(running) < MOST_OPEN:
-            count += 1
-            task = asyncio.create_task(one())
-            running.add(task)
-            task.add_done_callback(running.discard)
-        await asyncio.sleep(0.002)
-    await asyncio.gather(*running)
+    async with asyncio.TaskGroup() as calls:
+        while (now := time.perf_counter() - begun) < seconds:
+            while count < now * rate and count - ended < MOST_OPEN:
+                count += 1
+                calls.create_task(call())
+            on_tick(now)
+            await asyncio.sleep(0.002)
     for connection in idle:
         connection.close()
-    tally.seconds = time.perf_counter() - begun
-    return tally
+    return time.perf_counter() - begun

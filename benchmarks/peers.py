@@ -1,4 +1,4 @@
-"""What people write instead: the same weights and index behind plain FastAPI, or LitServe.
+"""The same weights and index behind plain FastAPI, or behind LitServe, as many people write them.
 
 Pillow decodes whole images, cv2.remap applies the inverse polar transform, eager torch encodes in
 float32, faiss searches a flat index. `python -m benchmarks.peers plain|litserve PORT HOME WEIGHTS`.
@@ -24,11 +24,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import Checkpoint
+from service.index.search import read_version
 from service.index.versions import Versions
+
+Maps = tuple[NDArray[np.float32], NDArray[np.float32]]  # source columns and rows, for cv2.remap
 
 
 class Peer:
-    """Bytes to tile numbers, one panorama or several."""
+    """Locates panoramas: bytes to row numbers of tiles."""
 
     def __init__(self, home: Path, weights: Path) -> None:
         checkpoint = Checkpoint.load(weights)
@@ -36,7 +39,7 @@ class Peer:
         self.preprocessing = checkpoint.config.preprocessing
         self.turns = checkpoint.config.turns
         versions = Versions(home)
-        vectors = np.load(versions.path(versions.require_current()) / "vectors.npy")
+        vectors = read_version(versions.path(versions.require_current()))[2]
         self.index = faiss.IndexFlatIP(vectors.shape[1])
         self.index.add(np.ascontiguousarray(vectors))
 
@@ -45,25 +48,24 @@ class Peer:
         image = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         columns, rows = _maps(image.shape[:2], self.preprocessing.input_size)
         view = cv2.remap(image, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        mean, std = (
-            np.array(v, np.float32) for v in (self.preprocessing.mean, self.preprocessing.std)
-        )
+        mean = np.array(self.preprocessing.mean, np.float32)
+        std = np.array(self.preprocessing.std, np.float32)
         normal = (view.astype(np.float32) / 255.0 - mean) / std
         return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
     def locate(self, inputs: list[NDArray[np.float32]]) -> list[list[int]]:
-        """Ten nearest tiles of each."""
+        """The ten nearest tiles of each input."""
         with torch.inference_mode():
             views = torch.from_numpy(np.stack(inputs))
             turned = [views.rot90(turn, (2, 3)) for turn in range(0, 4, 4 // self.turns)]
-            described = torch.cat([self.network(one) for one in turned], 1).numpy()
-        _, rows = self.index.search(described, 10)
+            descriptors = torch.cat([self.network(view) for view in turned], 1).numpy()
+        _, rows = self.index.search(descriptors, 10)
         found: list[list[int]] = rows.tolist()
         return found
 
 
 @lru_cache(maxsize=8)
-def _maps(shape: tuple[int, int], size: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _maps(shape: tuple[int, int], size: int) -> Maps:
     height, width = shape
     offsets = np.arange(size) - (size - 1) / 2
     dx, dy = np.meshgrid(offsets, offsets)
@@ -110,7 +112,7 @@ class Api(ls.LitAPI):  # type: ignore[misc]
 
 
 def litserve(peer: Peer, port: int) -> None:
-    """One worker, as there is one model."""
+    """One worker, because there is one model."""
     server = ls.LitServer(Api(peer), accelerator="cpu", workers_per_device=1)
     server.run(port=port, generate_client_file=False, log_level="error", num_api_servers=1)
 

@@ -1,4 +1,4 @@
-"""Servers under test as processes of their own: started, watched, ended."""
+"""Servers under test as processes of their own: started, measured, ended."""
 
 from __future__ import annotations
 
@@ -10,32 +10,64 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
+# As many other servers do: every request waits, however long. At most SKYFIX_MAX_IN_FLIGHT at once.
+PATIENT = {"SKYFIX_MAX_STRETCH": "1000", "SKYFIX_MAX_IN_FLIGHT": "64"}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The code to run: a folder of the repository, and a Python that has its dependencies."""
+
+    folder: Path = Path(__file__).parent.parent
+    python: Path = Path(sys.executable)
+
+    def command(self, *module: str) -> list[str]:
+        """`python -m module...`; run it in `folder`."""
+        return [str(self.python), "-m", *module]
+
+
+HERE = Checkout()
 
 
 @contextmanager
 def running(
-    module: Sequence[str], port: int, environ: dict[str, str] | None = None
+    module: Sequence[str],
+    port: int,
+    environ: dict[str, str] | None = None,
+    checkout: Checkout = HERE,
 ) -> Iterator[int]:
-    """`python -m module...`, once it listens on the port: its process id."""
-    command = [sys.executable, "-m", *module]
-    everything = {**os.environ, **(environ or {})}
-    with subprocess.Popen(command, env=everything, stderr=subprocess.DEVNULL) as process:
+    """`python -m module...` as a process. Yields the process id once the port is open."""
+    with subprocess.Popen(
+        checkout.command(*module),
+        cwd=checkout.folder,
+        env={**os.environ, **(environ or {})},
+        stderr=subprocess.DEVNULL,
+    ) as process:
         try:
-            wait_for(port, process)
+            _wait_for(port, process)
             yield process.pid
         finally:
             family = children(process.pid)
             process.terminate()
             for child in family:
-                _end(child)
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGTERM)
 
 
-def _end(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+@contextmanager
+def serve(
+    home: Path, weights: Path, environ: dict[str, str] | None = None, checkout: Checkout = HERE
+) -> Iterator[tuple[int, int]]:
+    """`skyfix serve` over a home folder. Yields port and process id."""
+    port = free_port()
+    module = ["service", "serve", "--port", str(port)]
+    module += ["--home", str(home), "--weights", str(weights)]
+    with running(module, port, environ, checkout) as pid:
+        yield port, pid
 
 
 def free_port() -> int:
@@ -46,8 +78,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
-    """Until something listens. Raises RuntimeError when the process ends before, or never does."""
+def _wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         with socket.socket() as probe:
@@ -58,40 +89,38 @@ def wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120.0
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of the children, and theirs."""
+    """Process ids of the children, and of their children."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*"):
-        try:
+        with suppress(OSError):  # the thread has just ended
             found += [int(child) for child in (task / "children").read_text().split()]
-        except OSError:  # the thread has just ended
-            continue
-    return [each for child in found for each in (child, *children(child))]
+    return [member for child in found for member in (child, *children(child))]
 
 
 def peak_mib(pid: int) -> float:
-    """Largest resident memory since `forget_peak`, the sum of all processes of the tree."""
-    return sum(_status_mib(one, "VmHWM:") for one in (pid, *children(pid)))
+    """Largest resident memory since `forget_peak`, summed over the process and its children."""
+    return _status_mib(pid, "VmHWM:")
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory now, of all processes of the tree."""
-    return sum(_status_mib(one, "VmRSS:") for one in (pid, *children(pid)))
+    """Resident memory now, summed over the process and its children."""
+    return _status_mib(pid, "VmRSS:")
 
 
 def _status_mib(pid: int, field: str) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return float(status.partition(field)[2].split()[0]) / 1024.0
+    pages = (Path(f"/proc/{member}/status").read_text() for member in (pid, *children(pid)))
+    return sum(float(page.partition(field)[2].split()[0]) for page in pages) / 1024.0
 
 
 def forget_peak(pid: int) -> None:
     """Start measuring `peak_mib` anew (proc(5), clear_refs)."""
-    for one in (pid, *children(pid)):
-        Path(f"/proc/{one}/clear_refs").write_text("5")
+    for member in (pid, *children(pid)):
+        Path(f"/proc/{member}/clear_refs").write_text("5")
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time spent so far by all processes of the tree."""
-    return sum(_ticks(one) for one in (pid, *children(pid))) / TICKS
+    """Processor time spent so far by the process and its children."""
+    return sum(_ticks(member) for member in (pid, *children(pid))) / TICKS
 
 
 def _ticks(pid: int) -> int:

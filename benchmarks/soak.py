@@ -1,20 +1,20 @@
-"""A real server under steady load while its index versions change and bad input is mixed in.
+"""A real server under steady load, while its index versions change and bad input is mixed in.
 
-    python -m benchmarks.soak                    15 minutes, 12 requests a second: 10,800 of them
+    python -m benchmarks.soak                    15 minutes, 12 requests a second: 10,800 requests
     python -m benchmarks.soak --minutes 0.2 --json soak.json --plot soak.png
 
-Exits with 1 when an answer has a status that its request does not deserve, is no answer at all, or
-names tiles that are not of the version it states; when more than MOST_REFUSED are refused for
-overload, the one 503 that is right; when memory grows by more than MOST_GROWTH_MIB after the
-warm-up; when a version never answered; and when fewer panoramas were located (200) or fewer swaps
-came about than were asked for.
+Exits with 1 when
+- an answer is missing, has a status that its request does not deserve, or names tiles that are not
+  of the version it states;
+- more than MOST_REFUSED are refused for overload, which is the only 503 allowed;
+- memory grows by more than MOST_GROWTH_MIB after the warm-up;
+- a version never answered, or fewer panoramas were located or versions swapped than asked for.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import math
 import random
@@ -22,15 +22,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from benchmarks.load import Answer, Connection, quantile, request_bytes
+from benchmarks.load import Answer, Connection, open_loop, quantile, request_bytes
 from benchmarks.region import SIZES, add_source, panorama
-from benchmarks.servers import free_port, resident_mib, running
+from benchmarks.servers import resident_mib, serve
 from service.build import build
 from service.cli.progress import progress_bar
 from service.cli.wiring import open_encoder
@@ -45,7 +45,7 @@ MOST_GROWTH_MIB = 64.0  # 15 minutes took 11
 
 
 class Kind(NamedTuple):
-    """A request, how often it is sent, and the statuses that are right for it unless refused."""
+    """A request, its share of all requests, and its right statuses unless it is refused."""
 
     share: float
     request: bytes
@@ -53,7 +53,7 @@ class Kind(NamedTuple):
 
 
 def kinds() -> dict[str, Kind]:
-    """Nine of ten are good."""
+    """Nine of ten requests are good."""
     small = panorama(SIZES["small"])
 
     def post(body: bytes, path: str = PATH, field: str = "panorama") -> bytes:
@@ -73,7 +73,7 @@ def kinds() -> dict[str, Kind]:
 
 @dataclass
 class Sample:
-    """One span of time. Latencies of the located ones."""
+    """A span of time. Latencies are of located panoramas."""
 
     at_s: float
     resident_mib: float
@@ -84,15 +84,15 @@ class Sample:
 
 
 def is_refusal(answer: Answer) -> bool:
-    """The service was busy, and said so: any other 503 is a failure."""
+    """Whether the service was overloaded and said so: any other 503 is a failure."""
     return answer.status == 503 and b'"urn:skyfix:problem:overloaded"' in answer.body
 
 
 class Soak:
-    """Counts, samples and what went wrong."""
+    """Counts, samples and failures. `versions`: the ids of each version's tiles."""
 
     def __init__(self, versions: dict[str, set[str]]) -> None:
-        self.versions = versions  # name -> ids of its tiles
+        self.versions = versions
         self.statuses: Counter[str] = Counter()
         self.located = 0  # 200
         self.refused = 0
@@ -103,7 +103,7 @@ class Soak:
         self._span: list[Answer] = []
 
     def check(self, name: str, kind: Kind, answer: Answer) -> None:
-        """Count one answer."""
+        """Count an answer."""
         self._span.append(answer)
         self.statuses[f"{name}: {answer.status}"] += 1
         if is_refusal(answer):
@@ -114,7 +114,7 @@ class Soak:
             self.check_fix(name, json.loads(answer.body))
 
     def check_fix(self, name: str, fix: dict[str, Any]) -> None:
-        """Count one located panorama; its tiles must be of the version it states."""
+        """Count a located panorama; its tiles must be of the version it states."""
         self.located += 1
         version = fix["index_version"]
         self.by_version[version] += 1
@@ -123,7 +123,7 @@ class Soak:
             self.wrong.append(f"{name}: {version} answered with tiles {foreign or 'none'}")
 
     def sample(self, at_s: float, pid: int) -> None:
-        """Close one span."""
+        """End a span of time."""
         span, self._span = self._span, []
         good = [1000.0 * answer.seconds for answer in span if answer.status == 200]
         p50, p99 = ((quantile(good, q) if good else None) for q in (0.5, 0.99))
@@ -132,13 +132,13 @@ class Soak:
 
     @property
     def answers(self) -> int:
-        """Of any kind."""
+        """Of all kinds and statuses."""
         return sum(self.statuses.values())
 
     @property
     def growth_mib(self) -> float:
-        """Of resident memory, medians of a tenth of the time each: the end against what it was
-        after a quarter, which is the warm-up."""
+        """Growth of resident memory from the end of the warm-up, a quarter of the time, to the end;
+        both are medians of a tenth of the time."""
         resident = [sample.resident_mib for sample in self.samples]
         tenth, warm = math.ceil(len(resident) / 10), len(resident) // 4
         return median(resident[-tenth:]) - median(resident[warm : warm + tenth])
@@ -147,40 +147,26 @@ class Soak:
 async def load(
     soak: Soak, arguments: argparse.Namespace, port: int, progress: Callable[[int, int], None]
 ) -> None:
-    """Random requests at a steady rate, whether or not earlier ones are answered."""
+    """Random requests at a steady rate, whether or not earlier requests are answered."""
     chosen, draw = kinds(), random.Random(0)
     shares = [kind.share for kind in chosen.values()]
-    idle: list[Connection] = []
-    tasks: set[asyncio.Task[None]] = set()
+    seconds = 60.0 * arguments.minutes
 
-    async def one(name: str) -> None:
-        connection = idle.pop() if idle else Connection(port)
-        soak.check(name, chosen[name], await connection.post(chosen[name].request))
-        idle.append(connection)
-
-    def done(task: asyncio.Task[None]) -> None:
-        tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+    async def send(connection: Connection) -> None:
+        (name,) = draw.choices(list(chosen), shares)
+        try:
+            soak.check(name, chosen[name], await connection.post(chosen[name].request))
+        except Exception as error:
             soak.wrong.append(repr(error))
 
-    seconds = 60.0 * arguments.minutes
-    begun, count = time.perf_counter(), 0
-    while (now := time.perf_counter() - begun) < seconds:
-        while count < now * arguments.rate and len(tasks) < 256:
-            count += 1
-            (name,) = draw.choices(list(chosen), shares)
-            task = asyncio.create_task(one(name))
-            tasks.add(task)
-            task.add_done_callback(done)
+    def on_tick(now: float) -> None:
         progress(int(now), int(seconds))
-        await asyncio.sleep(0.005)
-    await asyncio.gather(*tasks, return_exceptions=True)  # `done` has noted them
-    for connection in idle:
-        connection.close()
+
+    await open_loop(port, send, arguments.rate, seconds, on_tick)
 
 
 async def swap(soak: Soak, versions: Versions, every_s: float) -> None:
-    """Now one version, now the other."""
+    """Activate the versions in turns."""
     while True:
         for name in soak.versions:
             versions.activate(name)
@@ -189,7 +175,7 @@ async def swap(soak: Soak, versions: Versions, every_s: float) -> None:
 
 
 async def watch(soak: Soak, pid: int, every_s: float) -> None:
-    """A sample at the end of every span."""
+    """Take a sample at the end of every span."""
     begun = time.perf_counter()
     while True:
         await asyncio.sleep(every_s)
@@ -207,13 +193,14 @@ async def run(soak: Soak, arguments: argparse.Namespace, home: Path, port: int, 
         await load(soak, arguments, port, report_progress)
     for task in beside:
         if task.done():
-            task.result()  # raises what ended it
+            task.result()  # raises the error that ended the task
         task.cancel()
     await asyncio.gather(*beside, return_exceptions=True)
 
 
 def make_versions(home: Path, settings: Settings) -> dict[str, set[str]]:
-    """Two versions without a tile in common, so that any mix shows; the ids of each."""
+    """Build two versions without a tile in common, so that any mix shows. Returns the ids of each
+    version's tiles."""
     encoder = open_encoder(settings)
     found = {}
     for seed, name in enumerate(("north", "south")):
@@ -221,19 +208,10 @@ def make_versions(home: Path, settings: Settings) -> dict[str, set[str]]:
         version = build(home, encoder).name
         _, tiles, _ = read_version(Versions(home).path(version))
         found[version] = {tiles[row].tile_id for row in range(len(tiles))}
-        with Catalogue.of(home) as catalogue:  # the version keeps its tiles, the next has others
+        with Catalogue.of(home) as catalogue:  # the next version gets other tiles
             catalogue.remove_source(name)
     assert set.isdisjoint(*found.values())
     return found
-
-
-@contextlib.contextmanager
-def serving(home: Path, weights: Path) -> Iterator[tuple[int, int]]:
-    """A server with its default settings: port and process id."""
-    port = free_port()
-    module = ["service", "serve", "--port", str(port), "--home", str(home)]
-    with running([*module, "--weights", str(weights)], port) as pid:
-        yield port, pid
 
 
 def plot(path: Path, samples: list[Sample]) -> None:
@@ -257,14 +235,14 @@ def plot(path: Path, samples: list[Sample]) -> None:
 
 
 def shortcomings(soak: Soak, arguments: argparse.Namespace) -> list[str]:
-    """What is wrong with the soak as a whole."""
+    """Failures of the soak as a whole."""
     found = [f"version {name} never answered" for name in soak.versions.keys() - soak.by_version]
-    for what, got, wanted in (
+    for name, got, wanted in (
         ("panoramas located", soak.located, arguments.requests),
         ("swaps", soak.swaps, arguments.swaps),
     ):
         if got < wanted:
-            found.append(f"{got} {what}, fewer than {wanted}")
+            found.append(f"{got} {name}, fewer than {wanted}")
     if soak.refused > MOST_REFUSED * soak.answers:
         found.append(f"{soak.refused} of {soak.answers} refused, more than {MOST_REFUSED:.0%}")
     if soak.growth_mib > MOST_GROWTH_MIB:
@@ -273,7 +251,7 @@ def shortcomings(soak: Soak, arguments: argparse.Namespace) -> list[str]:
 
 
 def report(soak: Soak, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the JSON file holds; `wrong` is empty when all is well."""
+    """The content of the JSON file; `wrong` is empty when all is well."""
     return {
         "answers": soak.answers,
         "located": soak.located,
@@ -288,7 +266,7 @@ def report(soak: Soak, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Parse arguments, make two versions, soak, write."""
+    """Make two versions, soak the server, write the report."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--weights", type=Path, default=Settings().weights)
     parser.add_argument("--minutes", type=float, default=15.0)
@@ -303,15 +281,14 @@ def main() -> int:
         home = Path(folder)
         settings = Settings(home=home, weights=arguments.weights)
         soak = Soak(make_versions(home, settings))
-        with serving(home, arguments.weights) as (port, pid):
+        with serve(home, arguments.weights.resolve()) as (port, pid):
             asyncio.run(run(soak, arguments, home, port, pid))
     summary = report(soak, arguments)
     arguments.json.write_text(json.dumps(summary, indent=1))
     if arguments.plot:
         plot(arguments.plot, soak.samples)
-    print(
-        json.dumps({name: value for name, value in summary.items() if name != "samples"}, indent=1)
-    )
+    del summary["samples"]
+    print(json.dumps(summary, indent=1))
     for line in summary["wrong"]:
         print(f"WRONG: {line}", file=sys.stderr)
     return 1 if summary["wrong"] else 0
