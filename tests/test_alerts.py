@@ -29,7 +29,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     return made
 
 
-def test_every_metric_asked_for_is_there(app: FastAPI) -> None:
+def test_every_metric_in_an_alert_exists(app: FastAPI) -> None:
     page = generate_latest(app.state.metrics.registry).decode()
     there = set(re.findall(r"^(skyfix_\w+)", page, re.MULTILINE))
     asked = set(re.findall(r"skyfix_\w+", ASKED))
@@ -37,7 +37,7 @@ def test_every_metric_asked_for_is_there(app: FastAPI) -> None:
     assert asked <= there
 
 
-def test_every_label_asked_for_can_be(app: FastAPI) -> None:
+def test_every_label_value_in_an_alert_is_possible(app: FastAPI) -> None:
     slugs = {problem.slug for problem in (*PROBLEMS.values(), UNEXPECTED)}
     for types in re.findall(r'type=~?"([^"]+)"', ASKED):
         assert set(types.split("|")) <= slugs
@@ -45,7 +45,7 @@ def test_every_label_asked_for_can_be(app: FastAPI) -> None:
     assert 'skyfix_jobs_total{kind="rebuild",status="failed"} 0.0' in page
 
 
-def test_every_failure_of_the_service_but_refusals_is_an_alert(app: FastAPI) -> None:
+def test_every_failure_except_a_refusal_raises_an_alert(app: FastAPI) -> None:
     failures = {p.slug for p in (*PROBLEMS.values(), UNEXPECTED) if p.status >= 500}
     (expression,) = (alert["expr"] for alert in ALERTS if alert["alert"] == "SkyfixErrors")
     (watched,) = re.findall(r'type=~"([^"]+)"', expression)
@@ -55,7 +55,7 @@ def test_every_failure_of_the_service_but_refusals_is_an_alert(app: FastAPI) -> 
         assert f'skyfix_problems_total{{type="{slug}"}} 0.0' in page
 
 
-def test_prometheus_reads_them_from_the_api() -> None:
+def test_prometheus_reads_the_alerts_and_scrapes_the_api() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     assert [(DEPLOY / name).is_file() for name in config["rule_files"]] == [True]
     (job,) = config["scrape_configs"]
@@ -63,7 +63,7 @@ def test_prometheus_reads_them_from_the_api() -> None:
     assert job["static_configs"] == [{"targets": ["api:8000"]}]
 
 
-def test_every_alert_says_how_urgent_and_what_to_do() -> None:
+def test_every_alert_states_its_urgency_and_a_remedy() -> None:
     assert len({alert["alert"] for alert in ALERTS}) == len(ALERTS)
     for alert in ALERTS:
         assert alert["labels"]["severity"] in ("page", "ticket")

@@ -1,5 +1,7 @@
-"""A real server process, stopped at work and robbed of its files: it drains, and the last good
-state keeps answering while readiness, metrics and log say what is wrong."""
+"""A real server process is stopped at work, or loses its files.
+
+It drains. The last good state keeps answering, and readiness, metrics and log say what is wrong.
+"""
 
 import json
 import os
@@ -51,7 +53,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def saved(path: Path) -> str:
-    """A small checkpoint written there; its fingerprint."""
+    """Writes a small checkpoint; returns its fingerprint."""
     config = tiny().encoder
     made = Checkpoint(config, config.build().state_dict())
     made.save(path)
@@ -90,7 +92,7 @@ def rebuild(server: Server) -> dict[str, object]:
 
 
 def ended(server: Server, job: dict[str, object]) -> dict[str, object]:
-    """The job, once it runs no longer."""
+    """The job, after its end."""
 
     def shown() -> dict[str, object]:
         return server.client.get(f"/jobs/{job['id']}").raise_for_status().json()
@@ -100,7 +102,7 @@ def ended(server: Server, job: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_threads_inside_torch_do_not_crash_the_end(
+def test_the_server_ends_cleanly_with_threads_inside_torch(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     log = tmp_path / "server.log"
@@ -115,7 +117,7 @@ def test_threads_inside_torch_do_not_crash_the_end(
         assert server.wait(60.0) == code, log.read_text()
 
 
-def test_sigterm_finishes_what_is_in_flight(home: Path) -> None:
+def test_sigterm_finishes_requests_in_flight(home: Path) -> None:
     with running(home) as server, ThreadPoolExecutor(3) as clients:
         (home / "hold").touch()
         waiting = [clients.submit(server.locate, seed) for seed in range(3)]
@@ -129,7 +131,7 @@ def test_sigterm_finishes_what_is_in_flight(home: Path) -> None:
         assert server.process.wait(20.0) == 0
 
 
-def test_corrupt_weights_of_a_new_version_leave_the_old_pair(home: Path) -> None:
+def test_the_old_version_answers_when_the_new_weights_are_corrupt(home: Path) -> None:
     path = home / "weights" / "next.safetensors"
     with running(home) as server:
         old = live_version(server)
@@ -145,7 +147,7 @@ def test_corrupt_weights_of_a_new_version_leave_the_old_pair(home: Path) -> None
     assert "put a whole copy" in error
 
 
-def test_live_weights_corrupted_answer_on_and_are_told(home: Path) -> None:
+def test_a_corrupted_weights_file_is_reported_and_the_weights_still_answer(home: Path) -> None:
     path = home / "live.safetensors"
     version = publish(home, "suburb", [9], FakeEncoder(fingerprint=saved(path)))
     whole = path.read_bytes()
@@ -164,7 +166,7 @@ def test_live_weights_corrupted_answer_on_and_are_told(home: Path) -> None:
     assert str(path) in error
 
 
-def test_an_index_deleted_is_answered_from_until_the_next(home: Path) -> None:
+def test_a_deleted_index_answers_until_the_next_version(home: Path) -> None:
     with running(home) as server:
         old = live_version(server)
         shutil.rmtree(home / "index")
@@ -178,7 +180,7 @@ def test_an_index_deleted_is_answered_from_until_the_next(home: Path) -> None:
         assert server.counts("skyfix_index_behind 0.0")
 
 
-def test_a_rebuild_killed_says_so_and_frees_the_lock(home: Path) -> None:
+def test_a_killed_rebuild_is_reported_and_frees_the_lock(home: Path) -> None:
     lock = home / "index" / ".lock"
     with running(home) as server, Catalogue.of(home) as catalogue:
         old = live_version(server)
@@ -199,7 +201,7 @@ def test_a_rebuild_killed_says_so_and_frees_the_lock(home: Path) -> None:
             pass
 
 
-def test_a_rebuild_is_cancelled_and_the_next_goes_live(home: Path) -> None:
+def test_a_rebuild_can_be_cancelled_and_the_next_goes_live(home: Path) -> None:
     lock = home / "index" / ".lock"
     with running(home) as server, Catalogue.of(home) as catalogue:
         old = live_version(server)
@@ -211,13 +213,13 @@ def test_a_rebuild_is_cancelled_and_the_next_goes_live(home: Path) -> None:
         assert ended(server, first)["status"] == "cancelled"
         (home / "hold").unlink()
         assert answers(server, old)
-        assert trouble(server) == ""  # that was asked for
+        assert trouble(server) == ""  # a cancelled job is no trouble
         assert ended(server, rebuild(server))["status"] == "succeeded"
         wait_until(lambda: live_version(server) != old)
         assert answers(server, live_version(server), seed=5)
 
 
-def test_connections_that_ask_nothing_lock_nobody_out(home: Path) -> None:
+def test_idle_connections_lock_nobody_out(home: Path) -> None:
     allow_files(2048)  # in this process too
     with running(home) as server, ExitStack() as stack:
         host, port = server.client.base_url.host, server.client.base_url.port
