@@ -67,10 +67,7 @@ def _one_word(token: str) -> str:
 Folder = Annotated[Path, AfterValidator(_folder)]
 File = Annotated[Path, AfterValidator(_expanded)]
 Seconds = Annotated[float, Field(ge=0.001, le=3600, json_schema_extra={"unit": "seconds"})]
-UploadBytes = Annotated[int, Field(ge=1024, le=1024 * MIB, json_schema_extra={"unit": "bytes"})]
-MemoryBytes = Annotated[
-    int, Field(ge=1024, le=64 * 1024 * MIB, json_schema_extra={"unit": "bytes"})
-]
+Bytes = Annotated[int, Field(ge=1024, json_schema_extra={"unit": "bytes"})]
 AdminToken = Annotated[str, Field(repr=False), AfterValidator(_strong)]
 MilvusToken = Annotated[str, Field(repr=False), AfterValidator(_one_word)]
 
@@ -100,13 +97,13 @@ class Settings(BaseModel):
     """TCP port to listen on. 0: the system chooses a free port."""
     rolls: Annotated[int, Field(ge=1, le=360)] = 36
     """Headings tried for a panorama of unknown heading. 36: training covers errors up to 6°."""
-    max_body_bytes: UploadBytes = 32 * MIB
+    max_body_bytes: Annotated[Bytes, Field(le=1024 * MIB)] = 32 * MIB
     """Largest request body. A larger body gets a 413."""
     max_files: Annotated[int, Field(ge=1, le=256)] = 16
     """Most panoramas in one request to /localize/batch."""
     max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
     """Most panoramas that are decoded, waiting or encoded at once. More get a 503."""
-    max_in_flight_bytes: MemoryBytes = 256 * MIB
+    max_in_flight_bytes: Annotated[Bytes, Field(le=64 * 1024 * MIB)] = 256 * MIB
     """Most bytes of uploads at once. More get a 503. Budget twice this memory, because parsing \
 and decoding each hold a copy, and 512 MiB for each of decode_threads."""
     max_stretch: Annotated[float, Field(ge=2, le=1000)] = 2.0
@@ -161,7 +158,7 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
 
     @property
     def max_arriving(self) -> int:
-        """Most uploads received at once. Slow clients delay nobody below this number."""
+        """Most uploads received at once. Below this number a slow client delays no other."""
         return 8 * self.max_in_flight
 
     @property
@@ -181,13 +178,11 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
 
     def shown(self) -> dict[str, str]:
         """All settings as text under their variables' names; tokens hidden."""
-        return {
-            variable(name): str(getattr(self, name)) if field.repr else self._hidden(name)
-            for name, field in type(self).model_fields.items()
-        }
-
-    def _hidden(self, name: str) -> str:
-        return "(set, hidden)" if getattr(self, name) else "(not set)"
+        texts = {}
+        for name, field in type(self).model_fields.items():
+            text = str(getattr(self, name))
+            texts[variable(name)] = text if field.repr else "(set, hidden)" if text else "(not set)"
+        return texts
 
 
 def variable(name: str) -> str:
