@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,14 +42,17 @@ def running(
     checkout: Checkout = HERE,
 ) -> Iterator[int]:
     """`python -m module...` as a process. Yields the process id once the port is open."""
-    with subprocess.Popen(
-        checkout.command(*module),
-        cwd=checkout.folder,
-        env={**os.environ, **(environ or {})},
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    command = checkout.command(*module)
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            command, cwd=checkout.folder, env={**os.environ, **(environ or {})}, stderr=log
+        ) as process,
+    ):
         try:
-            _wait_for(port, process)
+            if not _listens(port, process):
+                log.seek(0)
+                raise RuntimeError(f"{command} does not listen: {log.read().decode()}")
             yield process.pid
         finally:
             family = children(process.pid)
@@ -78,14 +82,15 @@ def free_port() -> int:
         return port
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
+def _listens(port: int, process: subprocess.Popen[bytes], seconds: float = 300.0) -> bool:
+    """Wait until the port is open. False when the process ends before, or never opens the port."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+                return True
         time.sleep(0.1)
-    raise RuntimeError(f"{process.args!r} does not listen on port {port}")
+    return False
 
 
 def children(pid: int) -> list[int]:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 UNREADABLE = ""  # instead of the name in CURRENT
 
-Stamps = list[Stamp]  # of a version's files
+Stamps = list[Stamp]  # one of each file of a version
 
 
 class LiveIndex:
@@ -85,19 +85,19 @@ class LiveIndex:
             if name == self._named and not self._refusal.is_due() and not self._is_healed(name):
                 return None
             self._named = name
-            self._refusal.put_off()
             try:
                 self._go_live(self._open(name or self.versions.require_current()))
             except EncoderMismatch:
                 return name
-            except Exception as error:  # of any kind: an error that is lost is never tried again
+            except Exception as error:  # any error: a lost error would never be tried again
                 self.refuse(error)
             return None
 
     def refuse(self, error: Exception) -> None:
         """Keep the last good version: the named version cannot be used now."""
+        named = f"index version {self._named}" if self._named else "what CURRENT names"
         kept = f", {self._index.version} stays live" if self._index else ""
-        self._note(f"{self._asked()} is not used{kept}", error)
+        self._note(f"{named} is not used{kept}", error)
 
     def open(self, name: str) -> TileIndex:
         """Open a version that `swap` or `activate` may make live. A damaged one is verified first.
@@ -128,11 +128,13 @@ class LiveIndex:
         return report
 
     def trouble(self) -> str | None:
-        """Why the version that answers is not the one on disk that CURRENT names, or None."""
+        """Why the version that CURRENT names does not answer from disk; None when it does."""
         index = self._index
-        if self._refusal.why is None and index is not None and not self._is_on_disk(index):
-            return f"index version {index.version} answers, but its folder is gone"
-        return self._refusal.why
+        if self._refusal.why or index is None:
+            return self._refusal.why
+        if stamp(self.versions.folder / index.version / MANIFEST):
+            return None
+        return f"index version {index.version} answers, but its folder is gone"
 
     def check(self, index: TileIndex) -> None:
         """Read every byte of a version. Drop a damaged version for the last good one."""
@@ -206,9 +208,6 @@ class LiveIndex:
         except IndexUnreadable:
             return UNREADABLE
 
-    def _asked(self) -> str:
-        return f"index version {self._named}" if self._named else "what CURRENT names"
-
     def _is_healed(self, name: str | None) -> bool:
         """Whether a damaged version's files have changed and are whole now."""
         if name not in self._damaged or (stamps := self._stamps(name)) == self._damaged[name]:
@@ -221,12 +220,6 @@ class LiveIndex:
 
     def _stamps(self, name: str) -> Stamps:
         return [stamp(file) for file in sorted((self.versions.folder / name).glob("*"))]
-
-    def _is_on_disk(self, index: TileIndex) -> bool:
-        try:
-            return (self.versions.folder / index.version / MANIFEST).is_file()
-        except OSError:
-            return False
 
     def _open(self, name: str) -> TileIndex:
         if name in self._damaged and not self._is_healed(name):

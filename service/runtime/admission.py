@@ -24,9 +24,9 @@ class WorkLimit:
     """How many panoramas may be in work at once before they delay each other too much.
 
     n panoramas in work at a rate r take n / r each (Little's law). So some limit keeps the mean
-    latency at `max_stretch` times a lone request's. The limit is found from latencies, whatever the
-    machine: each answer under load lowers the limit by up to 2 % while their running mean is above
-    that target, and raises it by up to 2 % while below. A missed deadline lowers the limit by 2 %.
+    latency at `max_stretch` times a lone request's. Latencies alone find that limit: each answer
+    under load lowers it by up to 2 % while their running mean is above the target, and raises it by
+    up to 2 % while the mean is below. A missed deadline lowers the limit by 2 %.
 
     Attributes:
         limit: the value now, from LEAST to `most`.
@@ -66,7 +66,7 @@ class Admission:
     """Counts what was admitted and is not yet answered.
 
     Uploads that still arrive count against `max_arriving` and `max_bytes` only, so slow clients
-    keep nobody from being located.
+    do not hold up other requests.
 
     Attributes:
         arriving: uploads being received. working: panoramas being located. bytes: of all uploads.
@@ -130,7 +130,7 @@ class Admission:
 
 
 class Reservation:
-    """The room that one upload holds. It grows as the upload arrives."""
+    """The room that an upload holds. It grows as the upload arrives."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission

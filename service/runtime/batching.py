@@ -58,7 +58,7 @@ class _Waiting(Generic[Q, A]):
     future: Future[A] = field(default_factory=Future)
 
     def claim(self) -> bool:
-        """Whether somebody still wants the answer; a query that expired fails here."""
+        """Whether a caller still waits for the answer. An expired query fails here."""
         if not self.future.set_running_or_notify_cancel():
             return False
         if time.monotonic() > self.deadline:
@@ -115,7 +115,7 @@ class Batcher(Generic[Q, A]):
             deadline: in `time.monotonic()` seconds; past it the query is dropped.
 
         Raises:
-            OverloadedError: the queue is full. ModelStoppedError: nobody will answer.
+            OverloadedError: the queue is full. ModelStoppedError: no thread will answer.
         """
         entry: _Waiting[Q, A] = _Waiting(query, deadline)
         with self._lock:

@@ -1,6 +1,6 @@
-"""Batch jobs in processes of their own, one at a time, with status, log and cancel.
+"""Batch jobs as processes, one at a time, with status, log and cancel.
 
-Knows nothing of HTTP, nor of what a job does: it is given a command line.
+Knows nothing of HTTP nor of a job's work: a caller gives the command line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEPT_JOBS = 20
 KEPT_LINES = 200
 LINE_CHARACTERS = 500
 KILL_AFTER_S = 10.0
-NICENESS = 10  # answering requests comes first
+NICENESS = 10  # requests come first
 
 Kind = Literal["rebuild"]
 Status = Literal["running", "succeeded", "failed", "cancelled"]
@@ -39,16 +39,16 @@ class JobUnknown(SkyfixError):
 
 
 class JobRunning(SkyfixError):
-    """A job is running; only one may."""
+    """Another job is running."""
 
 
 class JobNotStarted(SkyfixError):
-    """The system starts no process for it."""
+    """The system starts no process for the job."""
 
 
 @dataclass
 class Job:
-    """One process. Changed only by the thread that reads its output."""
+    """A process. Only the thread that reads its output changes the job."""
 
     kind: Kind
     process: subprocess.Popen[str]
@@ -62,7 +62,7 @@ class Job:
 
 
 def rebuild_command(settings: Settings) -> list[str]:
-    """`skyfix build` with the server's own settings."""
+    """`skyfix build` with the server's settings."""
     chosen = ("home", "weights", "device")
     options = [text for name in chosen for text in (f"--{name}", str(getattr(settings, name)))]
     return [sys.executable, "-m", "service", "build", "--verbose", *options]
@@ -89,16 +89,14 @@ class Jobs:
         """Run `command` in a process group of its own.
 
         Raises:
-            JobRunning: naming the job that is. JobNotStarted: nothing has changed.
+            JobRunning: names the running job. JobNotStarted: nothing has changed.
         """
         with self._lock:
             for job in self._jobs.values():
                 if job.status == "running":
-                    raise JobRunning(
-                        f"job {job.id} is running since {job.started_at}: wait, or cancel it"
-                    )
+                    raise JobRunning(f"job {job.id} runs since {job.started_at}: wait or cancel it")
             try:
-                job = self._begun(kind, command)
+                job = self._spawn(kind, command)
             except (OSError, RuntimeError) as error:
                 remedy = "free memory, processes or open files, and try again"
                 raise JobNotStarted(
@@ -122,7 +120,7 @@ class Jobs:
             ) from None
 
     def cancel(self, job_id: str) -> Job:
-        """Ask the job to end, and kill it when it does not. A job that has ended stays as it is.
+        """Ask the job to end, and kill it when it does not. A job that has ended does not change.
 
         Raises:
             JobUnknown.
@@ -137,31 +135,31 @@ class Jobs:
         return job
 
     def trouble(self, built_at: str = "") -> str | None:
-        """Which job failed, if the last one did; one that runs or was cancelled tells nothing.
+        """Names the last job that ended if it failed. Running and cancelled jobs do not count.
 
-        `built_at`: when the version that answers was built, ISO 8601 in UTC. One that was built
-        after the failure, by whomever, is its cure.
+        `built_at`: when the live version was built, ISO 8601 in UTC. A version that was built after
+        the failure cures it.
         """
         with self._lock:
             jobs = list(self._jobs.values())
         for job in reversed(jobs):
             if job.status == "succeeded" or (job.finished_at and job.finished_at < built_at):
                 break
-            if job.status == "failed":  # no word of its log: who asks may be no administrator
+            if job.status == "failed":  # without its log: the caller may be no administrator
                 code = job.exit_code
                 return f"{job.kind} job {job.id} failed with exit code {code}, {job.finished_at}"
         return None
 
     def stop(self) -> None:
-        """End what runs: a build resumes where it was stopped."""
+        """End the running job. A stopped build resumes at the next start."""
         for job in list(self._jobs.values()):
             self.cancel(job.id)
 
-    def _begun(self, kind: Kind, command: Sequence[str]) -> Job:
+    def _spawn(self, kind: Kind, command: Sequence[str]) -> Job:
         job = Job(kind, _process(command))
         try:
             threading.Thread(target=self._follow, args=(job,), name="job", daemon=True).start()
-        except RuntimeError:  # the system has no thread for it, and nobody would know of its end
+        except RuntimeError:  # no thread to read its output: its end would go unseen
             _signal(job, signal.SIGKILL)
             job.process.communicate()
             raise
@@ -195,7 +193,7 @@ def _process(command: Sequence[str]) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "SKYFIX_ADMIN_TOKEN": ""},  # a job has no use for it
+        env={**os.environ, "SKYFIX_ADMIN_TOKEN": ""},  # a job does not need it
         start_new_session=True,
     )
     with contextlib.suppress(OSError):  # gone already

@@ -79,8 +79,8 @@ class LiveLocalizer:
     def follow(self) -> None:
         """Look at CURRENT once; see `LiveIndex.follow`.
 
-        An index of other weights goes live with its weights, warmed up, or not at all: the log then
-        says why, the old pair stays, and the version is tried again later.
+        An index of other weights goes live with its weights, warmed up, or not at all. Then the old
+        pair stays, the log says why, and a later look tries again.
         """
         with self._changing:
             name = self.index.follow()
@@ -90,7 +90,7 @@ class LiveLocalizer:
                 fresh, index = self._open(name)
                 fresh.live.swap(index)
                 self._go_live(fresh, name)
-            except Exception as error:  # of any kind: the old pair stays
+            except Exception as error:  # any error: the old pair stays
                 self.index.refuse(error)
 
     def activate(self, name: str) -> VersionReport:
@@ -151,7 +151,7 @@ class LiveLocalizer:
         while not self._stopping.wait(self._follow_every_s):
             try:
                 self.follow()
-            except Exception:  # of any kind: the old pair still answers
+            except Exception:  # any error: the old pair still answers
                 logger.exception("following CURRENT failed")
 
 

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one application, in a registry of its own."""
+"""Prometheus metrics of one application, in its own registry."""
 
 from __future__ import annotations
 
@@ -18,64 +18,69 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """What is counted; `page` is what GET /metrics answers."""
+    """Counters and gauges; GET /metrics answers `page`."""
 
     def __init__(self) -> None:
-        own = self.registry = CollectorRegistry()
+        registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            "skyfix_requests", "Answers", ["method", "route", "status"], registry=own
+            "skyfix_requests", "Answers", ["method", "route", "status"], registry=registry
         )
         self.seconds = Histogram(
             "skyfix_request_seconds",
-            "From the request's head to the end of its answer",
+            "Seconds from a request's head to the end of its answer",
             ["route"],
             buckets=_SECONDS,
-            registry=own,
+            registry=registry,
         )
         self.stages = Histogram(
             "skyfix_stage_seconds",
-            "Stages of locating; encode and search are of whole batches",
+            "Seconds of the stages of locating; encode and search count whole batches",
             ["stage"],
             buckets=_SECONDS,
-            registry=own,
+            registry=registry,
         )
         self.batches = Histogram(
-            "skyfix_batch_panoramas", "Panoramas encoded together", buckets=_SIZES, registry=own
+            "skyfix_batch_panoramas",
+            "Panoramas encoded together",
+            buckets=_SIZES,
+            registry=registry,
         )
         self.problems = Counter(
-            "skyfix_problems", "Requests refused or failed, by type", ["type"], registry=own
+            "skyfix_problems", "Requests refused or failed, by type", ["type"], registry=registry
         )
-        self.ready = Gauge("skyfix_ready", "1 when the last canary was answered", registry=own)
+        self.ready = Gauge("skyfix_ready", "1 when the last canary was answered", registry=registry)
         self.canary = Gauge(
-            "skyfix_canary_timestamp_seconds", "When the last canary ran", registry=own
+            "skyfix_canary_timestamp_seconds", "When the last canary ran", registry=registry
         )
-        self.jobs = Counter("skyfix_jobs", "Jobs that ended", ["kind", "status"], registry=own)
+        self.jobs = Counter("skyfix_jobs", "Jobs that ended", ["kind", "status"], registry=registry)
         for status in ("succeeded", "failed", "cancelled"):
-            self.jobs.labels("rebuild", status)  # from 0 on: an alert sees the first one too
-        self.running = Gauge("skyfix_jobs_running", "Jobs running now", registry=own)
+            self.jobs.labels(
+                "rebuild", status
+            )  # counted from 0, so that an alert sees the first job
+        self.running = Gauge("skyfix_jobs_running", "Jobs running now", registry=registry)
 
     def page(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
 
     def observe_stages(self, timings_ms: Mapping[str, float]) -> None:
-        """Milliseconds by stage of one fix."""
+        """Count the stages of one fix, in milliseconds."""
         for stage, milliseconds in timings_ms.items():
             self.stages.labels(stage).observe(milliseconds / 1000.0)
 
     def observe_canary(self, *, answered: bool) -> None:
-        """The canary's last state."""
+        """Set readiness by the last canary."""
         self.ready.set(answered)
         self.canary.set(time.time())
 
     def observe_job(self, kind: str, status: str) -> None:
-        """A job has started ("running") or ended (anything else)."""
+        """Count a job that has started ("running") or ended (any other status)."""
         self.running.set(status == "running")
         if status != "running":
             self.jobs.labels(kind, status).inc()
 
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
-        """Also report `value()` as it is whenever the page is asked for."""
+        """Also report `value()`, as it is when the page is read."""
         Gauge(name, help_text, registry=self.registry).set_function(value)
 
     def watch_index(self, live: LiveLocalizer) -> None:
@@ -84,22 +89,22 @@ class Metrics:
 
 
 class _LiveVersion(Collector):
-    """The version that answers: its name, when it was built, how many tiles it has; whether it and
-    its weights will also answer after a restart."""
+    """Name, age and tiles of the live version, and whether a restart would find it and its
+    weights."""
 
     def __init__(self, live: LiveLocalizer) -> None:
         self._live = live
 
     def collect(self) -> Iterator[Metric]:
-        """No date and no tiles while no version is usable."""
+        """Yields no date and no tiles while no version answers."""
         yield GaugeMetricFamily(
             "skyfix_index_behind",
-            "1 while what CURRENT names is not used and an older version answers",
+            "1 while an older version answers than CURRENT names",
             float(self._live.trouble() is not None),
         )
         yield GaugeMetricFamily(
             "skyfix_weights_lost",
-            "1 while the weights that answer are no longer in their file",
+            "1 while the file of the live weights does not hold them",
             float(self._live.weights_trouble() is not None),
         )
         info = GaugeMetricFamily(
@@ -115,6 +120,6 @@ class _LiveVersion(Collector):
         yield info
         built = datetime.fromisoformat(manifest.built_at).timestamp()
         yield GaugeMetricFamily(
-            "skyfix_index_built_timestamp_seconds", "Of the live version", built
+            "skyfix_index_built_timestamp_seconds", "When the live version was built", built
         )
-        yield GaugeMetricFamily("skyfix_index_tiles", "Of the live version", manifest.count)
+        yield GaugeMetricFamily("skyfix_index_tiles", "Tiles of the live version", manifest.count)

@@ -22,15 +22,15 @@ from service.runtime.live_localizer import LiveLocalizer, Prepared, answer
 from service.runtime.metrics import Metrics
 from service.settings import Settings
 
-DECODER_NICENESS = 5  # of 0 to 19
+DECODER_NICENESS = 5  # from 0 to 19
 
 
 class CanaryError(SkyfixError):
-    """The service answers, but not sensibly."""
+    """The service answers, but finds no match for the canary."""
 
 
 class Pipeline:
-    """Decodes in a small thread pool, answers in the threads that share the model.
+    """Decodes in a small thread pool, then encodes and searches in the model's threads.
 
     A cancelled or expired request never reaches the encoder.
     """
@@ -46,11 +46,10 @@ class Pipeline:
             settings.max_stretch,
         )
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode", _give_way)
-        # The canary comes on top of the admitted panoramas, hence one more entry.
         self._batcher: Batcher[Prepared, Fix] = Batcher(
             answer,
             max_batch=settings.max_batch,
-            max_waiting=settings.max_in_flight + 1,
+            max_waiting=settings.max_in_flight + 1,  # the canary is not admitted
             at_once=live.localizer.encoder.at_once,
             on_batch=metrics.batches.observe,
         )
@@ -72,7 +71,7 @@ class Pipeline:
         """See `Localizer.locate`.
 
         Raises:
-            DeadlineExceededError: not answered in time. ModelStoppedError: nobody will answer.
+            DeadlineExceededError: not answered in time. ModelStoppedError: no thread will answer.
         """
         deadline = time.monotonic() + self._deadline_s
         async with awaited("answer", self._deadline_s):
@@ -82,10 +81,10 @@ class Pipeline:
         return fix
 
     async def canary(self) -> Fix:
-        """Locate the made-up panorama; callers at the same time share one answer.
+        """Locate the made-up panorama. Callers at the same time share an answer.
 
         Raises:
-            CanaryError: the answer is not one. Else like `locate`.
+            CanaryError: no match was found. Else see `locate`.
         """
         if self._canary is None or self._canary.done():
             self._canary = asyncio.create_task(self._locate_canary())
@@ -109,12 +108,12 @@ class Pipeline:
         def prepare() -> Query:
             return localizer.prepare(upload.pop(), hints, top_k, explain)
 
-        run = contextvars.copy_context().run  # the log's lines bear the request's id
+        run = contextvars.copy_context().run  # log lines get the request's id
         loop = asyncio.get_running_loop()
         try:
             return localizer, await loop.run_in_executor(self._decoders, run, prepare)
         finally:
-            upload.clear()  # cancelled work stays queued until a decoder is free: not its bytes
+            upload.clear()  # cancelled work stays queued until a decoder is free, without its bytes
 
     async def stop(self) -> None:
         """Answer what waits, then end the threads."""
@@ -123,7 +122,7 @@ class Pipeline:
 
 
 def _give_way() -> None:
-    """Let the event loop and the encoder come first: they finish what decoding has begun, and a
-    refusal is to be quick while large uploads are decoded. On Linux priorities are a thread's."""
+    """Let the event loop and the encoder come first: they finish requests, and refuse quickly while
+    large uploads are decoded. On Linux each thread has its own priority."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), DECODER_NICENESS)

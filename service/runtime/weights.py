@@ -25,7 +25,7 @@ class WeightsUnusable(SkyfixError):
 
 
 def whole_file(folder: Path, name: str) -> Path:
-    """The weights file of this name in a folder, once it is seen that it can be used.
+    """The weights file of this name in a folder, after checking that it can be used.
 
     Raises:
         WeightsUnknown, WeightsUnusable: naming the files that are there.
@@ -48,7 +48,7 @@ def whole_file(folder: Path, name: str) -> Path:
 
 
 def fingerprint_of(path: Path) -> str:
-    """The fingerprint of the weights in a file, all of which is read.
+    """The fingerprint of the weights in a file. Reads the whole file.
 
     Raises:
         CheckpointError: the file is no whole checkpoint.
@@ -118,6 +118,6 @@ class WeightsFile:
             found = fingerprint_of(self.path)
         except SkyfixError as error:
             return str(error)
-        except Exception as error:  # of any kind: the next look may succeed
+        except Exception as error:  # any error: the next look may succeed
             return f"{self.path}: {error!r}"
         return None if found == self.fingerprint else f"{self.path} holds weights {found[:12]}"
