@@ -32,8 +32,9 @@ from benchmarks.region import SIZES, add_source, panorama
 from benchmarks.servers import PATIENT, cpu_s, forget_peak, free_port, peak_mib, running, serve
 from benchmarks.table import heading, row
 from model.encoder import Encoder
+from model.images import Rgb, open_image
 from model.malloc import keep_freed_memory
-from model.panorama import PanoramaGeometry
+from model.panorama import Panorama
 from service.build import build
 from service.cli.wiring import open_encoder
 from service.settings import Settings
@@ -68,11 +69,14 @@ def encoder_alone(encoder: Encoder, seconds: float) -> float:
 def bare_loop(encoder: Encoder, upload: bytes, seconds: float) -> float:
     """Images a second of the shortest program: decode a batch in threads, encode the batch, again.
     No HTTP, no search."""
-    geometry = PanoramaGeometry()
+
+    def read(upload: bytes) -> Rgb:
+        return encoder.read_street(Panorama(open_image(upload)))
+
     with ThreadPoolExecutor(Settings().decode_threads) as decoders:
 
         def batch() -> None:
-            reading = [decoders.submit(encoder.read_street, upload, geometry) for _ in range(BATCH)]
+            reading = [decoders.submit(read, upload) for _ in range(BATCH)]
             encoder.encode_strips([strip.result() for strip in reading], [0.5] * BATCH)
 
         return per_second(batch, seconds)

@@ -25,7 +25,7 @@ from model.checkpoint import Checkpoint
 from model.compiled import CompiledNetwork, CompileError
 from model.images import Rgb
 from model.network import SiameseNetwork
-from model.panorama import PanoramaGeometry
+from model.panorama import Panorama, PanoramaGeometry
 from model.parallel import Lanes
 from model.precision import EXACT, MIN_COSINE, Way, fast_ways, fastest_runs
 from model.preprocessing import to_pixels, to_tensor
@@ -142,9 +142,9 @@ class Encoder:
         streets = self.encode_strips(strips, [0.5] * len(strips))
         return np.concatenate([streets, self.encode_aerials(strips)])
 
-    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
-        """Encoded panorama to strip; see `Preprocessing.read_strip`."""
-        return self.config.preprocessing.read_strip(data, geometry)
+    def read_street(self, panorama: Panorama) -> Rgb:
+        """Decode a panorama to its strip; see `Preprocessing.read_strip`."""
+        return self.config.preprocessing.read_strip(panorama)
 
     def prepare_street(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
         """uint8 (H, W, 3) panorama to the uint8 strip that the street branch starts from.

@@ -1,5 +1,4 @@
-"""The one base error. Each cause has its own subclass, in the module that detects it; here stands
-the one that several detect."""
+"""The base error, and the errors that several modules raise. Other errors stand in their module."""
 
 from __future__ import annotations
 
@@ -30,9 +29,13 @@ def public_reason(error: BaseException) -> str:
     return f"{type(error).__name__}, see the service's log"
 
 
+class ImageError(SkyfixError):
+    """The bytes are not an image that can be used."""
+
+
 class PretrainedError(SkyfixError):
-    """ImageNet weights were asked for and cannot be had."""
+    """ImageNet weights were asked for and are not available."""
 
 
-# What its messages propose instead of ImageNet weights.
+# What messages of PretrainedError propose instead of ImageNet weights.
 RANDOM = "--set pretrained=false --set frozen_maps=0"

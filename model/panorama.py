@@ -5,33 +5,20 @@ Knows nothing of the network. Numpy and Pillow only, so any thread may call it.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from model.errors import SkyfixError
-from model.images import (
-    MAX_METADATA_BYTES,
-    Rgb,
-    filled,
-    open_image,
-    read_exif,
-    upright_size,
-    without_warnings,
-)
-
-log = logging.getLogger(__name__)
+from model.images import OpenedImage, Rgb, filled
 
 MIN_VERTICAL_FOV_DEG = 10.0
 ASPECT_TOLERANCE = 0.03  # a resized file may round its sides
-
-_GPS_IFD = 0x8825
-_GPS_DIRECTION_REF, _GPS_DIRECTION = 16, 17
 
 
 class GeometryError(SkyfixError):
@@ -118,6 +105,32 @@ class PanoramaGeometry:
         return Band(fov * self.horizon, -fov * (1.0 - self.horizon))
 
 
+@dataclass(frozen=True)
+class Panorama:
+    """An upload, opened once: the image file and what it covers of the sphere.
+
+    Attributes:
+        heading_deg: heading of the centre column, 0 to 360; None when unknown. `geometry.north`
+            states the same as a fraction of the image's width.
+        sources: for `heading_deg` and each value of the extent, who states it: "given", "GPano",
+            "EXIF", "EXIF (magnetic)", "assumed" or "unknown".
+    """
+
+    image: OpenedImage
+    geometry: PanoramaGeometry = PanoramaGeometry()
+    heading_deg: float | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def extent(self) -> Band:
+        """Elevations of the top and bottom edge.
+
+        Raises:
+            GeometryError: no panorama can have these proportions.
+        """
+        return self.geometry.extent(*self.image.size)
+
+
 def _in_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise GeometryError(f"{name} is {value:g}; it must be {low:g} to {high:g}")
@@ -134,10 +147,10 @@ def cut_band(
 
     Args:
         image: uint8 (H, W, 3).
-        geometry: what the image covers; `north` is not used.
-        band: elevations kept; None keeps the whole height of the image, whatever it is.
+        geometry: the part of the sphere that the image covers; `north` is not used.
+        band: elevations kept; None keeps the whole height of the image.
         size: (height, width) of the result.
-        fill: RGB where the image has nothing: missing elevations or headings.
+        fill: RGB of the elevations and headings that the image lacks.
 
     Returns:
         uint8 (height, width, 3), area-averaged where it shrinks. Missing rows and columns begin
@@ -174,172 +187,3 @@ def cut_band(
     strip = filled(height, width, fill)
     strip[top:bottom, left:right] = np.asarray(part)
     return strip
-
-
-@dataclass(frozen=True)
-class GeometryReading:
-    """A geometry and, for each of its fields, where the value came from.
-
-    Sources are "given", "GPano", "EXIF", "EXIF (magnetic)" or "assumed".
-    """
-
-    geometry: PanoramaGeometry
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-
-_EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
-
-
-def read_geometry(data: bytes, given: Collection[str] = ()) -> GeometryReading:
-    """Read GPano XMP, then EXIF's image direction; what nothing states is assumed.
-
-    Unstated north stays None. A GPano crop whose proportions are not the image's (the file was
-    cut after it was written) is ignored, and the log says so.
-
-    given: fields of PanoramaGeometry that the caller knows better. What only they need is not read,
-        so that it cannot be wrong; their values here mean nothing.
-
-    Raises:
-        ImageError: not an image.
-        GeometryError: GPano states another projection than equirectangular, or nonsense.
-    """
-    image = open_image(data)
-    gpano = {} if {*_EXTENT, "north"} <= set(given) else _gpano(image)
-    crop = _gpano_crop(gpano, image)
-    sources = dict.fromkeys(_EXTENT, "GPano")
-    if crop is None:
-        crop = _Crop(0.5, None, 360.0, 0.0)
-        sources = dict.fromkeys(sources, "assumed")
-    heading, sources["north"] = (None, "assumed") if "north" in given else _heading(gpano, image)
-    north = None
-    if heading is not None:
-        # GPano's heading is that of the full sphere's centre, not of the crop's.
-        north = PanoramaGeometry.north_of(heading + crop.centre_deg, crop.horizontal_fov_deg)
-    geometry = PanoramaGeometry(north, crop.horizon, crop.vertical_fov_deg, crop.horizontal_fov_deg)
-    return GeometryReading(geometry, sources)
-
-
-class _Crop(NamedTuple):
-    horizon: float
-    vertical_fov_deg: float | None
-    horizontal_fov_deg: float
-    centre_deg: float  # heading of the crop's centre relative to the full sphere's
-
-
-_CORRECT = f"correct it, or give heading_deg, {', '.join(_EXTENT)}: it is not read then"
-
-
-def _gpano(image: Image.Image) -> dict[str, str]:
-    """GPano's fields, without namespace; empty when there are none."""
-    size = len(image.info.get("xmp", b""))
-    if size > MAX_METADATA_BYTES:
-        log.warning("the XMP metadata has %d bytes, too many, and is ignored", size)
-        return {}
-    try:
-        tree = image.getxmp()
-    except Exception as error:  # ParseError, EntitiesForbidden, whatever hostile XMP provokes
-        log.warning("the XMP metadata cannot be parsed and is ignored: %s", error)
-        return {}
-    known = {key: value for key, value in _leaves(tree) if key in _GPANO_FIELDS}
-    projection = known.get("ProjectionType", "equirectangular")
-    if projection.lower() != "equirectangular":
-        raise GeometryError(
-            f"GPano states ProjectionType {projection[:40]!r}; only equirectangular is understood: "
-            f"project the image again. If GPano is wrong, {_CORRECT}"
-        )
-    return known
-
-
-_GPANO_FIELDS = {
-    "ProjectionType",
-    "PoseHeadingDegrees",
-    "FullPanoWidthPixels",
-    "FullPanoHeightPixels",
-    "CroppedAreaImageWidthPixels",
-    "CroppedAreaImageHeightPixels",
-    "CroppedAreaLeftPixels",
-    "CroppedAreaTopPixels",
-}
-
-
-def _leaves(tree: object) -> Iterator[tuple[str, str]]:
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                if isinstance(value, str):
-                    yield key, value.strip()
-                else:
-                    stack.append(value)
-
-
-def _number(
-    fields: Mapping[str, str], name: str, low: float, high: float, fix: str
-) -> float | None:
-    text = fields.get(name)
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise GeometryError(
-            f"GPano states {name} {text[:40]!r}; expected {low:g} to {high:g}: {fix}"
-        )
-    return value
-
-
-def _gpano_crop(gpano: Mapping[str, str], image: Image.Image) -> _Crop | None:
-    def pixels(name: str, low: float) -> float | None:
-        return _number(gpano, name, low, 1e6, _CORRECT)
-
-    full_width = pixels("FullPanoWidthPixels", 1.0)
-    full_height = pixels("FullPanoHeightPixels", 1.0)
-    if full_width is None or full_height is None:
-        return None
-    width = pixels("CroppedAreaImageWidthPixels", 1.0) or full_width
-    height = pixels("CroppedAreaImageHeightPixels", 1.0) or full_height
-    left = pixels("CroppedAreaLeftPixels", 0.0) or 0.0
-    top = pixels("CroppedAreaTopPixels", 0.0) or 0.0
-    if left + width > full_width * 1.001 or top + height > full_height * 1.001:
-        raise GeometryError(
-            f"GPano states a crop of {width:g}x{height:g} at ({left:g}, {top:g}) outside its full "
-            f"panorama of {full_width:g}x{full_height:g}: {_CORRECT}"
-        )
-    rows, columns = upright_size(image)
-    if abs(width / height / (columns / rows) - 1.0) > ASPECT_TOLERANCE:
-        log.warning(
-            "GPano states a crop of %gx%g but the image is %dx%d: its crop is ignored",
-            *(width, height, columns, rows),
-        )
-        return None
-    return _Crop(
-        horizon=(full_height / 2.0 - top) / height,
-        vertical_fov_deg=180.0 * height / full_height,
-        horizontal_fov_deg=min(360.0, 360.0 * width / full_width),
-        centre_deg=((left + width / 2.0) / full_width - 0.5) * 360.0,
-    )
-
-
-def _heading(gpano: Mapping[str, str], image: Image.Image) -> tuple[float | None, str]:
-    heading = _number(gpano, "PoseHeadingDegrees", -360.0, 720.0, "correct it, or give heading_deg")
-    if heading is not None:
-        return heading, "GPano"
-    try:
-        with without_warnings():
-            gps: Mapping[int, Any] = read_exif(image).get_ifd(_GPS_IFD)
-        direction = float(gps[_GPS_DIRECTION])
-    except KeyError:
-        return None, "assumed"
-    except Exception as error:  # damaged EXIF raises whatever its parser meets
-        log.warning("the EXIF direction cannot be read and is ignored: %s", error)
-        return None, "assumed"
-    if not 0.0 <= direction <= 360.0:
-        log.warning("the EXIF direction %g is not 0 to 360 and is ignored", direction)
-        return None, "assumed"
-    magnetic = gps.get(_GPS_DIRECTION_REF) == "M"
-    return direction, "EXIF (magnetic)" if magnetic else "EXIF"

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from model.images import Rgb, decode_image, image_size
-from model.panorama import Band, GeometryError, PanoramaGeometry, cut_band
+from model.images import Rgb
+from model.panorama import Band, GeometryError, Panorama, PanoramaGeometry, cut_band
 from model.polar import North, ground_plane_projection, inverse_polar_transform
 
 Projection = Literal["polar", "ground", "none"]
@@ -63,15 +63,15 @@ class Preprocessing:
         red, green, blue = (round(255.0 * value) for value in self.mean)
         return red, green, blue
 
-    def sufficient_size(self, geometry: PanoramaGeometry, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) beyond which a panorama of `size` gains the strip nothing.
+    def sufficient_size(self, panorama: Panorama) -> tuple[int, int]:
+        """(height, width) of the panorama beyond which the strip gains nothing.
 
         Raises:
-            GeometryError: the geometry is impossible for this size.
+            GeometryError: the geometry is impossible for this image.
         """
-        extent = geometry.extent(*size)
+        extent = panorama.extent
         rows, columns = self.strip_size
-        columns = math.ceil(columns * geometry.horizontal_fov_deg / 360.0)
+        columns = math.ceil(columns * panorama.geometry.horizontal_fov_deg / 360.0)
         if self.band is not None:
             share = (extent.top_deg - extent.bottom_deg) / (
                 self.band.top_deg - self.band.bottom_deg
@@ -79,26 +79,30 @@ class Preprocessing:
             rows = math.ceil(rows * share)
         return rows, columns
 
-    def read_strip(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
-        """Encoded panorama to its strip, decoding no more pixels than the strip can use.
+    def read_strip(self, panorama: Panorama) -> Rgb:
+        """Decode a panorama to its strip, and no more pixels than the strip can use.
 
         Raises:
-            ImageError: not a readable image. GeometryError: impossible for this image.
+            ImageError: damaged pixels. GeometryError: impossible for this image.
         """
-        size = image_size(data)
-        enough, rows = self.sufficient_size(geometry, size), self._rows_used(geometry, size)
-        return self.strip(decode_image(data, min_size=enough, rows=rows), geometry)
+        image = panorama.image.decode(
+            min_size=self.sufficient_size(panorama), rows=self._rows_used(panorama)
+        )
+        return self.strip(image, panorama.geometry)
 
-    def _rows_used(self, geometry: PanoramaGeometry, size: tuple[int, int]) -> int:
-        """Of a panorama of `size`, from the top: down to the band's end and two of the strip's rows
-        below it, into which averaging reaches."""
+    def _rows_used(self, panorama: Panorama) -> int:
+        """How many of the panorama's rows the strip uses, from the top.
+
+        Averaging reaches into two of the strip's rows below the band.
+        """
+        height, _ = panorama.image.size
         if self.band is None:
-            return size[0]
-        extent = geometry.extent(*size)
+            return height
+        extent = panorama.extent
         row_deg = (self.band.top_deg - self.band.bottom_deg) / self.strip_size[0]
         used_deg = extent.top_deg - (self.band.bottom_deg - 2.0 * row_deg)
         share = used_deg / (extent.top_deg - extent.bottom_deg)
-        return math.ceil(min(max(share, 0.0), 1.0) * size[0])
+        return math.ceil(min(max(share, 0.0), 1.0) * height)
 
     def strip(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
         """uint8 (H, W, 3) panorama to uint8 (*strip_size, 3); see `panorama.cut_band`."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.images import Rgb, decode_image
-from model.panorama import GeometryError, PanoramaGeometry
+from model.images import Rgb
+from model.panorama import GeometryError, Panorama, PanoramaGeometry
 
 
 class FakeEncoder:
@@ -50,8 +50,8 @@ class FakeEncoder:
         strips = [self.prepare_street(i, g) for i, g in zip(images, geometries, strict=True)]
         return self.encode_strips(strips, [self._north(geometry) for geometry in geometries])
 
-    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
-        return self.prepare_street(decode_image(data), geometry)
+    def read_street(self, panorama: Panorama) -> Rgb:
+        return self.prepare_street(panorama.image.decode(), panorama.geometry)
 
     def prepare_street(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
         small = Image.fromarray(image).resize((64, 32), Image.Resampling.BOX)

@@ -15,7 +15,7 @@ from api_harness import application, publish, served
 from fakes import FakeEncoder, coloured_region, colours, encoded, panorama_of
 
 from model.images import Rgb
-from model.panorama import PanoramaGeometry
+from model.panorama import Panorama
 from service.build import build
 from service.index.catalogue import Catalogue
 from service.ingest import ingest
@@ -267,7 +267,7 @@ async def test_unknown_routes_and_methods_are_problems(client: httpx.AsyncClient
 
 async def test_a_failure_of_ours_tells_nothing(tmp_path: Path) -> None:
     class Broken(FakeEncoder):
-        def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
+        def read_street(self, panorama: Panorama) -> Rgb:
             raise RuntimeError("a secret of the inside")
 
     async with served(tmp_path, Broken()) as client:

@@ -16,7 +16,7 @@ from fakes import FakeEncoder, panorama_of
 from PIL import Image
 
 from model.images import Rgb
-from model.panorama import PanoramaGeometry
+from model.panorama import Panorama
 
 pytestmark = pytest.mark.anyio
 SETTINGS = {"max_files": 3, "max_in_flight": 4, "max_body_bytes": 200_000}
@@ -56,10 +56,10 @@ async def test_a_failure_of_ours_is_one_panorama_s_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(FakeEncoder):
-        def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
-            if data == panorama_of(1):
+        def read_street(self, panorama: Panorama) -> Rgb:
+            if panorama.image.data == panorama_of(1):
                 raise RuntimeError("a secret of the inside")
-            return super().read_street(data, geometry)
+            return super().read_street(panorama)
 
     publish(tmp_path, "town", range(12), Broken())
     async with served(tmp_path, Broken()) as client:

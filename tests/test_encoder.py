@@ -10,7 +10,8 @@ from PIL import Image
 
 from model.checkpoint import Checkpoint
 from model.encoder import BATCH, Encoder
-from model.panorama import GeometryError, PanoramaGeometry
+from model.images import open_image
+from model.panorama import GeometryError, Panorama, PanoramaGeometry
 from training.data.pairs import AerialView, Pair, read_arrays
 from training.evaluate.protocols import centred_tiles
 
@@ -89,7 +90,10 @@ def test_training_and_serving_describe_a_file_by_the_same_bits(encoder, tmp_path
         )
     arrays = read_arrays(pairs, CONFIG, offset_m=0.0)
     trained = encoder.encode_strips(list(arrays.strips), list(arrays.norths))
-    strips = [encoder.read_street(pair.street.read_bytes(), pair.geometry) for pair in pairs]
+    strips = [
+        encoder.read_street(Panorama(open_image(pair.street.read_bytes()), pair.geometry))
+        for pair in pairs
+    ]
     served = encoder.encode_strips(strips, [pair.geometry.strip_north for pair in pairs])
     assert (trained == served).all()
     tiles = [np.asarray(Image.open(pair.aerial.path)) for pair in pairs]
@@ -193,7 +197,9 @@ def test_preparing_needs_no_north(encoder):
     (image,) = panoramas(1)
     prepared = encoder.prepare_street(image, UNKNOWN)
     assert (prepared == encoder.prepare_street(image, PanoramaGeometry(0.2))).all()
-    assert (encoder.read_street(jpeg(image), UNKNOWN).astype(int) - prepared).mean() < 1
+    assert (
+        encoder.read_street(Panorama(open_image(jpeg(image)), UNKNOWN)).astype(int) - prepared
+    ).mean() < 1
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from image_samples import NOISE, RED, encoded, png_of_size, with_orientation
 from PIL import Image
 
-from model.images import ImageError, decode_image, image_size
+from model.images import ImageError, decode_image, open_image
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_exif_orientation_is_undone(orientation, form):
     data = with_orientation(np.ascontiguousarray(stored), orientation, form)
     image = decode_image(data)
     assert image.shape == upright.shape
-    assert image_size(data) == upright.shape[:2]
+    assert open_image(data).size == upright.shape[:2]
     assert (image[4:12, 4:20] > 200).all()
     assert (image[20:, :] < 60).all()
 

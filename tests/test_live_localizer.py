@@ -15,7 +15,7 @@ from fakes import FakeEncoder, panorama_of
 from numpy.typing import NDArray
 
 from model.images import Rgb
-from model.panorama import PanoramaGeometry
+from model.panorama import Panorama
 from service.api.app import create_app
 from service.index.catalogue import Catalogue
 from service.index.live import LiveIndex
@@ -248,9 +248,9 @@ class SlowEncoder(FakeEncoder):
         super().__init__({OLD: 32, NEW: 40}[fingerprint], fingerprint)
         self._order = {OLD: 1, NEW: -1}[fingerprint]
 
-    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Rgb:
+    def read_street(self, panorama: Panorama) -> Rgb:
         time.sleep(0.005)
-        return super().read_street(data, geometry)[:: self._order]
+        return super().read_street(panorama)[:: self._order]
 
     def encode_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> NDArray[np.float32]:
         time.sleep(0.02)

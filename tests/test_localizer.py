@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.geo import Bounds, LatLon, bounds_around, distance_m, offset
-from model.images import ImageError, decode_image
-from model.panorama import GeometryError, PanoramaGeometry
+from model.images import ImageError, decode_image, open_image
+from model.panorama import GeometryError, Panorama
 from service.index.stored_calibration import Calibration
 from service.locate.hints import HintError, Hints
 from service.locate.localizer import Localizer
@@ -35,8 +35,8 @@ class TurningEncoder:
     def __init__(self) -> None:
         self.encoded: list[int] = []
 
-    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> NDArray[np.uint8]:
-        small = Image.fromarray(decode_image(data)).resize((COLUMNS, 8), Image.Resampling.BOX)
+    def read_street(self, panorama: Panorama) -> NDArray[np.uint8]:
+        small = Image.fromarray(panorama.image.decode()).resize((COLUMNS, 8), Image.Resampling.BOX)
         return np.asarray(small)
 
     def encode_strips(
@@ -107,7 +107,7 @@ def encoder() -> TurningEncoder:
 @pytest.fixture
 def tiles(encoder: TurningEncoder) -> ListedTiles:
     """Tile i is what panorama(i) looks like with north in its centre column."""
-    strips = [encoder.read_street(panorama(seed), PanoramaGeometry()) for seed in range(20)]
+    strips = [encoder.read_street(Panorama(open_image(panorama(seed)))) for seed in range(20)]
     return ListedTiles(encoder.encode_strips(strips, [0.5] * 20))
 
 
@@ -160,7 +160,7 @@ def test_a_heading_between_the_rolls_is_found(north: float) -> None:
 def test_rolls_keep_each_tile_once_at_its_best(
     localizer: Localizer, encoder: TurningEncoder, tiles: ListedTiles
 ) -> None:
-    strip = encoder.read_street(panorama(42), PanoramaGeometry())
+    strip = encoder.read_street(Panorama(open_image(panorama(42))))
     rolled = encoder.encode_strips([strip] * 16, [roll / 16 for roll in range(16)])
     squared = ((rolled[:, None] - tiles.vectors[None]) ** 2).sum(-1).min(axis=0)
     fix = localizer.locate(panorama(42), top_k=20)

@@ -14,7 +14,7 @@ from api_harness import publish, served
 from fakes import FakeEncoder, panorama_of
 from fastapi import FastAPI
 
-from model.panorama import PanoramaGeometry
+from model.panorama import Panorama
 from service.cli.logs import JsonFormatter
 from service.locate.hints import Hints
 from service.locate.localizer import Descriptors, Strip
@@ -35,11 +35,11 @@ class HeldEncoder(FakeEncoder):
         self.go.set()
         self.decode.set()
 
-    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Strip:
+    def read_street(self, panorama: Panorama) -> Strip:
         self.decoding.set()
         assert self.decode.wait(10.0)
         logging.getLogger("decoder").info("decoded")
-        return super().read_street(data, geometry)
+        return super().read_street(panorama)
 
     def encode_strips(self, strips: Sequence[Strip], norths: Sequence[float]) -> Descriptors:
         self.begun.append(len(strips))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model.images import decode_image
-from model.panorama import Band, GeometryError, PanoramaGeometry
+from model.images import decode_image, open_image
+from model.panorama import Band, GeometryError, Panorama, PanoramaGeometry
 from model.polar import inverse_polar_transform
 from model.preprocessing import DEFAULT_BAND, Preprocessing, to_tensor
 
@@ -71,10 +71,11 @@ def test_a_jpeg_decoded_at_the_sufficient_size_gives_the_same_strip(geometry, ba
     preprocessing = Preprocessing(band=band)
     buffer = io.BytesIO()
     Image.fromarray(smooth(2048, 4096)).save(buffer, "JPEG", quality=95)
-    least = preprocessing.sufficient_size(geometry, (2048, 4096))
+    panorama = Panorama(open_image(buffer.getvalue()), geometry)
+    least = preprocessing.sufficient_size(panorama)
     reduced = decode_image(buffer.getvalue(), min_size=least)
     assert reduced.shape[1] < 4096
-    strip = preprocessing.read_strip(buffer.getvalue(), geometry).astype(int)
+    strip = preprocessing.read_strip(panorama).astype(int)
     whole = preprocessing.strip(decode_image(buffer.getvalue()), geometry)
     assert np.abs(strip - whole).max() <= 3
     rows = reduced.shape[0] if band is None else reduced.shape[0] / 180 * (band[0] - band[1])
@@ -90,9 +91,10 @@ def test_a_strip_is_the_same_whether_or_not_the_rows_below_it_are_decoded(size, 
     buffer = io.BytesIO()
     Image.fromarray(noise(size[1], size[0], 3)).save(buffer, "JPEG")
     for geometry in (PanoramaGeometry(), PanoramaGeometry(horizon=0.3, vertical_fov_deg=150.0)):
-        least = preprocessing.sufficient_size(geometry, size[::-1])
+        panorama = Panorama(open_image(buffer.getvalue()), geometry)
+        least = preprocessing.sufficient_size(panorama)
         expected = preprocessing.strip(decode_image(buffer.getvalue(), min_size=least), geometry)
-        assert (preprocessing.read_strip(buffer.getvalue(), geometry) == expected).all()
+        assert (preprocessing.read_strip(panorama) == expected).all()
 
 
 def test_a_panorama_that_lies_on_its_side_in_the_file_is_read_upright():
@@ -101,5 +103,5 @@ def test_a_panorama_that_lies_on_its_side_in_the_file_is_read_upright():
     exif[0x0112] = 6
     buffer = io.BytesIO()
     Image.fromarray(np.rot90(upright, 1)).save(buffer, "PNG", exif=exif.tobytes())
-    strip = Preprocessing().read_strip(buffer.getvalue(), PanoramaGeometry())
+    strip = Preprocessing().read_strip(Panorama(open_image(buffer.getvalue())))
     assert (strip == Preprocessing().strip(upright, PanoramaGeometry())).all()

@@ -7,7 +7,7 @@ from PIL import Image
 from torch.nn.functional import avg_pool2d
 
 from model.encoder import Encoder
-from model.panorama import read_geometry
+from model.panorama_metadata import read_panorama
 from model.preprocessing import to_tensor
 from training.data.datasets import load
 from training.data.pairs import read_arrays
@@ -45,7 +45,7 @@ def test_twelve_real_pairs_are_learnt_by_heart(real, tmp_path):
 
 def test_real_files_state_no_geometry_and_are_not_guessed_at(real):
     for path in sorted((real / "cvusa" / "streetview" / "panos").iterdir()):
-        assert read_geometry(path.read_bytes()).geometry.north is None
+        assert read_panorama(path.read_bytes()).geometry.north is None
 
 
 def test_real_strips_and_chips_have_the_stated_sizes(real):

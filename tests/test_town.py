@@ -11,7 +11,7 @@ import rasterio
 from PIL import Image
 from rasterio.warp import transform
 
-from model.panorama import read_geometry
+from model.panorama_metadata import read_panorama
 from training.town import (
     Day,
     Pose,
@@ -201,7 +201,7 @@ def test_the_raster_is_georeferenced_and_holds_every_pose(folder: Path, town: To
 def test_a_panorama_states_its_heading_and_never_its_place(folder: Path, town: Town) -> None:
     pose = sample_poses(town, 3, SMALL.seed)[1]
     data = (folder / "panoramas" / f"{pose.id}.jpg").read_bytes()
-    north = read_geometry(data).geometry.north
+    north = read_panorama(data).geometry.north
     assert north == pytest.approx((0.5 - pose.heading_deg / 360) % 1, abs=1e-4)
     image = Image.open(io.BytesIO(data))
     assert image.size == (128, 64)

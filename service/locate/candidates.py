@@ -20,24 +20,30 @@ Mask = NDArray[np.bool_]
 
 
 class Search(NamedTuple):
-    """One panorama's: the norths tried, a descriptor each; how many tiles; which rows may be.
+    """One panorama's search.
 
-    Several norths are evenly spaced over the turn, from 0.
+    headings_deg: headings of the centre column that are tried, with a descriptor each. Several
+        headings are those of norths evenly spaced over the turn, from 0.
+    depth: how many tiles to find.
+    allowed: rows that may be found; None: all.
     """
 
-    norths: Sequence[float]
+    headings_deg: Sequence[float]
     depth: int
     allowed: Mask | None
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The nearest rows of one panorama, best first, each once, and where north lies by each: the
-    one tried, or where the rolls tried have their peak."""
+    """The nearest rows of one panorama, best first, each once.
+
+    headings_deg: heading of the centre column by each row: the one that was tried, or the peak
+        between the rolls that were tried.
+    """
 
     rows: list[int]
     distances: list[float]
-    norths: list[float]
+    headings_deg: list[float]
 
 
 def allowed_rows(index: TileIndex, hints: Hints) -> Mask | None:
@@ -56,9 +62,9 @@ def find_candidates(
     """One search for all unrestricted panoramas together, one for each restricted one.
 
     Args:
-        vectors: (sum of norths tried, D) descriptors, in the order of the searches.
+        vectors: (sum of headings tried, D) descriptors, in the order of the searches.
     """
-    ends = np.cumsum([len(search.norths) for search in searches])
+    ends = np.cumsum([len(search.headings_deg) for search in searches])
     blocks = np.split(np.arange(len(vectors)), ends[:-1])
     free = [number for number, search in enumerate(searches) if search.allowed is None]
     groups = [[n] for n, search in enumerate(searches) if search.allowed is not None]
@@ -100,8 +106,14 @@ def _best_per_tile(
     _, first = np.unique(flat_rows, return_index=True)
     kept = order[np.sort(first)[: search.depth]]
     nearest = rows.reshape(-1)[kept]
-    norths = list(search.norths) * len(nearest)
-    if len(search.norths) > 1:
+    headings = list(search.headings_deg) * len(nearest)
+    if len(search.headings_deg) > 1:
         squared = -2.0 * tiles[nearest] @ rolls.T  # of unit vectors: all but a constant
-        norths = between_rolls(squared, kept // max(rows.shape[1], 1)).tolist()
-    return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), norths)
+        norths = between_rolls(squared, kept // max(rows.shape[1], 1))
+        headings = [heading_of(north) for north in norths.tolist()]
+    return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), headings)
+
+
+def heading_of(north: float) -> float:
+    """Heading of the centre column of a full panorama whose `north` fraction is given."""
+    return (0.5 - north) * 360.0

@@ -6,7 +6,6 @@ torch or faiss: both engines stand behind their own class.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.geo import Bounds
-from model.images import image_size
-from model.panorama import PanoramaGeometry, read_geometry
-from service.locate.candidates import Candidates, Mask, Search, allowed_rows, find_candidates
+from model.panorama import Panorama, PanoramaGeometry
+from model.panorama_metadata import read_panorama
+from service.locate.candidates import (
+    Candidates,
+    Mask,
+    Search,
+    allowed_rows,
+    find_candidates,
+    heading_of,
+)
 from service.locate.fix import Explanation, Fix, Match, Stated
 from service.locate.hints import Hints, check_top_k
 from service.locate.position import FusedPosition, fuse
@@ -45,7 +51,7 @@ class StreetEncoder(Protocol):
     @property
     def at_once(self) -> int: ...
 
-    def read_street(self, data: bytes, geometry: PanoramaGeometry) -> Strip: ...
+    def read_street(self, panorama: Panorama) -> Strip: ...
 
     def encode_strips(self, strips: Sequence[Strip], norths: Sequence[float]) -> Descriptors: ...
 
@@ -59,7 +65,7 @@ class Query:
     """One panorama, decoded and projected: all that the model's owner needs."""
 
     strip: Strip
-    north: float | None
+    heading_deg: float | None
     hints: Hints
     top_k: int
     explain: bool
@@ -106,13 +112,19 @@ class Localizer:
         check_top_k(top_k)
         timings: dict[str, float] = {}
         with _timed(timings, "geometry"):
-            geometry, sources = _settle(data, hints)
-            north = None if geometry.north is None else geometry.strip_north
-            stated = _stated(data, geometry, north, sources)
+            panorama = read_panorama(
+                data,
+                heading_deg=hints.centre_heading_deg,
+                horizon=hints.horizon,
+                vertical_fov_deg=hints.vertical_fov_deg,
+                horizontal_fov_deg=hints.horizontal_fov_deg,
+            )
+            stated = _stated(panorama)
         with _timed(timings, "decode"):
-            strip = self.encoder.read_street(data, geometry)
+            strip = self.encoder.read_street(panorama)
         ready_at = time.perf_counter()
-        return Query(strip, north, hints, top_k, explain, stated, timings, ready_at)
+        heading = panorama.heading_deg
+        return Query(strip, heading, hints, top_k, explain, stated, timings, ready_at)
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
         """Encode all queries in one batch and search one index version for all of them.
@@ -146,18 +158,19 @@ class Localizer:
         return [find_candidates(index, [search], vectors)[0] for search in searches]
 
     def _encode(self, queries: Sequence[Query]) -> Descriptors:
-        tried = [(query.strip, north) for query in queries for north in self._norths(query)]
-        return self.encoder.encode_strips([strip for strip, _ in tried], [n for _, n in tried])
+        strips = [query.strip for query in queries for _ in self._headings(query)]
+        headings = [heading for query in queries for heading in self._headings(query)]
+        return self.encoder.encode_strips(strips, list(map(PanoramaGeometry.north_of, headings)))
 
     def _search(self, index: TileIndex, query: Query, allowed: Mask | None) -> Search:
         """Deep enough for the position, which so does not depend on how many are asked for."""
         depth = max(query.top_k, index.calibration.depth)
-        return Search(self._norths(query), depth, allowed)
+        return Search(self._headings(query), depth, allowed)
 
-    def _norths(self, query: Query) -> list[float]:
-        if query.north is not None:
-            return [query.north]
-        return [roll / self._rolls for roll in range(self._rolls)]
+    def _headings(self, query: Query) -> list[float]:
+        if query.heading_deg is not None:
+            return [query.heading_deg]
+        return [heading_of(roll / self._rolls) for roll in range(self._rolls)]
 
     def _describe(
         self, index: TileIndex, query: Query, found: Candidates, timings: dict[str, float]
@@ -169,7 +182,6 @@ class Localizer:
         matches = []
         for rank, row in enumerate(found.rows[: query.top_k], start=1):
             tile = index.tiles[row]
-            heading = _heading_of_centre(found.norths[rank - 1])
             matches.append(
                 Match(
                     rank=rank,
@@ -178,7 +190,7 @@ class Localizer:
                     longitude=tile.longitude,
                     bounds=Bounds(*tile.bounds),
                     distance=found.distances[rank - 1],
-                    heading_deg=heading,
+                    heading_deg=_shown_heading(found.headings_deg[rank - 1]),
                 )
             )
         place = place_of(index, found)
@@ -198,10 +210,10 @@ class Localizer:
 
     def _explain(self, query: Query, found: Candidates) -> Explanation:
         """The view at the stated heading, else at the best match's, else as if facing north."""
-        stated = [query.north] if query.north is not None else []
-        north = [*stated, *found.norths, 0.5][0]
-        view, mask = self.encoder.explain_strip(query.strip, north)
-        return Explanation(view, mask, _heading_of_centre(north))
+        stated = [] if query.heading_deg is None else [query.heading_deg]
+        heading = [*stated, *found.headings_deg, 0.0][0]
+        view, mask = self.encoder.explain_strip(query.strip, PanoramaGeometry.north_of(heading))
+        return Explanation(view, mask, _shown_heading(heading))
 
 
 @contextmanager
@@ -226,51 +238,25 @@ def _no_tile(hints: Hints) -> str:
     return f"no tile of the index is centred {hints.place}: widen the hint, or leave it out"
 
 
-def _heading_of_centre(north: float) -> float:
-    return _shown((0.5 - north) * 360.0) % 360.0
-
-
-def _settle(data: bytes, hints: Hints) -> tuple[PanoramaGeometry, dict[str, str]]:
-    """The image's own geometry, overridden by what was given; a source for each value."""
-    heading = hints.centre_heading_deg
-    given = {
-        "horizon": hints.horizon,
-        "vertical_fov_deg": hints.vertical_fov_deg,
-        "horizontal_fov_deg": hints.horizontal_fov_deg,
-    }
-    stated = {name: value for name, value in given.items() if value is not None}
-    reading = read_geometry(data, [*stated, *["north"] * (heading is not None)])
-    sources = {**reading.sources, **dict.fromkeys(stated, "given")}
-    if heading is None:
-        heading = reading.geometry.heading_of_centre_deg
-    else:
-        sources["north"] = "given"
-    geometry = dataclasses.replace(reading.geometry, **stated)
-    if heading is None:
-        return geometry, {**sources, "north": "unknown"}
-    north = PanoramaGeometry.north_of(heading, geometry.horizontal_fov_deg)
-    return dataclasses.replace(geometry, north=north), sources
-
-
-def _stated(
-    data: bytes, geometry: PanoramaGeometry, north: float | None, sources: dict[str, str]
-) -> dict[str, Stated]:
+def _stated(panorama: Panorama) -> dict[str, Stated]:
     """Every value with its source; impossible proportions are refused before a pixel is decoded."""
-    extent = geometry.extent(*image_size(data))
+    extent, geometry, heading = panorama.extent, panorama.geometry, panorama.heading_deg
+    north = None if heading is None else PanoramaGeometry.north_of(heading)
     values = {
-        "heading_deg": None if north is None else _heading_of_centre(north),
+        "heading_deg": None if heading is None else _shown_heading(heading),
         "north": None if north is None else _shown(north) % 1.0,
-        "horizon": geometry.horizon,
-        "vertical_fov_deg": extent.top_deg - extent.bottom_deg,
-        "horizontal_fov_deg": geometry.horizontal_fov_deg,
+        "horizon": _shown(geometry.horizon),
+        "vertical_fov_deg": _shown(extent.top_deg - extent.bottom_deg),
+        "horizontal_fov_deg": _shown(geometry.horizontal_fov_deg),
     }
-    sources = {**sources, "heading_deg": sources["north"]}
-    return {
-        name: Stated(None if value is None else _shown(value), sources[name])
-        for name, value in values.items()
-    }
+    sources = {**panorama.sources, "north": panorama.sources["heading_deg"]}
+    return {name: Stated(value, sources[name]) for name, value in values.items()}
+
+
+def _shown_heading(heading_deg: float) -> float:
+    return _shown(heading_deg) % 360.0
 
 
 def _shown(value: float) -> float:
-    """A heading of 2 through its fraction of a turn and back is 1.9999999999999991."""
+    """Rounded to hide floating-point noise: 2.1 - 1.1 is 1.0000000000000002."""
     return round(value, 6)

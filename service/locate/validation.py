@@ -174,7 +174,7 @@ def evaluate(
     for done, pose in enumerate([*poses, *strangers], start=1):
         query = localizer.prepare(pose.file.read_bytes(), top_k=1)
         if not heading_known:
-            query = replace(query, north=None)
+            query = replace(query, heading_deg=None)
         (found,) = localizer.candidates(index, query, [None])
         position = place_of(index, found)
         assert position is not None  # an index without tiles is not built

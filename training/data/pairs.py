@@ -28,8 +28,9 @@ from rasterio.windows import Window
 from model.checkpoint import EncoderConfig
 from model.errors import SkyfixError
 from model.geo import LatLon, earth_centred
-from model.images import Rgb, decode_image, filled
-from model.panorama import PanoramaGeometry, read_geometry
+from model.images import Rgb, decode_image, filled, open_image
+from model.panorama import Panorama, PanoramaGeometry
+from model.panorama_metadata import read_panorama
 from model.preprocessing import Preprocessing
 from training import distributed as processes
 
@@ -101,14 +102,18 @@ def read_strip(pair: Pair, preprocessing: Preprocessing) -> tuple[Rgb, float]:
     Raises:
         ImageError, GeometryError: unreadable, or north is unknown.
     """
-    data = pair.street.read_bytes()
-    geometry = pair.geometry or read_geometry(data).geometry
-    if geometry.north is None:
-        heading = read_geometry(data).geometry.heading_of_centre_deg
-        if heading is not None:
-            north = geometry.north_of(heading, geometry.horizontal_fov_deg)
-            geometry = replace(geometry, north=north)
-    return preprocessing.read_strip(data, geometry), geometry.strip_north
+    data, geometry = pair.street.read_bytes(), pair.geometry
+    if geometry is not None and geometry.north is not None:
+        panorama = Panorama(open_image(data), geometry)
+    else:
+        panorama = read_panorama(data)
+        if geometry is not None:
+            heading = panorama.heading_deg
+            if heading is not None:
+                north = geometry.north_of(heading, geometry.horizontal_fov_deg)
+                geometry = replace(geometry, north=north)
+            panorama = Panorama(panorama.image, geometry)
+    return preprocessing.read_strip(panorama), panorama.geometry.strip_north
 
 
 def read_chip(view: AerialView, size_m: float, pixels: int, fill: tuple[int, int, int]) -> Rgb:
