@@ -40,8 +40,8 @@ from rich.console import Console
 from benchmarks.index_peers import ENGINES, Search, Vectors, skyfix
 from benchmarks.index_versions import ENCODER, jittered, made_up, made_up_tiles, write_version
 from model.atomic_write import sync
+from model.freed_memory import keep_freed_memory
 from model.geo import LatLon
-from model.malloc import keep_freed_memory
 from service.build import BATCH, build
 from service.imagery.tile_images import TilePictures
 from service.index.catalogue import Catalogue, SourceRecord

@@ -32,8 +32,8 @@ from benchmarks.region import SIZES, add_source, panorama
 from benchmarks.servers import PATIENT, cpu_s, forget_peak, free_port, peak_mib, running, serve
 from benchmarks.table import heading, row
 from model.encoder import Encoder
+from model.freed_memory import keep_freed_memory
 from model.images import Rgb, open_image
-from model.malloc import keep_freed_memory
 from model.panorama import Panorama
 from service.build import build
 from service.cli.wiring import open_encoder
@@ -160,7 +160,7 @@ def measure_server(
 def show_ratios(arguments: argparse.Namespace, encoder: Encoder, best: Rates) -> None:
     """The table of ratios at each system's best number of clients."""
     alone = encoder_alone(encoder, arguments.seconds)
-    print(f"\nEncoder alone, strips ready: {alone:.1f} images/s ({encoder.way})\n")
+    print(f"\nEncoder alone, strips ready: {alone:.1f} images/s ({encoder.backend})\n")
     heading("system", "upload", "best req/s", "/ plain", "/ bare loop", "/ encoder alone")
     for size in arguments.sizes:
         bare = best["bare loop", size]

@@ -22,8 +22,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from model.freed_memory import keep_freed_memory
 from model.geo import LatLon, earth_centred, offset
-from model.malloc import keep_freed_memory
 from training import recipes
 from training.data.augmentation import Batch, Pictures, batches
 from training.data.pairs import Arrays, margin_pixels

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.attention import MultiScaleAttention
-from model.backbones import build_trunk, map_shapes
+from model.trunks import build_trunk, map_shapes
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,24 @@ class Branch(nn.Module):
         *maps, features = map_shapes(self.trunk, input_size)
         self.attention: MultiScaleAttention | None = None
         if config.attention:
-            self.attention = MultiScaleAttention(sum(one[0] for one in maps), config.group_channels)
+            self.attention = MultiScaleAttention(
+                sum(shape[0] for shape in maps), config.group_channels
+            )
         self.head = nn.Linear(features.numel(), config.dimension)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, S, S) to descriptors (N, D) of length 1."""
-        return self.describe_maps(self.trunk(images))
+        return self.encode_maps(self.trunk(images))
 
-    def describe_maps(self, trunk_maps: Sequence[Tensor]) -> Tensor:
-        """All that the trunk gives, each (N, C_i, H_i, W_i), to descriptors (N, D)."""
+    def encode_maps(self, trunk_maps: Sequence[Tensor]) -> Tensor:
+        """The trunk's maps and features, each (N, C_i, H_i, W_i), to descriptors (N, D)."""
         *maps, features = trunk_maps
         mask = None
         if self.attention is not None:
             mask = self.attention(maps, features.shape[-2:])
-        return self.describe(features, mask)
+        return self.encode_features(features, mask)
 
-    def describe(self, features: Tensor, mask: Tensor | None) -> Tensor:
+    def encode_features(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Features (N, C, H, W), re-weighted by a mask (N, 1, H, W) if any, to (N, D)."""
         if mask is not None:
             features = features * mask

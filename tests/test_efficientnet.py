@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.backbones import build_trunk, map_shapes
 from model.efficientnet import PACKAGE
 from model.errors import PretrainedError
+from model.trunks import build_trunk, map_shapes
 
 # Tan and Le 2019, table 1: kernel, stride, expansion and channels of each block to stride 16.
 BLOCKS = [(3, 1, 1, 16), (3, 2, 6, 24), (3, 1, 6, 24), (5, 2, 6, 40), (5, 1, 6, 40)]

@@ -8,8 +8,9 @@ import torch
 from pair_samples import World, tiny
 from PIL import Image
 
+from model.backend import TORCH_BATCH
 from model.checkpoint import Checkpoint
-from model.encoder import BATCH, Encoder
+from model.encoder import Encoder
 from model.images import open_image
 from model.panorama import GeometryError, Panorama, PanoramaGeometry
 from training.data.pairs import AerialView, Pair, read_arrays
@@ -49,7 +50,7 @@ def test_attributes_are_the_checkpoint_s(encoder, checkpoint, tmp_path):
     assert (loaded.encode_streets(images) == encoder.encode_streets(images)).all()
 
 
-@pytest.mark.parametrize("count", [0, 1, BATCH + 3])
+@pytest.mark.parametrize("count", [0, 1, TORCH_BATCH + 3])
 def test_any_number_of_images_gives_as_many_unit_rows(encoder, count):
     tile = World(0).tile(50, 24.0)
     for described in (
@@ -204,7 +205,7 @@ def test_preparing_needs_no_north(encoder):
 
 @pytest.mark.gpu
 def test_a_gpu_describes_as_a_processor_does_in_its_fastest_format(checkpoint, cuda):
-    tiles = [World(seed).tile(32, 24.0) for seed in range(BATCH + 3)]
+    tiles = [World(seed).tile(32, 24.0) for seed in range(TORCH_BATCH + 3)]
     strips, norths = [image[:24] for image in panoramas(5, 48, 128)], [0.0, 0.1, 0.3, 0.5, 0.9]
     here, there = Encoder(checkpoint), Encoder(checkpoint, cuda)
     there.accelerate()

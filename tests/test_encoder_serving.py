@@ -7,11 +7,11 @@ import pytest
 import torch
 from pair_samples import World, tiny
 
+from model.backend import EXACT, Backend, fast_backends, fastest_runs
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.network import NetworkConfig
 from model.panorama import PanoramaGeometry
-from model.precision import EXACT, Way, fast_ways, fastest_runs
 
 CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
 
@@ -33,7 +33,7 @@ def streets(count: int) -> list[np.ndarray]:
 def test_the_fastest_way_gives_nearly_the_same_descriptors() -> None:
     exact, fast = encoder_of(), encoder_of()
     fast.accelerate()
-    assert fast.way in (*fast_ways(fast.device), EXACT)
+    assert fast.backend in (*fast_backends(fast.device), EXACT)
     images = streets(4)
     for encode in ("encode_streets", "encode_aerials"):
         described = getattr(fast, encode)(images)
@@ -49,8 +49,8 @@ def test_a_format_that_does_not_agree_is_not_used(
     encoder = encoder_of(gain=1e6)  # overflows float16
     expected = encoder.encode_streets(streets(2))
     with caplog.at_level("INFO"):
-        encoder.accelerate([Way("torch", torch.float16)])
-    assert encoder.way == EXACT
+        encoder.accelerate([Backend("torch", torch.float16)])
+    assert encoder.backend == EXACT
     assert "float16 is not used" in caplog.text
     np.testing.assert_allclose(encoder.encode_streets(streets(2)), expected, atol=1e-5)
 
@@ -62,7 +62,7 @@ class Clock:
         self.encoder, self.seconds, self.now = encoder, seconds, 0.0
 
     def __call__(self) -> float:
-        self.now += self.seconds[str(self.encoder.way.dtype).removeprefix("torch.")]
+        self.now += self.seconds[str(self.encoder.backend.dtype).removeprefix("torch.")]
         return self.now
 
 
@@ -72,9 +72,9 @@ class Clock:
 )
 def test_a_format_must_be_faster_by_more_than_noise(seconds: float, chosen: torch.dtype) -> None:
     encoder = encoder_of()
-    bfloat16 = Way("torch", torch.bfloat16)
+    bfloat16 = Backend("torch", torch.bfloat16)
     encoder.accelerate([bfloat16], Clock(encoder, bfloat16=seconds, float32=1.0))
-    assert encoder.way.dtype == chosen
+    assert encoder.backend.dtype == chosen
     assert (encoder.encode_streets(streets(2)) == encoder.encode_streets(streets(2))).all()
 
 

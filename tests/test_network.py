@@ -34,8 +34,8 @@ def test_without_its_mask_it_is_the_plain_encoder(network):
     features = network.street.trunk(images())[-1]
     ones = torch.ones(3, 1, *features.shape[-2:])
     expected = plain.street(images())
-    assert torch.equal(network.street.describe(features, ones), expected)
-    assert torch.equal(network.street.describe(features, None), expected)
+    assert torch.equal(network.street.encode_features(features, ones), expected)
+    assert torch.equal(network.street.encode_features(features, None), expected)
     assert not torch.equal(network.street(images()), expected)
     assert plain.street.attention_mask(images()) is None
 

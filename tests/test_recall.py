@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.heading import between_rolls
+from model.heading_estimate import north_between_rolls
 from training.evaluate.recall import (
     EvaluationError,
     NonFiniteError,
@@ -151,7 +151,7 @@ def test_of_several_descriptors_the_nearest_counts(block):
     best = far.min(1)[np.arange(len(street)), found]
     np.testing.assert_allclose(best, far.min((1, 2)), rtol=0, atol=1e-14)
     own = far[np.arange(len(street)), :, found]
-    north = between_rolls(own, own.argmin(1))
+    north = north_between_rolls(own, own.argmin(1))
     np.testing.assert_allclose(best_north(street, aerial[found]), north, rtol=0, atol=1e-12)
 
 

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
-from model.backbones import BATCH_NORM_TRUNKS, TRUNKS
 from model.checkpoint import EncoderConfig
 from model.errors import SkyfixError
 from model.network import NetworkConfig
 from model.panorama import Band
 from model.preprocessing import Preprocessing
+from model.trunks import BATCH_NORM_TRUNKS, TRUNKS
 
 
 class RecipeError(SkyfixError):

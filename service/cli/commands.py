@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import SkyfixError
-from model.malloc import keep_freed_memory
+from model.freed_memory import keep_freed_memory
 from service.cli import accuracy_commands, answer_commands, imagery_commands, index_commands
 from service.cli.options import add_setting
 from service.settings import Settings, variable

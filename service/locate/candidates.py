@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.heading import between_rolls
+from model.heading_estimate import north_between_rolls
 from service.locate.hints import DEFAULT_RADIUS_M, Hints
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _best_per_tile(
     headings = list(search.headings_deg) * len(nearest)
     if len(search.headings_deg) > 1:
         squared = -2.0 * tiles[nearest] @ rolls.T  # of unit vectors: all but a constant
-        norths = between_rolls(squared, kept // max(rows.shape[1], 1))
+        norths = north_between_rolls(squared, kept // max(rows.shape[1], 1))
         headings = [heading_of(north) for north in norths.tolist()]
     return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), headings)
 

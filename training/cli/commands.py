@@ -19,7 +19,7 @@ import torch
 from model.checkpoint import TURNS, Checkpoint, CheckpointError
 from model.device import choose_device
 from model.errors import SkyfixError
-from model.malloc import keep_freed_memory
+from model.freed_memory import keep_freed_memory
 from training import distributed as processes
 from training import recipes
 from training.cli import data_commands, options, study_commands

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from model.backend import exact_backends
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
-from model.precision import exact_ways
 from training.cli import options
 from training.cli.options import Commands
 from training.data import datasets
@@ -149,7 +149,7 @@ def _measured(
     encoder: Encoder, places: Mapping[str, Galleries], protocols: Sequence[str], chosen: Options
 ) -> dict[str, Any]:
     """One checkpoint on every root."""
-    encoder.accelerate(exact_ways(encoder.device))
+    encoder.accelerate(exact_backends(encoder.device))
     reports = {
         root: evaluate(encoder, pairs, protocols, references=references, options=chosen)
         for root, (pairs, references) in places.items()

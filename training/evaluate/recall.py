@@ -18,7 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from model.errors import SkyfixError
-from model.heading import between_rolls
+from model.heading_estimate import north_between_rolls
 
 Array = Tensor | NDArray[np.generic]
 
@@ -120,7 +120,7 @@ def best_north(street: Array, aerial: Array) -> NDArray[np.float64]:
     """
     street, aerial = _as_tensor(street).double(), _as_tensor(aerial).double()
     distances = (street - aerial[:, None]).square().sum(2).cpu().numpy()
-    return between_rolls(distances, distances.argmin(1))
+    return north_between_rolls(distances, distances.argmin(1))
 
 
 def best_among(street: Array, aerial: Array, candidates: NDArray[np.int64]) -> NDArray[np.int64]:

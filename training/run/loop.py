@@ -19,10 +19,10 @@ from rich.progress import Progress
 from torch import nn
 
 from model.atomic_write import write_atomically
-from model.backbones import BATCH_NORM_TRUNKS, freeze
 from model.checkpoint import Checkpoint, EncoderConfig
 from model.encoder import Encoder
 from model.network import SiameseNetwork
+from model.trunks import BATCH_NORM_TRUNKS, freeze
 from training import distributed as processes
 from training.data.augmentation import Batch, Pictures, batches
 from training.data.pairs import Arrays

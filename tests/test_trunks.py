@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from model.backbones import (
+from model.errors import PretrainedError
+from model.trunks import (
     BATCH_NORM_TRUNKS,
     TRUNKS,
     build_trunk,
     freeze,
     map_shapes,
 )
-from model.errors import PretrainedError
 
 
 def count(module):

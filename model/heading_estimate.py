@@ -10,7 +10,7 @@ Numbers = NDArray[np.float64]
 FEWEST = 3  # tried headings that a parabola can be laid through
 
 
-def between_rolls(distances: ArrayLike, best: ArrayLike) -> Numbers:
+def north_between_rolls(distances: ArrayLike, best: ArrayLike) -> Numbers:
     """Where the squared distance is least, as a fraction of the turn.
 
     The vertex of the parabola through the best roll and its two neighbours: a descriptor changes

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from model.malloc import keep_freed_memory
+from model.freed_memory import keep_freed_memory
 
 # Pages that the system had to clear for twenty arrays of 32 MiB, one after the other, each written.
 PAGES = """
 import resource
 import numpy as np
-from model.malloc import keep_freed_memory
+from model.freed_memory import keep_freed_memory
 {call}
 np.ones(1 << 25, np.uint8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.heading import between_rolls
+from model.heading_estimate import north_between_rolls
 
 
 @pytest.mark.parametrize("rolls", [3, 4, 36])
@@ -11,7 +11,7 @@ def test_the_least_point_of_a_parabola_is_found_wherever_it_lies(rolls):
     north = np.linspace(0.0, 1.0, 57, endpoint=False)
     away = (north[:, None] - np.arange(rolls) / rolls + 0.5) % 1.0 - 0.5
     squared = 1.5 * away**2 + 0.2
-    found = between_rolls(squared, squared.argmin(1))
+    found = north_between_rolls(squared, squared.argmin(1))
     if rolls > 3:  # of three, two may lie on the far side, where the curve has its edge
         error = (found - north + 0.5) % 1.0 - 0.5
         np.testing.assert_allclose(error, 0.0, atol=1e-12)
@@ -20,14 +20,14 @@ def test_the_least_point_of_a_parabola_is_found_wherever_it_lies(rolls):
 
 def test_nothing_is_made_of_what_says_nothing():
     """Equal distances, a best roll that is not the least, and too few rolls for a parabola."""
-    assert between_rolls([[1.0, 1.0, 1.0, 1.0]], [2]).tolist() == [0.5]
-    assert between_rolls([[1.0, 0.9, 0.2, 0.1]], [1]).tolist() == [0.25]
-    assert between_rolls([[0.3, 0.1]], [1]).tolist() == [0.5]
-    assert between_rolls([[0.3]], [0]).tolist() == [0.0]
+    assert north_between_rolls([[1.0, 1.0, 1.0, 1.0]], [2]).tolist() == [0.5]
+    assert north_between_rolls([[1.0, 0.9, 0.2, 0.1]], [1]).tolist() == [0.25]
+    assert north_between_rolls([[0.3, 0.1]], [1]).tolist() == [0.5]
+    assert north_between_rolls([[0.3]], [0]).tolist() == [0.0]
 
 
 def test_no_answer_is_more_than_half_a_step_from_its_roll():
     random = np.random.default_rng(0)
     distances, best = random.random((500, 12)), random.integers(0, 12, 500)
-    away = (between_rolls(distances, best) - best / 12 + 0.5) % 1.0 - 0.5
+    away = (north_between_rolls(distances, best) - best / 12 + 0.5) % 1.0 - 0.5
     assert np.abs(away).max() <= 0.5 / 12 + 1e-12

@@ -16,22 +16,23 @@ import torch
 from pair_samples import tiny
 from torch import nn
 
-from model import compiled
+from model import openvino_network
+from model.backend import EXACT, Backend, exact_backends, fast_backends
+from model.bfloat16_cut import COARSE_BATCH
 from model.checkpoint import Checkpoint
-from model.compiled import CompiledNetwork, CompileError
 from model.encoder import Encoder
 from model.network import SiameseNetwork
-from model.precision import EXACT, Way, exact_ways, fast_ways
+from model.openvino_network import CompiledNetwork, CompileError
 
 CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
-OPENVINO = Way("openvino", torch.float32)
-WEIGHTS = Path(compiled.__file__).parent / "weights"
+OPENVINO = Backend("openvino", torch.float32)
+WEIGHTS = Path(openvino_network.__file__).parent / "weights"
 
 
 @pytest.fixture(autouse=True)
 def installed():
     """Not by pytest.importorskip: `import openvino` by itself tells its maker (`_openvino`)."""
-    if not compiled.is_installed():
+    if not openvino_network.is_installed():
         pytest.skip("needs the extra `cpu`")
 
 
@@ -54,7 +55,7 @@ def images(count: int) -> torch.Tensor:
 def test_it_describes_as_torch_does(trunk: str) -> None:
     network = network_of(trunk)
     fast = CompiledNetwork(network, CONFIG.preprocessing.input_size)
-    views = images(compiled.COARSE + 5)
+    views = images(COARSE_BATCH + 5)
     for branch in ("street", "aerial"):
         expected = getattr(network, branch)(views)
         found = getattr(fast, branch)(views)
@@ -89,8 +90,8 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
 
 TOLD = """
 import sys
-from test_compiled import CONFIG, images, network_of
-from model.compiled import CompiledNetwork
+from test_openvino_network import CONFIG, images, network_of
+from model.openvino_network import CompiledNetwork
 
 CompiledNetwork(network_of(), CONFIG.preprocessing.input_size).street(images(1))
 print([name for name, one in sys.modules.items() if "openvino_telemetry" in name and one])
@@ -105,8 +106,8 @@ def test_nobody_is_told_of_it() -> None:
 
 SIGNALLED = """
 import gc, signal
-from test_compiled import CONFIG, images, network_of
-from model.compiled import CompiledNetwork
+from test_openvino_network import CONFIG, images, network_of
+from model.openvino_network import CompiledNetwork
 
 signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
 networks = [CompiledNetwork(network_of(), CONFIG.preprocessing.input_size) for _ in range(2)]
@@ -145,9 +146,9 @@ def test_one_that_it_compiles_and_cannot_run_is_left_to_torch(
     strips = list(np.random.default_rng(0).integers(0, 256, (3, *strip_size(), 3), np.uint8))
     expected = encoder.encode_strips(strips, [0.5] * 3)
     fails = SimpleNamespace(infer=Mock(side_effect=RuntimeError("no such instruction")))
-    monkeypatch.setattr(compiled, "_request", lambda *model: fails)
+    monkeypatch.setattr(openvino_network, "_request", lambda *model: fails)
     encoder.accelerate([OPENVINO])
-    assert encoder.way == EXACT
+    assert encoder.backend == EXACT
     assert "openvino float32 is not used" in caplog.text
     assert "no such instruction" in caplog.text
     np.testing.assert_allclose(encoder.encode_strips(strips, [0.5] * 3), expected, atol=2e-5)
@@ -156,11 +157,11 @@ def test_one_that_it_compiles_and_cannot_run_is_left_to_torch(
 def test_without_openvino_torch_is_used_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
-    assert all(way.engine == "torch" for way in fast_ways(torch.device("cpu")))
+    monkeypatch.setattr(openvino_network, "find_spec", lambda name: None)
+    assert all(way.library == "torch" for way in fast_backends(torch.device("cpu")))
     encoder = Encoder(Checkpoint(CONFIG, network_of().state_dict()))
     encoder.accelerate([OPENVINO])
-    assert encoder.way == EXACT
+    assert encoder.backend == EXACT
     assert "openvino float32 is not used: OpenVINO is not installed" in caplog.text
 
 
@@ -168,7 +169,7 @@ def test_an_encoder_by_openvino_describes_and_explains_as_before() -> None:
     checkpoint = Checkpoint(CONFIG, network_of().state_dict())
     plain, fast = Encoder(checkpoint), Encoder(checkpoint)
     fast.accelerate([OPENVINO], clock_of(fast, openvino=1.0, torch=2.0))
-    assert fast.way == OPENVINO
+    assert fast.backend == OPENVINO
     strips = list(np.random.default_rng(0).integers(0, 256, (5, *strip_size(), 3), np.uint8))
     norths = [0.0, 0.1, 0.5, 0.77, 0.99]
     found, expected = (one.encode_strips(strips, norths) for one in (fast, plain))
@@ -186,9 +187,9 @@ def test_what_is_shipped_may_be_encoded_in_bfloat16(name: str) -> None:
     if not torch.cpu.get_capabilities().get("avx512_bf16"):  # those with AMX have it, too
         pytest.skip("needs a processor with bfloat16")
     encoder = Encoder.load(WEIGHTS / f"{name}.safetensors")
-    bfloat16 = Way("openvino", torch.bfloat16)
+    bfloat16 = Backend("openvino", torch.bfloat16)
     encoder.accelerate([bfloat16], clock_of(encoder, openvino=1.0, torch=2.0))
-    assert encoder.way == bfloat16
+    assert encoder.backend == bfloat16
 
 
 def strip_size() -> tuple[int, int]:
@@ -199,13 +200,13 @@ def clock_of(encoder: Encoder, **seconds: float):
     now = [0.0]
 
     def clock() -> float:
-        now[0] += seconds[encoder.way.engine]
+        now[0] += seconds[encoder.backend.engine]
         return now[0]
 
     return clock
 
 
 def test_what_is_measured_is_measured_in_float32() -> None:
-    ways = exact_ways(torch.device("cpu"))
+    ways = exact_backends(torch.device("cpu"))
     assert OPENVINO in ways
     assert {way.dtype for way in ways} == {torch.float32}

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.checkpoint import Checkpoint, EncoderConfig
+from model.core_pool import CorePool
 from model.encoder import Encoder
 from model.network import NetworkConfig
-from model.parallel import Lanes
 from model.preprocessing import Preprocessing
 
 
@@ -25,14 +25,14 @@ def test_every_item_is_worked_on_once_in_slices_that_are_not_too_long(cores, cou
             times[part] += 1
             lengths.append(part.stop - part.start)
 
-    Lanes(cores).run(work, count, most)
+    CorePool(cores).run(work, count, most)
     assert (times == 1).all()
     assert all(0 < length <= most for length in lengths)
 
 
 def test_lanes_work_at_the_same_time():
     together = threading.Barrier(3)
-    Lanes(3).run(lambda part: together.wait(timeout=10), 12, 64)
+    CorePool(3).run(lambda part: together.wait(timeout=10), 12, 64)
     assert not together.broken
 
 
@@ -42,7 +42,7 @@ def test_what_a_lane_raises_is_raised():
             raise ValueError(f"no {part.start}")
 
     with pytest.raises(ValueError, match="no 4"):
-        Lanes(2).run(work, 8, 64)
+        CorePool(2).run(work, 8, 64)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_a_lane_raises_is_raised():
 )
 def test_a_lone_lane_has_half_the_cores_up_to_a_team(cores, count, threads):
     seen = set()
-    Lanes(cores).run(lambda part: seen.add(torch.get_num_threads()), count, 64)
+    CorePool(cores).run(lambda part: seen.add(torch.get_num_threads()), count, 64)
     assert seen == {threads}
 
 
@@ -64,7 +64,7 @@ def three_threads():
 
 @pytest.mark.usefixtures("three_threads")
 def test_threads_that_begin_after_lanes_find_torch_as_it_was():
-    Lanes(2).run(lambda part: None, 8, 64)
+    CorePool(2).run(lambda part: None, 8, 64)
     with ThreadPoolExecutor(1) as fresh:
         assert fresh.submit(torch.get_num_threads).result() == 3
     assert torch.get_num_threads() == 3
@@ -73,7 +73,7 @@ def test_threads_that_begin_after_lanes_find_torch_as_it_was():
 @pytest.mark.usefixtures("three_threads")
 def test_works_at_the_same_time_leave_torch_as_it_was():
     """The second begins when a lane has set its own number, and ends last."""
-    lanes = Lanes(2)
+    lanes = CorePool(2)
     begun, go = ([threading.Event(), threading.Event()] for _ in range(2))
 
     def run(number):
@@ -96,7 +96,7 @@ def test_works_at_the_same_time_leave_torch_as_it_was():
 
 
 def test_a_second_work_is_welcome_where_lanes_would_wait_for_each_other():
-    assert [Lanes(cores).at_once for cores in (1, 2, 16)] == [1, 2, 2]
+    assert [CorePool(cores).at_once for cores in (1, 2, 16)] == [1, 2, 2]
 
 
 def test_an_error_waits_for_the_other_lanes():
@@ -111,7 +111,7 @@ def test_an_error_waits_for_the_other_lanes():
         done.append(part)
 
     with pytest.raises(ValueError, match="at once"):
-        Lanes(2).run(work, 8, 64)
+        CorePool(2).run(work, 8, 64)
     assert len(done) == 1
 
 
@@ -121,5 +121,5 @@ def test_descriptors_are_those_of_one_lane():
     random = np.random.default_rng(0)
     tiles = list(random.integers(0, 256, (9, 128, 128, 3), np.uint8))
     expected = encoder.encode_aerials(tiles)
-    encoder._lanes = Lanes(3)
+    encoder._pool = CorePool(3)
     assert encoder.encode_aerials(tiles) == pytest.approx(expected, abs=1e-5)
