@@ -43,7 +43,7 @@ def test_round_trip(checkpoint, saved):
     assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]
 
 
-def test_turns_are_another_encoder_and_none_are_as_before(checkpoint, tmp_path):
+def test_turns_change_the_fingerprint_but_one_turn_does_not(checkpoint, tmp_path):
     turned = replace(checkpoint, config=replace(CONFIG, turns=4))
     turned.save(tmp_path / "turned.safetensors")
     assert Checkpoint.load(tmp_path / "turned.safetensors").config == turned.config
@@ -53,7 +53,7 @@ def test_turns_are_another_encoder_and_none_are_as_before(checkpoint, tmp_path):
         replace(CONFIG, turns=3)
 
 
-def test_a_network_from_it_is_the_one_that_was_saved(checkpoint, saved):
+def test_the_loaded_network_is_the_saved_network(checkpoint, saved):
     images = torch.randn(2, 3, 32, 32)
     twin = CONFIG.build().eval()
     twin.load_state_dict(dict(checkpoint.tensors))
@@ -111,7 +111,7 @@ def test_configuration_survives_json_and_changes_the_fingerprint(checkpoint, con
     assert replace(checkpoint, config=config).fingerprint != checkpoint.fingerprint
 
 
-def test_any_weight_changes_the_fingerprint_but_not_its_story(checkpoint):
+def test_weights_change_the_fingerprint_and_provenance_does_not(checkpoint):
     assert replace(checkpoint, provenance={}).fingerprint == checkpoint.fingerprint
     for name in ("street.head.bias", "aerial.attention.weigh.weight", "aerial.trunk.stem.0.weight"):
         nudged = dict(checkpoint.tensors)
@@ -165,7 +165,7 @@ def unknown_dtype(path, saved):
         unknown_dtype,
     ],
 )
-def test_what_is_no_checkpoint_is_refused_with_its_path(make, saved, tmp_path):
+def test_an_unusable_file_is_refused_with_its_path(make, saved, tmp_path):
     path = tmp_path / "other.safetensors"
     make(path, saved)
     with pytest.raises(CheckpointError, match=r"other\.safetensors"):
@@ -202,7 +202,7 @@ def test_a_failing_write_leaves_the_old_file(checkpoint, saved):
     assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]
 
 
-def test_a_full_disk_is_told_with_the_file_and_what_became_of_it(checkpoint, saved, monkeypatch):
+def test_a_full_disk_is_reported_with_the_file_s_path(checkpoint, saved, monkeypatch):
     def full(number):
         raise OSError(errno.ENOSPC, "No space left on device")
 

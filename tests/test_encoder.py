@@ -62,7 +62,7 @@ def test_any_number_of_images_gives_as_many_unit_rows(encoder, count):
         assert np.linalg.norm(described, axis=1) == pytest.approx(np.ones(count), abs=1e-6)
 
 
-def test_order_and_batch_leave_a_descriptor_alone(encoder):
+def test_order_and_batch_do_not_change_a_descriptor(encoder):
     images = panoramas(5)
     together = encoder.encode_streets(images)
     assert (encoder.encode_streets(images[::-1])[::-1] == together).all()
@@ -70,7 +70,7 @@ def test_order_and_batch_leave_a_descriptor_alone(encoder):
     assert (alone * together).sum(1).min() >= 0.9999
 
 
-def test_as_many_threads_as_may_encode_at_once_describe_as_one_does(encoder):
+def test_several_threads_encode_as_one_does(encoder):
     images = panoramas(6)
     expected = encoder.encode_streets(images)
     with ThreadPoolExecutor(encoder.at_once) as threads:
@@ -78,7 +78,7 @@ def test_as_many_threads_as_may_encode_at_once_describe_as_one_does(encoder):
     assert all((one == expected).all() for one in each)
 
 
-def test_training_and_serving_describe_a_file_by_the_same_bits(encoder, tmp_path):
+def test_training_and_serving_give_a_file_the_same_bits(encoder, tmp_path):
     """The data set's reading of files against the service's reading of bytes."""
     geometry = PanoramaGeometry.north_of(75.0)
     pairs = []
@@ -132,7 +132,7 @@ def turned(checkpoint, turns):
 
 
 @pytest.mark.parametrize("turns", [2, 4])
-def test_turned_views_err_each_in_its_own_way(encoder, checkpoint, turns):
+def test_a_descriptor_joins_those_of_its_turned_views(encoder, checkpoint, turns):
     """A squared distance is the mean of those that one view each has, both turned alike."""
     several = turned(checkpoint, turns)
     assert several.dimension == turns * encoder.dimension
@@ -167,16 +167,16 @@ def test_turning_both_views_changes_no_distance(checkpoint):
 
 def test_rolls_share_their_turned_views(checkpoint):
     class Counting(Encoder):
-        described = 0
+        encoded = 0
 
-        def _described_views(self, strips, views):
-            self.described += len(views)
-            return super()._described_views(strips, views)
+        def _encode_views(self, strips, views):
+            self.encoded += len(views)
+            return super()._encode_views(strips, views)
 
     encoder = Counting(replace(checkpoint, config=replace(CONFIG, turns=4)))
     (image,) = panoramas(1)
     rolls = encoder.encode_rolls(image, UNKNOWN, 8)
-    assert encoder.described == 8
+    assert encoder.encoded == 8
     stated = [encoder.encode_streets([image], [PanoramaGeometry(north=i / 8)]) for i in range(8)]
     np.testing.assert_allclose(rolls, np.concatenate(stated), atol=1e-6)
 
@@ -204,7 +204,7 @@ def test_preparing_needs_no_north(encoder):
 
 
 @pytest.mark.gpu
-def test_a_gpu_describes_as_a_processor_does_in_its_fastest_format(checkpoint, cuda):
+def test_a_gpu_s_fastest_format_gives_the_cpu_s_descriptors(checkpoint, cuda):
     tiles = [World(seed).tile(32, 24.0) for seed in range(TORCH_BATCH + 3)]
     strips, norths = [image[:24] for image in panoramas(5, 48, 128)], [0.0, 0.1, 0.3, 0.5, 0.9]
     here, there = Encoder(checkpoint), Encoder(checkpoint, cuda)

@@ -30,7 +30,7 @@ def streets(count: int) -> list[np.ndarray]:
     return [World(seed).panorama(64, 128) for seed in range(count)]
 
 
-def test_the_fastest_way_gives_nearly_the_same_descriptors() -> None:
+def test_the_fastest_backend_gives_nearly_the_same_descriptors() -> None:
     exact, fast = encoder_of(), encoder_of()
     fast.accelerate()
     assert fast.backend in (*fast_backends(fast.device), EXACT)
@@ -43,7 +43,7 @@ def test_the_fastest_way_gives_nearly_the_same_descriptors() -> None:
     assert (fast.encode_streets(images) == fast.encode_streets(images)).all()
 
 
-def test_a_format_that_does_not_agree_is_not_used(
+def test_a_backend_that_disagrees_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     encoder = encoder_of(gain=1e6)  # overflows float16
@@ -70,7 +70,7 @@ class Clock:
     ("seconds", "chosen"),
     [(2.0, torch.float32), (1.0, torch.float32), (0.95, torch.float32), (0.5, torch.bfloat16)],
 )
-def test_a_format_must_be_faster_by_more_than_noise(seconds: float, chosen: torch.dtype) -> None:
+def test_a_backend_must_be_faster_by_more_than_noise(seconds: float, chosen: torch.dtype) -> None:
     encoder = encoder_of()
     bfloat16 = Backend("torch", torch.bfloat16)
     encoder.accelerate([bfloat16], Clock(encoder, bfloat16=seconds, float32=1.0))
@@ -78,7 +78,7 @@ def test_a_format_must_be_faster_by_more_than_noise(seconds: float, chosen: torc
     assert (encoder.encode_streets(streets(2)) == encoder.encode_streets(streets(2))).all()
 
 
-def test_the_fastest_run_of_each_counts_and_they_take_turns() -> None:
+def test_works_alternate_and_the_fastest_run_counts() -> None:
     now, order = [0.0], []
     took = {"a": iter((3.0, 1.0, 5.0)), "b": iter((2.0, 2.0, 2.0))}
 
@@ -92,7 +92,7 @@ def test_the_fastest_run_of_each_counts_and_they_take_turns() -> None:
     assert fastest_runs("ab", run, lambda: now[0], enough_s=4.0) == {"a": 3.0, "b": 2.0}
 
 
-def test_an_explanation_is_the_view_and_where_the_network_looks() -> None:
+def test_an_explanation_is_the_view_and_the_mask() -> None:
     encoder = encoder_of()
     strip = encoder.prepare_street(streets(1)[0], PanoramaGeometry())
     view, mask = encoder.explain_strip(strip, 0.5)

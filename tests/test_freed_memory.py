@@ -45,8 +45,8 @@ def test_another_c_library_is_left_as_it_is_and_the_log_says_so(
 @pytest.mark.parametrize(
     ("program", "command"),
     [
-        ("service.__main__", ["verify", "--home", "none"]),
-        ("training.__main__", ["doctor", "town", "none"]),
+        ("service.cli.commands", ["verify", "--home", "none"]),
+        ("training.cli.commands", ["doctor", "town", "none"]),
     ],
 )
 def test_both_programs_keep_it(

@@ -1,4 +1,4 @@
-"""A heading between the rolls, against a curve of which the least point is known."""
+"""A heading between the rolls, against a curve whose minimum is known."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from model.heading_estimate import north_between_rolls
 
 
 @pytest.mark.parametrize("rolls", [3, 4, 36])
-def test_the_least_point_of_a_parabola_is_found_wherever_it_lies(rolls):
+def test_the_minimum_of_a_parabola_is_found(rolls):
     north = np.linspace(0.0, 1.0, 57, endpoint=False)
     away = (north[:, None] - np.arange(rolls) / rolls + 0.5) % 1.0 - 0.5
     squared = 1.5 * away**2 + 0.2
@@ -18,7 +18,7 @@ def test_the_least_point_of_a_parabola_is_found_wherever_it_lies(rolls):
     assert ((found >= 0.0) & (found < 1.0)).all()
 
 
-def test_nothing_is_made_of_what_says_nothing():
+def test_the_best_roll_is_kept_where_no_parabola_fits():
     """Equal distances, a best roll that is not the least, and too few rolls for a parabola."""
     assert north_between_rolls([[1.0, 1.0, 1.0, 1.0]], [2]).tolist() == [0.5]
     assert north_between_rolls([[1.0, 0.9, 0.2, 0.1]], [1]).tolist() == [0.25]
@@ -26,7 +26,7 @@ def test_nothing_is_made_of_what_says_nothing():
     assert north_between_rolls([[0.3]], [0]).tolist() == [0.0]
 
 
-def test_no_answer_is_more_than_half_a_step_from_its_roll():
+def test_the_estimate_stays_within_half_a_step_of_its_roll():
     random = np.random.default_rng(0)
     distances, best = random.random((500, 12)), random.integers(0, 12, 500)
     away = (north_between_rolls(distances, best) - best / 12 + 0.5) % 1.0 - 0.5

@@ -82,7 +82,7 @@ def test_bad_input_is_refused_by_name(data, reason):
         decode_image(data)
 
 
-def test_a_picture_with_others_behind_it_is_the_first():
+def test_the_first_of_several_pictures_is_decoded():
     """MPO, as phones write it: a JPEG, then a depth map or a second eye's view."""
     frames = [Image.new("RGB", (1024, 512), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
@@ -93,7 +93,7 @@ def test_a_picture_with_others_behind_it_is_the_first():
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_averaging_down_while_decoding_shows_the_same(form, mode):
+def test_an_averaged_image_shows_the_same(form, mode):
     smooth = Image.fromarray(NOISE[:4, :8]).resize((800, 400)).convert(mode)
     data = encoded(smooth, form, **({"lossless": True} if form == "WEBP" else {}))
     small = decode_image(data, min_size=(50, 100))
@@ -112,7 +112,7 @@ def test_an_animation_is_its_first_frame(form):
 
 @pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("least", [(10, 10), (100, 300), (101, 301), (200, 100), (400, 800)])
-def test_a_reduced_jpeg_stays_at_least_so_large_and_looks_the_same(orientation, least):
+def test_a_reduced_jpeg_keeps_the_least_size_and_looks_the_same(orientation, least):
     ramp = np.linspace(0, 255, 801).astype(np.uint8)
     upright = np.repeat(np.tile(ramp, (403, 1))[..., None], 3, axis=2)
     stored = np.rot90(upright, 1) if orientation == 6 else upright
@@ -132,13 +132,13 @@ def test_a_much_larger_jpeg_is_decoded_smaller():
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("tail", [b"garbage", b"MM\0*\0\0\0\xff", b"MM\0*\0\0\0\x08\0\x05\x01"])
-def test_damaged_exif_does_not_spoil_the_picture(form, tail):
+def test_an_image_with_damaged_exif_is_decoded(form, tail):
     assert decode_image(encoded(RED, form, exif=b"Exif\0\0" + tail)).shape == RED.shape
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP"]), st.integers(0, 10**6), st.binary(min_size=1))
-def test_whatever_the_bytes_the_only_error_is_ours(form, at, patch):
+def test_hostile_bytes_raise_only_image_error(form, at, patch):
     data = bytearray(encoded(RED, form))
     at %= len(data)
     data[at : at + len(patch)] = patch

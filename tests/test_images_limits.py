@@ -72,7 +72,7 @@ def test_the_largest_panorama_is_within_the_limit():
         (png_of_size(8192, 8192), "PNG"),
     ],
 )
-def test_what_must_be_decoded_whole_has_a_lower_limit(data, kind):
+def test_formats_that_are_decoded_whole_have_a_lower_limit(data, kind):
     with pytest.raises(ImageError, match=f"the limit of a {kind}"):
         open_image(data)
 
@@ -84,7 +84,7 @@ def test_a_sequential_jpeg_of_several_scans_is_read(scans):
     assert np.ptp(image) == 0
 
 
-def test_the_scans_of_a_jpeg_are_counted_not_those_of_what_it_carries():
+def test_scans_inside_segments_are_not_counted():
     """Thumbnails in segments, what follows the end, and stuffed bytes hold no scan."""
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
     base = encoded(RED, "JPEG", progressive=True)
@@ -154,7 +154,7 @@ def with_exif(form, exif):
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
-def test_exif_beyond_what_one_segment_holds_is_ignored(form, caplog):
+def test_exif_larger_than_one_segment_is_ignored(form, caplog):
     """Parsed, a megabyte of numbers takes 25: and Pillow joins the segments of a JPEG."""
     assert open_image(with_exif(form, exif_of(60_000))).exif.get(0x0112) == 6
     large = with_exif(form, exif_of(MAX_METADATA_BYTES + 7))

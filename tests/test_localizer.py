@@ -168,7 +168,9 @@ def test_rolls_keep_each_tile_once_at_its_best(
     assert [match.distance for match in fix.matches] == pytest.approx(np.sort(squared), abs=1e-5)
 
 
-def test_a_batch_answers_as_each_alone(localizer: Localizer, encoder: TurningEncoder) -> None:
+def test_a_batch_gives_the_answers_of_single_queries(
+    localizer: Localizer, encoder: TurningEncoder
+) -> None:
     asked = [Hints(heading_deg=10.0), Hints(), Hints(near=ORIGIN, radius_m=450.0), Hints()]
     queries = [
         localizer.prepare(panorama(seed), hints, seed + 1) for seed, hints in enumerate(asked)
@@ -231,7 +233,7 @@ def test_a_panorama_that_is_stored_lying_is_found_as_the_upright_one(
     assert fix.geometry["vertical_fov_deg"].value == 180.0
 
 
-def test_what_is_given_wins_over_gpano_that_is_wrong(localizer: Localizer) -> None:
+def test_given_values_replace_wrong_gpano(localizer: Localizer) -> None:
     wrong = panorama(3, heading="721")
     with pytest.raises(GeometryError, match=r"'721'.*or give heading_deg"):
         localizer.locate(wrong)
@@ -240,9 +242,7 @@ def test_what_is_given_wins_over_gpano_that_is_wrong(localizer: Localizer) -> No
 
 
 @pytest.mark.parametrize(("given", "told"), [(2.0, 2.0), (359.9999999, 0.0), (-90.0, 270.0)])
-def test_a_match_tells_the_heading_that_was_given(
-    given: float, told: float, localizer: Localizer
-) -> None:
+def test_a_match_states_the_given_heading(given: float, told: float, localizer: Localizer) -> None:
     fix = localizer.locate(panorama(3), Hints(heading_deg=given))
     stated = fix.geometry["heading_deg"].value
     assert (stated, {match.heading_deg for match in fix.matches}) == (told, {told})

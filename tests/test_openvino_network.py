@@ -31,7 +31,7 @@ WEIGHTS = Path(openvino_network.__file__).parent / "weights"
 
 @pytest.fixture(autouse=True)
 def installed():
-    """Not by pytest.importorskip: `import openvino` by itself tells its maker (`_openvino`)."""
+    """Without pytest.importorskip: a plain `import openvino` reports to its maker (`_openvino`)."""
     if not openvino_network.is_installed():
         pytest.skip("needs the extra `cpu`")
 
@@ -52,7 +52,7 @@ def images(count: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     "trunk", ["small", "efficientnet_lite0", "vgg16", "resnet18", "convnext_tiny"]
 )
-def test_it_describes_as_torch_does(trunk: str) -> None:
+def test_descriptors_are_torch_s(trunk: str) -> None:
     network = network_of(trunk)
     fast = CompiledNetwork(network, CONFIG.preprocessing.input_size)
     views = images(COARSE_BATCH + 5)
@@ -63,7 +63,7 @@ def test_it_describes_as_torch_does(trunk: str) -> None:
         np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_many_threads_may_call_and_keep_what_they_were_given() -> None:
+def test_many_threads_may_call_and_keep_their_results() -> None:
     network = network_of()
     fast = CompiledNetwork(network, CONFIG.preprocessing.input_size)
     batches = [images(1 + number % 3) for number in range(40)]
@@ -73,7 +73,7 @@ def test_many_threads_may_call_and_keep_what_they_were_given() -> None:
         np.testing.assert_allclose(one, network.street(views), atol=2e-5)
 
 
-def test_the_log_stays_as_it_was_set_up() -> None:
+def test_the_log_s_configuration_is_unchanged() -> None:
     root = logging.getLogger()
     before = root.level, list(root.handlers), list(root.filters)
     CompiledNetwork(network_of(), CONFIG.preprocessing.input_size).street(images(1))
@@ -88,7 +88,7 @@ def alone(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-TOLD = """
+REPORTED = """
 import sys
 from test_openvino_network import CONFIG, images, network_of
 from model.openvino_network import CompiledNetwork
@@ -98,10 +98,10 @@ print([name for name, one in sys.modules.items() if "openvino_telemetry" in name
 """
 
 
-def test_nobody_is_told_of_it() -> None:
+def test_no_start_is_reported() -> None:
     """In a process of its own: whatever imported the companion before would hide it."""
-    told = alone(TOLD)
-    assert (told.returncode, told.stdout.strip()) == (0, "[]"), told.stderr
+    ended = alone(REPORTED)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr
 
 
 SIGNALLED = """
@@ -132,14 +132,14 @@ class Untraceable(nn.Module):
         raise RuntimeError("not on this branch")
 
 
-def test_a_network_that_it_cannot_compile_is_refused() -> None:
+def test_a_network_that_does_not_compile_is_refused() -> None:
     network = network_of()
     network.aerial.trunk = Untraceable()
     with pytest.raises(CompileError, match="not on this branch"):
         CompiledNetwork(network, CONFIG.preprocessing.input_size)
 
 
-def test_one_that_it_compiles_and_cannot_run_is_left_to_torch(
+def test_torch_runs_a_network_that_compiles_and_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = Encoder(Checkpoint(CONFIG, network_of().state_dict()))
@@ -158,14 +158,14 @@ def test_without_openvino_torch_is_used_and_the_log_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(openvino_network, "find_spec", lambda name: None)
-    assert all(way.library == "torch" for way in fast_backends(torch.device("cpu")))
+    assert all(backend.library == "torch" for backend in fast_backends(torch.device("cpu")))
     encoder = Encoder(Checkpoint(CONFIG, network_of().state_dict()))
     encoder.accelerate([OPENVINO])
     assert encoder.backend == EXACT
     assert "openvino float32 is not used: OpenVINO is not installed" in caplog.text
 
 
-def test_an_encoder_by_openvino_describes_and_explains_as_before() -> None:
+def test_an_encoder_by_openvino_encodes_and_explains_as_torch_does() -> None:
     checkpoint = Checkpoint(CONFIG, network_of().state_dict())
     plain, fast = Encoder(checkpoint), Encoder(checkpoint)
     fast.accelerate([OPENVINO], clock_of(fast, openvino=1.0, torch=2.0))
@@ -182,8 +182,8 @@ def test_an_encoder_by_openvino_describes_and_explains_as_before() -> None:
 
 
 @pytest.mark.parametrize("name", ["skyfix-modern", "msae-demo"])
-def test_what_is_shipped_may_be_encoded_in_bfloat16(name: str) -> None:
-    """All of it so, the finest maps too, has a cosine of 0.995."""
+def test_the_shipped_weights_may_use_bfloat16(name: str) -> None:
+    """With the finest maps in bfloat16 as well, the cosine is 0.995."""
     if not torch.cpu.get_capabilities().get("avx512_bf16"):  # those with AMX have it, too
         pytest.skip("needs a processor with bfloat16")
     encoder = Encoder.load(WEIGHTS / f"{name}.safetensors")
@@ -200,13 +200,13 @@ def clock_of(encoder: Encoder, **seconds: float):
     now = [0.0]
 
     def clock() -> float:
-        now[0] += seconds[encoder.backend.engine]
+        now[0] += seconds[encoder.backend.library]
         return now[0]
 
     return clock
 
 
-def test_what_is_measured_is_measured_in_float32() -> None:
-    ways = exact_backends(torch.device("cpu"))
-    assert OPENVINO in ways
-    assert {way.dtype for way in ways} == {torch.float32}
+def test_exact_backends_compute_in_float32() -> None:
+    backends = exact_backends(torch.device("cpu"))
+    assert OPENVINO in backends
+    assert {backend.dtype for backend in backends} == {torch.float32}

@@ -193,7 +193,7 @@ def test_gpano_goes_before_exif_and_nonsense_in_exif_is_ignored(caplog):
     assert "400" in caplog.text
 
 
-def test_no_metadata_leaves_north_unknown_and_says_what_is_assumed():
+def test_without_metadata_the_heading_is_unknown_and_the_extent_assumed():
     reading = read_panorama(photo())
     assert reading.geometry == PanoramaGeometry(None)
     assert reading.sources == {**dict.fromkeys(GIVEN, "assumed"), "heading_deg": "unknown"}
@@ -201,7 +201,7 @@ def test_no_metadata_leaves_north_unknown_and_says_what_is_assumed():
         read_panorama(b"no image")
 
 
-def test_damaged_exif_warns_nobody():
+def test_damaged_exif_prints_no_warning():
     """A client's file puts no line of Pillow's on standard error, beside the log."""
     cut = direction(180.0)[:-8]  # its value
     with warnings.catch_warnings(record=True) as caught:

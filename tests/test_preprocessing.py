@@ -26,7 +26,7 @@ def test_the_default_projection_is_the_paper_s():
     assert torch.equal(Preprocessing().project(strips, north), expected)
 
 
-def test_no_projection_turns_north_to_the_middle_and_resizes():
+def test_no_projection_rolls_north_to_the_middle_and_resizes():
     strips = torch.zeros(2, 3, 32, 64)
     strips[0, :, :, 16] = strips[1, :, :, 48] = 1
     square = Preprocessing(projection="none", input_size=32)
@@ -42,7 +42,7 @@ def test_ground_needs_a_band_and_an_unknown_projection_is_refused():
         Preprocessing(projection="square")
 
 
-def test_what_is_missing_is_the_mean_and_so_zero_to_the_network():
+def test_missing_rows_are_zero_to_the_network():
     preprocessing = Preprocessing()
     filled = to_tensor([np.full((4, 4, 3), preprocessing.fill, np.uint8)])
     assert preprocessing.normalise(filled).abs().max() < 0.5 / 255 / min(preprocessing.std)
@@ -86,7 +86,7 @@ def test_a_jpeg_decoded_at_the_sufficient_size_gives_the_same_strip(geometry, ba
 @pytest.mark.parametrize("band", [DEFAULT_BAND, Band(30.0, -20.0), Band(-10.0, -30.0), None])
 # Of the first, a row may be 85 of the image's: more than are decoded for interpolation's sake.
 @pytest.mark.parametrize("strip", [(4, 64), (96, 512)])
-def test_a_strip_is_the_same_whether_or_not_the_rows_below_it_are_decoded(size, band, strip):
+def test_rows_below_the_band_do_not_change_the_strip(size, band, strip):
     preprocessing = Preprocessing(band=band, strip_size=strip)
     buffer = io.BytesIO()
     Image.fromarray(noise(size[1], size[0], 3)).save(buffer, "JPEG")

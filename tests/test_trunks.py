@@ -52,7 +52,7 @@ def test_every_torchvision_trunk_has_maps_and_features(name):
 @pytest.mark.parametrize(
     "probe", [lambda trunk: map_shapes(trunk, 32), lambda trunk: freeze(trunk, 1)]
 )
-def test_a_look_at_the_maps_counts_as_no_batch(probe):
+def test_map_shapes_leave_batch_norms_unchanged(probe):
     trunk = build_trunk("resnet18").train()
     norm = trunk.body.bn1
     before = norm.running_mean.clone(), norm.running_var.clone()
@@ -63,7 +63,7 @@ def test_a_look_at_the_maps_counts_as_no_batch(probe):
 
 
 @pytest.mark.parametrize("name", ["small", "efficientnet_lite0", "convnext_tiny"])
-def test_frozen_maps_stay_whatever_the_weights_that_still_learn_become(name):
+def test_frozen_maps_do_not_change_while_the_rest_learns(name):
     trunk = build_trunk(name).eval()
     images = torch.rand(2, 3, 64, 64)
     before = [one.detach() for one in trunk(images)]
@@ -81,7 +81,7 @@ def test_frozen_maps_stay_whatever_the_weights_that_still_learn_become(name):
     assert all((one != other).any() for one, other in zip(before[2:], after[2:], strict=True))
 
 
-def test_nothing_is_frozen_unasked():
+def test_nothing_is_frozen_by_default():
     trunk = build_trunk("small")
     freeze(trunk, 0)
     assert all(one.requires_grad for one in trunk.parameters())
@@ -104,7 +104,7 @@ def test_the_trunks_with_batch_norm_are_named():
     assert found == set(BATCH_NORM_TRUNKS)
 
 
-def test_pretrained_weights_out_of_reach_are_no_random_ones(tmp_path, monkeypatch):
+def test_unreachable_pretrained_weights_are_refused(tmp_path, monkeypatch):
     """A file where torch's cache should be: nothing can be downloaded, whatever the network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     (tmp_path / "nothing").touch()

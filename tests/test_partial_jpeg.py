@@ -1,4 +1,4 @@
-"""Rows of an image that nobody needs are not decoded, and nothing else changes."""
+"""Rows that are not needed are not decoded, and nothing else changes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ ROUGH = ROUGH.resize((1201, 599))
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("rows", [1, 200, 416])
-def test_rows_that_nobody_needs_are_black_and_the_others_as_ever(scale, subsampling, rows):
+def test_the_rows_below_are_black_and_the_upper_rows_unchanged(scale, subsampling, rows):
     data = encoded(ROUGH, "JPEG", subsampling=subsampling, restart_marker_rows=rows % 2)
     least = (599 // scale, 1201 // scale)
     whole = decode_image(data, min_size=least)
@@ -37,15 +37,15 @@ def test_rows_that_nobody_needs_are_black_and_the_others_as_ever(scale, subsampl
     ],
     ids=["progressive", "png", "head down", "lying", "several scans"],
 )
-def test_what_does_not_come_row_by_row_from_the_top_is_decoded_whole(data):
+def test_files_without_rows_in_order_are_decoded_whole(data):
     for least in (None, (64, 128)):
         upper = decode_image(data, min_size=least, rows=100)
         assert (upper == decode_image(data, min_size=least)).all()
 
 
 @pytest.mark.parametrize("share", [0.45, 0.5, 0.55, 0.6])
-def test_what_libjpeg_passes_over_in_a_whole_file_is_passed_over_in_its_upper_part(share):
-    """An unknown marker, which it finds where it looks for the end of what is left."""
+def test_a_marker_that_libjpeg_skips_is_skipped_here_as_well(share):
+    """An unknown marker, where libjpeg looks for the end of the file."""
     pixels = np.random.default_rng(1).integers(0, 256, (600, 400, 3), np.uint8)
     data = bytearray(encoded(Image.fromarray(pixels), "JPEG", restart_marker_rows=1))
     place = int(share * len(data))
@@ -55,7 +55,7 @@ def test_what_libjpeg_passes_over_in_a_whole_file_is_passed_over_in_its_upper_pa
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.999])
-def test_a_jpeg_cut_off_is_refused_wherever_it_is_cut(share):
+def test_a_truncated_jpeg_is_refused(share):
     data = encoded(ROUGH, "JPEG")
     with pytest.raises(ImageError, match="damaged"):
         decode_image(data[: int(share * len(data))], rows=200)
