@@ -43,7 +43,7 @@ from model.atomic_write import sync
 from model.freed_memory import keep_freed_memory
 from model.geo import LatLon
 from service.build import BATCH, build
-from service.imagery.tile_images import TilePictures
+from service.imagery.tile_images import TileImages
 from service.index.catalogue import Catalogue, SourceRecord
 from service.index.engines import IVF_FILE, exact_nearest, moved
 from service.index.live import LiveIndex
@@ -298,8 +298,8 @@ def build_throughput(home: Path, weights: Path, raster: Path) -> dict[str, Any]:
         tiles = list(catalogue.tiles())
         sources = {source.name: source for source in catalogue.sources()}
     began = time.process_time()
-    with TilePictures(sources, tiles, encoder.aerial_pixels) as pictures:
-        batches = [images for _, images in pictures.batches(np.arange(len(tiles)), BATCH)]
+    with TileImages(sources, tiles, encoder.aerial_pixels) as reader:
+        batches = [images for _, images in reader.batches(np.arange(len(tiles)), BATCH)]
     cut_core_s = time.process_time() - began
 
     def encode() -> tuple[float, float]:

@@ -1,15 +1,14 @@
 """The region's imagery as a slippy map: Web Mercator tiles drawn from the catalogue's sources.
 
 A map tile is read as a north-up square of ground around its centre. That is off by less than a
-pixel from MIN_ZOOM on: Mercator's scale changes by 0.3 % over a tile at 60 degrees, and is taken
-from the sphere while the ground is the ellipsoid's (0.3 %).
+pixel from MIN_ZOOM on: Mercator's scale changes by 0.3 % over a tile at 60 degrees, and the sphere
+that gives the scale differs from the ellipsoid by another 0.3 %.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import math
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,23 +19,24 @@ import numpy as np
 from PIL import Image
 
 from model.errors import SkyfixError
-from model.geo import Bounds, LatLon, metres_per_degree
+from model.geo import Bounds, LatLon, bounds_around, metres_per_degree
 from model.images import Rgb
 from service.imagery.raster import RasterSource
 from service.imagery.source import Cut, Source
-from service.imagery.tile_images import reopen
+from service.imagery.tile_images import cut_of, reopen
+from service.imagery.web_mercator import latitude_at, longitude_at
 from service.index.catalogue import Catalogue, SourceRecord, Tile, TileUnknown
 
 PIXELS = 256
 BLANK = np.array([232, 236, 239], np.uint8)  # the page's background
 MIN_ZOOM, MAX_ZOOM = 10, 22
-MAX_PICTURES = 64  # of a folder's images, drawn into one map tile
-MAX_WAITING = 64  # map tiles, the one being drawn included: ten browsers' six connections each
-ENOUGH = 0.999  # share of a map tile beyond which further sources add nothing
+MAX_IMAGES = 64  # of an image folder, pasted into one map tile
+MAX_WAITING = 64  # map tiles, with the tile being drawn: ten browsers' six connections each
+ENOUGH = 0.999  # share of a map tile; once covered, further sources add nothing
 
 
 class MapTileUnknown(SkyfixError):
-    """Not a tile of the world's map."""
+    """No map tile has this address."""
 
 
 class MapBusy(SkyfixError):
@@ -64,33 +64,28 @@ class MapTile(NamedTuple):
     def bounds(self) -> Bounds:
         """Degrees WGS84."""
         side = 2**self.z
-        west = self.x / side * 360.0 - 180.0
-        return Bounds(
-            west, _latitude(self.y + 1, side), west + 360.0 / side, _latitude(self.y, side)
-        )
+        west = longitude_at(self.x / side)
+        south, north = latitude_at((self.y + 1) / side), latitude_at(self.y / side)
+        return Bounds(west, south, west + 360.0 / side, north)
 
     def cut(self) -> Cut:
         """The square of ground around the tile's centre."""
         side = 2**self.z
         box = self.bounds
-        centre = LatLon(_latitude(self.y + 0.5, side), (box.west + box.east) / 2.0)
+        centre = LatLon(latitude_at((self.y + 0.5) / side), (box.west + box.east) / 2.0)
         width = metres_per_degree(centre.latitude).east * 360.0 / side
         return Cut(f"map-{self.z}-{self.x}-{self.y}", centre, width)
-
-
-def _latitude(row: float, side: int) -> float:
-    return math.degrees(math.atan(math.sinh(math.pi * (1.0 - 2.0 * row / side))))
 
 
 class BaseMap:
     """Draws map tiles in one thread of its own, which keeps the sources open.
 
-    most: how many may wait; more are refused.
+    most: map tiles that may wait; more are refused.
     """
 
     def __init__(self, catalogue: Path, most: int = MAX_WAITING) -> None:
         self._catalogue = catalogue
-        self._most, self._places = most, threading.Semaphore(most)
+        self._most, self._waiting = most, threading.Semaphore(most)
         self._open: dict[str, tuple[SourceRecord, Source]] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="base-map")
 
@@ -98,20 +93,20 @@ class BaseMap:
         """The map tile, uint8 (256, 256, 3); None where there is no imagery.
 
         Args:
-            tile_ids: of the catalogue's tiles around there: sources that are folders of images
-                are drawn from them.
+            tile_ids: the catalogue's tiles around the map tile. Image folders are drawn from
+                these alone.
 
         Returns:
-            A future; cancelled before its turn, nothing is drawn.
+            A future. Nothing is drawn where it is cancelled in time.
 
         Raises:
-            MapBusy: as many as may are waiting.
+            MapBusy: `most` map tiles are waiting.
         """
-        if not self._places.acquire(blocking=False):
+        if not self._waiting.acquire(blocking=False):
             raise MapBusy(f"{self._most} map tiles wait to be drawn: try again later")
         run = contextvars.copy_context().run
         drawn = self._reader.submit(run, self._draw, tile, list(tile_ids))
-        drawn.add_done_callback(lambda _: self._places.release())
+        drawn.add_done_callback(lambda _: self._waiting.release())
         return drawn
 
     def close(self) -> None:
@@ -126,18 +121,18 @@ class BaseMap:
             for record in catalogue.sources():
                 source = self._source(record)
                 if record.kind == "folder":
-                    near = _of_source(catalogue, record.name, tile_ids)
-                    picture, share = _pasted(source, tile, near)
+                    tiles = _of_source(catalogue, record.name, tile_ids)
+                    image, share = _paste(source, tile, [cut_of(near, record) for near in tiles])
                 else:
-                    picture, share = _cut_out(source, tile)
+                    image, share = _cut_out(source, tile)
                 if share > best_share:
-                    best, best_share = picture, share
+                    best, best_share = image, share
                 if best_share >= ENOUGH:
                     break
         return best
 
     def _source(self, record: SourceRecord) -> Source:
-        """Kept open until the source is ingested again."""
+        """The record's source, kept open until it is ingested again."""
         if record.name in self._open:
             known, source = self._open[record.name]
             if known == record:
@@ -149,12 +144,12 @@ class BaseMap:
 
 
 def _cut_out(source: Source, tile: MapTile) -> tuple[Rgb, float]:
-    """The source's picture; what lies beyond a raster's edge is left blank."""
+    """The source's image of the map tile; beyond a raster's edge it is left blank."""
     if not isinstance(source, RasterSource):
         return source.read(tile.cut(), PIXELS)
-    view = source.look(tile.cut().ground, (PIXELS, PIXELS))
-    picture, share = view.picture()
-    return np.where(view.weight[..., None] < 0.5, BLANK, picture), share
+    layer = source.sample(tile.cut().ground, (PIXELS, PIXELS))
+    image, share = layer.image()
+    return np.where(layer.weight[..., None] < 0.5, BLANK, image), share
 
 
 def _of_source(catalogue: Catalogue, name: str, tile_ids: list[str]) -> list[Tile]:
@@ -166,20 +161,20 @@ def _of_source(catalogue: Catalogue, name: str, tile_ids: list[str]) -> list[Til
     return [tile for tile in found if tile.source == name]
 
 
-def _pasted(source: Source, tile: MapTile, near: list[Tile]) -> tuple[Rgb, float]:
+def _paste(source: Source, tile: MapTile, cuts: list[Cut]) -> tuple[Rgb, float]:
     """A folder's images laid on the map tile, and the share of it that they cover."""
-    box = tile.bounds
-    picture = Image.new("RGB", (PIXELS, PIXELS), tuple(BLANK.tolist()))
+    west, south, east, north = tile.bounds
+    image = Image.new("RGB", (PIXELS, PIXELS), tuple(BLANK.tolist()))
     covered = Image.new("1", (PIXELS, PIXELS))
-    scale = np.array([PIXELS / (box.east - box.west), PIXELS / (box.north - box.south)])
-    for one in near:
-        west, south, east, north = one.bounds
-        left, right = ((np.array([west, east]) - box.west) * scale[0]).round().astype(int)
-        top, bottom = ((box.north - np.array([north, south])) * scale[1]).round().astype(int)
-        size = (int(right - left), int(bottom - top))
+    across, down = PIXELS / (east - west), PIXELS / (north - south)
+    for cut in cuts:
+        box = bounds_around(cut.centre, cut.size_m)
+        left, right = (round((longitude - west) * across) for longitude in (box.west, box.east))
+        top, bottom = (round((north - latitude) * down) for latitude in (box.north, box.south))
+        size = right - left, bottom - top
         if min(size) < 1:
             continue
-        pixels = source.read(Cut(one.tile_id, one.centre, one.size_m), min(max(size), 4 * PIXELS))
-        picture.paste(Image.fromarray(pixels.pixels).resize(size), (int(left), int(top)))
-        covered.paste(1, (int(left), int(top), int(right), int(bottom)))
-    return np.asarray(picture), float(np.asarray(covered).mean())
+        part = source.read(cut, min(max(size), 4 * PIXELS)).pixels
+        image.paste(Image.fromarray(part).resize(size), (left, top))
+        covered.paste(1, (left, top, right, bottom))
+    return np.asarray(image), float(np.asarray(covered).mean())

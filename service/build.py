@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from model.atomic_write import sync
 from model.errors import SkyfixError
 from model.images import Rgb
-from service.imagery.tile_images import TilePictures
+from service.imagery.tile_images import TileImages
 from service.index import milvus
 from service.index.catalogue import Catalogue
 from service.index.engine_choice import EngineChoice, announce
@@ -266,14 +266,14 @@ class _Build:
         """Pictures are read in other threads while this one encodes; a shard every SHARD_TILES."""
         unsaved: list[NDArray[np.intp]] = []
         finished = len(hashes) - len(todo)
-        with TilePictures(self.sources, self.tiles, self.encoder.aerial_pixels) as pictures:
-            for rows, images in pictures.batches(todo, self.batch):
+        with TileImages(self.sources, self.tiles, self.encoder.aerial_pixels) as reader:
+            for rows, images in reader.batches(todo, self.batch):
                 vectors[rows] = self._checked(self.encoder.encode_aerials(images), len(rows))
                 unsaved.append(rows)
                 finished += len(rows)
                 if sum(map(len, unsaved)) >= SHARD_TILES:
                     saved = np.concatenate(unsaved)
-                    pictures.check()  # a shard outlives a build that fails at its end
+                    reader.check()  # a shard outlives a build that fails at its end
                     self.shards.add(hashes[saved], vectors[saved])
                     unsaved.clear()
                 self.progress(finished, len(hashes))

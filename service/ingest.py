@@ -1,6 +1,6 @@
 """Imagery in, catalogue entries out: every tile is cut once to see whether it holds anything.
 
-Knows nothing of encoders: what is embedded is decided later, by `service.build`.
+Knows nothing of encoders: `service.build` decides later which tiles are encoded.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,26 +17,27 @@ from pathlib import Path
 from model.errors import SkyfixError
 from model.images import Rgb
 from service.imagery.grid import GridError
+from service.imagery.gridded_source import runs
 from service.imagery.source import Source, SourceError, source_name
 from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
 log = logging.getLogger(__name__)
 
-HASH_PIXELS = 128  # side at which a tile's content is hashed: 0.5 m for 64 m tiles
+HASH_PIXELS = 128  # a tile's content is hashed at this side: 0.5 m a pixel for 64 m tiles
 MIN_VALID = 0.5  # share of a tile that imagery must cover
-STRIDE_SHARE = 0.25  # of the size: any place is within 0.18 sizes of a tile's centre
-MAX_BAD_PICTURES_NAMED = 5
+STRIDE_SHARE = 0.25  # of the tile size: any position is within 0.18 sizes of a tile's centre
+MAX_BAD_TILES_NAMED = 5
 
-Progress = Callable[[int, int], None]  # done so far, expected in all
+Progress = Callable[[int, int], None]  # tiles done, tiles expected in all
 
 
 class NothingToIngest(SkyfixError):
     """The imagery gives no tile."""
 
 
-class BadPictures(SkyfixError):
-    """Some of a folder's images cannot be used."""
+class BadImages(SkyfixError):
+    """Some tiles' imagery cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -64,35 +66,32 @@ def ingest(
     attribution: str | None = None,
     progress: Progress = lambda done, expected: None,
 ) -> IngestReport:
-    """Cuts `path` into tiles and makes them the only ones of its source.
+    """Cuts `path` into tiles, which replace all former tiles of the source.
 
     Args:
         path: a georeferenced raster, or a folder of rasters, map tiles, or images with a CSV.
         size_m: ground width of a tile; None keeps a folder's images whole.
-        stride_m: between the centres of a raster's tiles; None is that of the former ingest at
-            this size, or a quarter of the size. A folder's images have none.
-        name: of the source; ingesting under the same name again replaces it.
-        min_valid: tiles of which imagery covers a smaller share are skipped and counted.
-        licence: None is that of the former ingest, or what the imagery itself states; so with
-            `attribution`.
+        stride_m: distance between tile centres; a folder's images have none. None: reuse the
+            previous ingest's value if the size is the same, else a quarter of the size.
+        name: the source's name. Ingesting under the same name again replaces the source.
+        min_valid: share of a tile that imagery must cover; other tiles are skipped and counted.
+        licence, attribution: None: reuse the previous ingest's value, or the imagery's own.
 
     Raises:
-        SourceError, GridError: the imagery or the sizes cannot be used, with the reason.
-        BadPictures, NothingToIngest: see there. The catalogue is unchanged after any error.
+        SourceError, GridError: the imagery or the sizes cannot be used; the message says why.
+        BadImages, NothingToIngest: see there. The catalogue is unchanged after any error.
     """
     began = time.monotonic()
     name = source_name(path.expanduser().resolve(), name)
-    former = next((one for one in catalogue.sources() if one.name == name), None)
+    former = next((record for record in catalogue.sources() if record.name == name), None)
     source = open_source(path, name, former.signature if former else "")
-    try:
+    with closing(source):
         stride_m = _stride(source, size_m, stride_m, former)
         record = _record(source, size_m, stride_m, licence, attribution, former)
         cutting = _Cutting(source, size_m, stride_m, min_valid, progress)
         changes = catalogue.replace_source(record, cutting.tiles())
-        _warn_of_changes(former, record)
-        _warn_of_overlap(catalogue, source.name)
-    finally:
-        source.close()
+    _warn_of_changes(former, record)
+    _warn_of_overlap(catalogue, source.name)
     tiles = changes.added + changes.updated + changes.unchanged
     seconds = time.monotonic() - began
     log.info("source %s: %d tiles in %.1f s, %s", source.name, tiles, seconds, changes)
@@ -102,12 +101,12 @@ def ingest(
 def _stride(
     source: Source, size_m: float | None, stride_m: float | None, former: SourceRecord | None
 ) -> float | None:
-    """As given; else the former ingest's, if it had this size; else STRIDE_SHARE of the size."""
+    """The given stride; else the former ingest's at this size; else STRIDE_SHARE of the size."""
     if source.kind == "folder":
         if stride_m is not None:
             log.warning(
-                "source %s: the stride of %g m is ignored: the images of a folder lie where its "
-                "CSV says",
+                "source %s: the stride of %g m is ignored: a folder's images lie where its CSV "
+                "says",
                 source.name, stride_m,
             )  # fmt: skip
         return None
@@ -119,7 +118,7 @@ def _stride(
 
 
 def _check_stride(size_m: float | None, stride_m: float | None) -> None:
-    """Raises GridError where places would lie between tiles."""
+    """Raises GridError where positions would lie between tiles."""
     if size_m is not None and stride_m is not None and stride_m > size_m:
         raise GridError(
             f"stride {stride_m:g} m leaves gaps between tiles of {size_m:g} m: use "
@@ -127,7 +126,7 @@ def _check_stride(size_m: float | None, stride_m: float | None) -> None:
         )
     if size_m is not None and stride_m == size_m:
         log.warning(
-            "tiles of %g m at a stride of %g m do not overlap: a place may be %.0f m from a "
+            "tiles of %g m at a stride of %g m do not overlap: a camera may be %.0f m from a "
             "tile's centre; a stride of %g m finds more",
             size_m, stride_m, stride_m / 2**0.5, size_m * STRIDE_SHARE,
         )  # fmt: skip
@@ -138,7 +137,7 @@ def _warn_of_changes(former: SourceRecord | None, record: SourceRecord) -> None:
         return
     if record.size_m != former.size_m:
         log.warning(
-            "source %s: tiles were %s wide and are %s: all of them show other ground now",
+            "source %s: tiles were %s wide and are %s: every tile shows other ground now",
             record.name, _metres(former.size_m), _metres(record.size_m),
         )  # fmt: skip
     if record.stride_m is not None and record.stride_m != former.stride_m:
@@ -149,26 +148,26 @@ def _warn_of_changes(former: SourceRecord | None, record: SourceRecord) -> None:
 
 
 def _metres(value: float | None) -> str:
-    return "the images' own" if value is None else f"{value:g} m"
+    return "the images' own size" if value is None else f"{value:g} m"
 
 
 def _warn_of_overlap(catalogue: Catalogue, name: str) -> None:
     for other, tiles in catalogue.around(name).items():
         log.warning(
-            "%d tiles of source %s lie in the area of %s: both are searched. Where one should "
-            "hide the other, put the rasters into one folder and ingest that (the finest shows), "
-            "or `skyfix remove` one",
+            "%d tiles of source %s lie in the area of %s: both sources are searched. To search "
+            "the finest imagery alone, put the rasters into one folder and ingest the folder, or "
+            "`skyfix remove` a source",
             tiles, other, name,
         )  # fmt: skip
 
 
-def content_hash(picture: Rgb) -> bytes:
-    """SHA-256 of a tile's pixels, cut at HASH_PIXELS."""
-    return hashlib.sha256(picture.tobytes()).digest()
+def content_hash(image: Rgb) -> bytes:
+    """SHA-256 of a tile's image, cut at HASH_PIXELS."""
+    return hashlib.sha256(image.tobytes()).digest()
 
 
 class _Cutting:
-    """Turns a source into catalogue tiles, counting what it leaves out."""
+    """Turns a source into catalogue tiles; counts the tiles kept and skipped."""
 
     def __init__(
         self,
@@ -187,45 +186,46 @@ class _Cutting:
         """Every tile with enough imagery.
 
         Raises:
-            BadPictures: after trying all, when some could not be read.
-            NothingToIngest: when none was left.
+            BadImages: some tiles could not be read; all were tried.
+            NothingToIngest: no tile was left.
         """
         expected = self._source.count(self._size_m, self._stride_m)
         cuts = self._source.cuts(self._size_m, self._stride_m)
         bad: list[str] = []
-        for run in self._source.runs(cuts, HASH_PIXELS):
+        for run in runs(cuts, HASH_PIXELS):
             try:
-                pictures = self._source.read_run(run, HASH_PIXELS)
+                images = self._source.read_run(run, HASH_PIXELS)
             except SourceError as error:
                 bad += [f"{cut.tile_id}: {error}" for cut in run]
                 continue
-            for cut, picture in zip(run, pictures, strict=True):
-                if picture.valid < self._min_valid:
+            for cut, image in zip(run, images, strict=True):
+                if image.valid < self._min_valid:
                     self.skipped += 1
                 else:
                     self.kept += 1
                     yield Tile(cut.tile_id, self._source.name, *cut.centre, cut.size_m,
-                               content_hash(picture.pixels))  # fmt: skip
+                               content_hash(image.pixels))  # fmt: skip
             done = self.kept + self.skipped
             self._progress(done, max(expected, done))
         self._conclude(bad)
 
     def _conclude(self, bad: list[str]) -> None:
         if bad:
-            shown = "; ".join(bad[:MAX_BAD_PICTURES_NAMED])
-            raise BadPictures(
+            shown = "; ".join(bad[:MAX_BAD_TILES_NAMED])
+            raise BadImages(
                 f"{len(bad)} tiles of {self._source.path} cannot be read, nothing was changed: "
                 f"{shown}"
             )
         if not self.kept:
             raise NothingToIngest(
-                f"{self._source.path} gives no tile: {self.skipped} were cut and are covered by "
-                f"imagery to less than {self._min_valid:.0%}: use smaller tiles or other imagery"
+                f"{self._source.path} gives no tile: imagery covers less than "
+                f"{self._min_valid:.0%} of all {self.skipped} that were cut: use smaller tiles or "
+                "other imagery"
             )
 
 
 def _credit(what: str, given: str | None, former: str, stated: str) -> str:
-    """As given; else as in the former ingest; else as the imagery itself states."""
+    """The given text; else the former ingest's; else the imagery's own."""
     if given is not None:
         return given
     if former and stated not in ("", former):

@@ -7,7 +7,7 @@ from imagery_samples import patchwork, write_raster
 from pair_samples import write_pairs
 
 from model.geo import LatLon
-from service.imagery.image_folder import FolderSource
+from service.imagery.image_folder import ImageFolderSource
 from training.__main__ import main
 from training.data.datasets import load_references
 from training.data.export import ExportError, export_tiles
@@ -27,7 +27,7 @@ def test_ingest_reads_what_was_exported(tmp_path):
     root, out = cvusa_tree(tmp_path / "data"), tmp_path / "tiles"
     assert main(["export-tiles", "cvusa", str(root), str(out)]) == 0
     tiles = {one.id: one for one in load_references("cvusa", root, "all")}
-    source = FolderSource(out)
+    source = ImageFolderSource(out)
     cuts = list(source.cuts(None, None))
     assert {cut.tile_id for cut in cuts} == tiles.keys() == {"0000001", "0000002"}
     for cut in cuts:
@@ -55,13 +55,13 @@ def test_a_linked_image_is_exported_as_a_file(tmp_path):
     image.symlink_to(tmp_path / "elsewhere.jpg")
     export_tiles("cvusa", root, "val", out)
     assert not (out / "0000001.jpg").is_symlink()
-    assert FolderSource(out).count(None, None) == 1
+    assert ImageFolderSource(out).count(None, None) == 1
 
 
 def test_own_pairs_are_exported_once_an_aerial(tmp_path):
     out = tmp_path / "tiles"
     assert export_tiles("folder", write_pairs(tmp_path / "data", 3), "all", out) == 3
-    cuts = list(FolderSource(out).cuts(None, None))
+    cuts = list(ImageFolderSource(out).cuts(None, None))
     assert [cut.tile_id for cut in cuts] == ["aerial-0", "aerial-1", "aerial-2"]
     assert cuts[1].centre == pytest.approx(LatLon(50.01, 8.0))
     assert cuts[1].size_m == 48
@@ -78,7 +78,7 @@ def test_aerials_named_by_their_whole_paths_are_exported(tmp_path, monkeypatch):
     for number, folder in enumerate([root, root.relative_to(tmp_path)]):
         out = tmp_path / f"tiles-{number}"
         export_tiles("folder", folder, "all", out)
-        first, second, third = (cut.tile_id for cut in FolderSource(out).cuts(None, None))
+        first, second, third = (cut.tile_id for cut in ImageFolderSource(out).cuts(None, None))
         assert (first, second) == ("aerial-0", "aerial-1")
         assert third.endswith("-my_20tiles-_e9")
 

@@ -1,4 +1,4 @@
-"""The lattice is metric, closes around the Earth, and names its points for ever."""
+"""The grid is metric, closes around the Earth, and names its points for ever."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from model.geo import LatLon, offset
 from service.imagery.grid import (
     Extent,
     GridError,
+    GridPlace,
     columns_around,
     latitude_at,
     meridian_distance,
@@ -76,8 +77,20 @@ def test_a_whole_parallel_holds_every_column_once() -> None:
 
 
 def test_names_are_stable_and_safe_in_a_path() -> None:
-    assert tile_id("town", 16.0, 350123, 104711) == "town-16m-n350123-e104711"
-    assert tile_id("town", 12.5, -4, 0) == "town-12.5m-s4-e0"
+    assert tile_id("town", GridPlace(16.0, 350123, 104711)) == "town-16m-n350123-e104711"
+    assert tile_id("town", GridPlace(12.5, -4, 0)) == "town-12.5m-s4-e0"
+
+
+@given(
+    st.floats(-88.9, 88.9), st.floats(-180.0, 180.0), st.sampled_from([0.25, 7.1, 16.0, 18.7808641])
+)
+def test_a_centre_gives_its_grid_point_back(lat: float, lon: float, stride: float) -> None:
+    north_east = offset(LatLon(lat, lon), 3.0 * stride, 3.0 * stride)
+    east = lon + (north_east.longitude - lon) % 360.0
+    for row in rows(Extent(lon, lat, east, north_east.latitude), stride):
+        for column, longitude in zip(row.columns, row.longitudes, strict=True):
+            place = GridPlace(stride, row.row, int(column))
+            assert GridPlace.nearest(LatLon(row.latitude, float(longitude)), stride) == place
 
 
 @pytest.mark.parametrize("stride", [0.0, -16.0, math.nan, math.inf])

@@ -19,6 +19,7 @@ from scipy.ndimage import map_coordinates
 
 from model.geo import LatLon, distance_m
 from service.imagery.grid import GridError, columns_around, latitude_at
+from service.imagery.gridded_source import runs
 from service.imagery.raster import RasterSource
 from service.imagery.source import Cut, SourceError
 
@@ -317,7 +318,7 @@ def test_a_raster_of_the_whole_world_has_no_seam(crs: str, west: float, tmp_path
         cut for cut in cuts if abs((cut.centre.longitude - west + 180.0) % 360.0 - 180.0) < 0.3
     ]
     assert len(at_the_seam) > 12
-    for run in source.runs(at_the_seam, 16):
+    for run in runs(at_the_seam, 16):
         for cut, picture in zip(run, source.read_run(run, 16), strict=True):
             assert picture.valid == 1.0
             expected = np.moveaxis(colour_of(ground(cut, 16)[..., 0]), 0, -1)

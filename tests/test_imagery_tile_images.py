@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from imagery_samples import patchwork, write_folder, write_raster
 
-from service.imagery.tile_images import ImageryChanged, TilePictures
+from service.imagery.tile_images import ImageryChanged, TileImages
 from service.index.catalogue import Catalogue
 from service.ingest import HASH_PIXELS, content_hash, ingest
 
@@ -21,9 +21,9 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
         yield catalogue
 
 
-def pictures_of(catalogue: Catalogue, pixels: int = 32) -> TilePictures:
+def pictures_of(catalogue: Catalogue, pixels: int = 32) -> TileImages:
     sources = {source.name: source for source in catalogue.sources()}
-    return TilePictures(sources, list(catalogue.tiles()), pixels)
+    return TileImages(sources, list(catalogue.tiles()), pixels)
 
 
 def test_what_is_cut_again_is_what_was_ingested(catalogue: Catalogue, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from service.imagery.grid import GridError
 from service.imagery.source import SourceError, SourceMissing
 from service.imagery.tile_images import tile_image
 from service.index.catalogue import Catalogue, TileUnknown
-from service.ingest import BadPictures, IngestReport, NothingToIngest, ingest
+from service.ingest import BadImages, IngestReport, NothingToIngest, ingest
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_empty_tiles_are_skipped_and_counted(catalogue: Catalogue, tmp_path: Pat
 
 def test_imagery_that_gives_no_tile_is_an_error(catalogue: Catalogue, tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", np.zeros((300, 300, 3), np.uint8), nodata=0)
-    with pytest.raises(NothingToIngest, match=r"covered by imagery to less than 50%"):
+    with pytest.raises(NothingToIngest, match=r"imagery covers less than 50% of all \d+"):
         ingest(catalogue, path, size_m=64.0)
     assert catalogue.sources() == []
 
@@ -90,7 +90,7 @@ def test_a_folders_bad_images_are_counted_together(catalogue: Catalogue, tmp_pat
     ingest(catalogue, folder, size_m=None)
     for bad in ("1.png", "3.png"):
         (folder / bad).write_bytes(b"broken")
-    with pytest.raises(BadPictures, match=r"2 tiles .* 1\.png.* 3\.png"):
+    with pytest.raises(BadImages, match=r"2 tiles .* 1\.png.* 3\.png"):
         ingest(catalogue, folder, size_m=None)
     assert catalogue.count() == 4
 
@@ -185,7 +185,7 @@ def test_zero_overlap_and_sources_over_each_other_are_warned_of(
     fine = write_raster(tmp_path / "fine.tif", patchwork(300, 300), resolution_m=0.25)
     coarse = write_raster(tmp_path / "coarse.tif", patchwork(300, 300), resolution_m=1.0)
     ingest(catalogue, fine, size_m=32.0, stride_m=32.0)
-    assert "do not overlap: a place may be 23 m from" in caplog.text
+    assert "do not overlap: a camera may be 23 m from" in caplog.text
     inside = catalogue.count()
     ingest(catalogue, coarse, size_m=32.0)
     assert f"{inside} tiles of source fine lie in the area of coarse" in caplog.text

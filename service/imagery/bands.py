@@ -1,4 +1,4 @@
-"""Which bands of a raster are its red, green and blue, and how their values become uint8."""
+"""Which bands of a raster are red, green and blue, and how their values become uint8."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from rasterio.windows import Window
 
 from model.images import Rgb
 from service.imagery.source import SourceError
-from service.imagery.value_range import Stretch
+from service.imagery.value_range import ValueRange
 
-SAMPLE_SIDE = 16  # windows along each side that are looked at to find the range of values:
-SAMPLE_PIXELS = 16  # many small ones, of which an edit touches no larger share than of the raster
+# Values are sampled in a lattice of small windows: an edit touches no larger share of many small
+# windows than of the raster.
+SAMPLE_SIDE = 16  # windows along each side
+SAMPLE_PIXELS = 16  # along each side of a window
 
 
 @dataclass(frozen=True)
 class Bands:
-    """How a raster's values become RGB: found once, when it is opened."""
+    """How a raster's values become RGB."""
 
-    indexes: tuple[int, ...]  # one (grey or palette) or three, 1-based
-    deep: bool  # values are no bytes: they need a Stretch
+    indexes: tuple[int, ...]  # 1-based: one band (grey or palette) or three
+    deep: bool  # values are not bytes: they need a ValueRange
     palette: NDArray[np.uint8] | None  # (256, 3)
     masked: bool  # some pixels may be without imagery
 
     @classmethod
     def of(cls, raster: rasterio.DatasetReader) -> Bands:
-        """Reads types, colour interpretation and palette; no pixels.
+        """From types, colour interpretation and palette; no pixels are read.
 
         Raises:
             SourceError: no band, or complex values.
         """
         if raster.count == 0 or any("complex" in dtype for dtype in raster.dtypes):
-            raise SourceError(f"{raster.name}: bands {raster.dtypes} are no picture")
+            raise SourceError(f"{raster.name}: bands {raster.dtypes} are no image")
         indexes = _rgb_indexes(raster.colorinterp)
         masked = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
         palette = _palette(raster) if raster.colorinterp[0] == ColorInterp.palette else None
@@ -43,7 +45,7 @@ class Bands:
         return cls(indexes, deep, palette, masked)
 
     def samples(self, raster: rasterio.DatasetReader) -> NDArray[np.generic]:
-        """Valid values from a lattice of small windows: bounded work for any raster."""
+        """Valid values from a lattice of windows: bounded work for any raster."""
         samples = []
         for part in range(SAMPLE_SIDE * SAMPLE_SIDE):
             row, column = divmod(part, SAMPLE_SIDE)
@@ -63,11 +65,11 @@ class Bands:
         raster: rasterio.DatasetReader,
         window: Window,
         shape: tuple[int, int],
-        stretch: Stretch | None,
+        value_range: ValueRange | None,
     ) -> tuple[Rgb, NDArray[np.uint8] | None]:
-        """RGB (h, w, 3) of a window averaged down to `shape`, and its validity (0 or 255) if any.
+        """RGB (h, w, 3) of a window averaged down to `shape`, and its mask (0 or 255) if any.
 
-        A palette's entries cannot be averaged: there the nearest pixel is taken.
+        A palette's entries cannot be averaged: the nearest pixel is taken.
         """
         how = Resampling.nearest if self.palette is not None else Resampling.average
         values = raster.read(
@@ -78,13 +80,13 @@ class Bands:
             mask = raster.dataset_mask(
                 window=window, out_shape=shape, resampling=Resampling.nearest
             )
-        return self._to_rgb(values, stretch), mask
+        return self._to_rgb(values, value_range), mask
 
-    def _to_rgb(self, values: NDArray[np.generic], stretch: Stretch | None) -> Rgb:
+    def _to_rgb(self, values: NDArray[np.generic], value_range: ValueRange | None) -> Rgb:
         if self.palette is not None:
             return np.asarray(self.palette[values[0]])
-        if stretch is not None:
-            low, high = stretch
+        if value_range is not None:
+            low, high = value_range
             scaled = (values.astype(np.float32) - low) * (255.0 / (high - low))
             values = np.nan_to_num(scaled).clip(0.0, 255.0).round().astype(np.uint8)
         return np.ascontiguousarray(

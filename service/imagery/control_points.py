@@ -1,9 +1,9 @@
-"""Rasters that only ground control points (GCPs) place: warped to where the points say.
+"""Rasters without a CRS, placed by ground control points (GCPs): warped to where the points say.
 
-GDAL lays a polynomial of first or second order among the points. Radar over mountains it misses by
-200 m (Sentinel-1, measured): where it misses a point by more than MAX_MISFIT, the image is bent
-through every point instead (thin plate spline). GDAL approximates both, to 0.2 of a pixel on that
-image.
+GDAL fits a polynomial of first or second order to the points. The polynomial misses points of radar
+over mountains by 200 m (Sentinel-1, measured). Where it misses a point by more than MAX_MISFIT, the
+image is bent through every point instead, by a thin plate spline. GDAL approximates both warps, to
+0.2 of a pixel on that image.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 FEWEST = 3
 MAX_MISFIT = 0.5  # pixels
-MOST_BENT = 1000  # points: a spline's set-up grows with their number's cube
+MOST_BENT = 1000  # points: a spline's set-up grows with the cube of their number
 
 
-def place(raster: DatasetReader) -> bool:
-    """Whether they say where on Earth it is, and nothing else does."""
+def only_points_place(raster: DatasetReader) -> bool:
+    """Whether control points say where on Earth the raster lies, and no CRS does."""
     points, crs = raster.gcps
     return raster.crs is None and len(points) >= FEWEST and crs is not None
 
@@ -38,12 +38,12 @@ def warped(raster: DatasetReader, path: Path) -> WarpedVRT:
     """The raster in its points' CRS, north up, with an alpha band.
 
     Raises:
-        SourceError: no map goes through the points, as where all lie on one line.
+        SourceError: no map goes through the points, for example where all lie on one line.
     """
     _, crs = raster.gcps
     try:
         bent = {"METHOD": "GCP_TPS"} if _is_bent(raster) else {}
-        mixed = raster.colorinterp[0] != ColorInterp.palette  # its numbers have no middle
+        mixed = raster.colorinterp[0] != ColorInterp.palette  # a palette's numbers have no mean
         how = Resampling.bilinear if mixed else Resampling.nearest
         return WarpedVRT(raster, src_crs=crs, crs=crs, add_alpha=True, resampling=how, **bent)
     except (RasterioError, CPLE_BaseError, ValueError) as error:
@@ -55,7 +55,7 @@ def warped(raster: DatasetReader, path: Path) -> WarpedVRT:
 
 
 def _is_bent(raster: DatasetReader) -> bool:
-    """Whether the polynomial misses a point, and a spline can mend that."""
+    """Whether the polynomial misses a point, and a spline can go through all points."""
     points, _ = raster.gcps
     places, pixels = [(p.x, p.y) for p in points], [(p.row, p.col) for p in points]
     with GCPTransformer(points) as polynomial:

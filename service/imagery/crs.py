@@ -1,4 +1,4 @@
-"""What a coordinate reference system (CRS) makes of places on Earth."""
+"""Coordinate reference systems (CRS): points projected between them, and where they wrap."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rasterio.warp import transform
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]  # x, y
 
 WGS84 = CRS.from_epsg(4326)
-TURN_STEP = 15.0  # degrees between the points at which `turn` looks
+WRAP_STEP = 15.0  # degrees between the points that `wrap_width` compares
 
 
 def project(source: CRS, target: CRS, xs: list[float], ys: list[float]) -> Pair:
-    """Coordinates in the target; NaN where there are none, in places for all if for one.
+    """Coordinates in the target; NaN where there are none, sometimes for all points if for one.
 
     Raises:
-        rasterio._err.CPLE_NotSupportedError: the CRSs have nothing to do with each other.
+        rasterio._err.CPLE_NotSupportedError: no transformation joins the two CRSs.
     """
     try:
         found = np.array(transform(source, target, xs, ys))
@@ -30,12 +30,14 @@ def project(source: CRS, target: CRS, xs: list[float], ys: list[float]) -> Pair:
     return found[0], found[1]
 
 
-def turn(crs: CRS) -> float:
-    """How much further east a CRS has the same place again: 360 degrees, the width of Mercator's
-    world, 0 where it is no such cylinder."""
+def wrap_width(crs: CRS) -> float:
+    """How much further east a CRS shows the same place again.
+
+    360 degrees, or the width of Mercator's world in metres; 0 where the CRS is no such cylinder.
+    """
     if crs.is_geographic:
         return 360.0
-    longitudes = np.tile(np.arange(-180.0, 180.0, TURN_STEP), 2)
+    longitudes = np.tile(np.arange(-180.0, 180.0, WRAP_STEP), 2)
     latitudes = np.repeat([0.0, 60.0], longitudes.size // 2)
     xs, ys = project(WGS84, crs, longitudes.tolist(), latitudes.tolist())
     if np.isnan(xs).any():
@@ -45,10 +47,10 @@ def turn(crs: CRS) -> float:
     # One step of each row may lead over the edge of the map.
     even = np.isclose(steps, step, rtol=1e-6).sum() >= steps.size - 2
     level = np.ptp(ys.reshape(2, -1), axis=1).max() <= 1e-6 * abs(step)
-    return abs(step) * 360.0 / TURN_STEP if even and level else 0.0
+    return abs(step) * 360.0 / WRAP_STEP if even and level else 0.0
 
 
 def crs_name(crs: CRS) -> str:
-    """As it is called in its definition, which may be pages long."""
+    """The name in the CRS's definition, which may be pages long."""
     found = re.search(r'"([^"]*)"', crs.to_wkt())
     return found[1] if found else "without a name"

@@ -1,58 +1,53 @@
-"""What the catalogue keeps of a source's files, to tell whether they are still those ingested."""
+"""A source's signature in the catalogue: whether its files are still those that were ingested."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import rasterio
-from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 
-from service.imagery.value_range import Stretch
+from service.imagery.value_range import ValueRange
 
-SIDECARS = ("", ".ovr", ".msk", ".aux.xml")  # what GDAL reads beside a file, unasked
+SIDECARS = ("", ".ovr", ".msk", ".aux.xml")  # GDAL reads these beside a file, unasked
 
 
 class Signature(NamedTuple):
-    """The files' stamp, and the range in which their values are shown where they are no bytes."""
+    """The files' stamp, and the range in which their values are shown if they are not bytes."""
 
     stamp: str
-    stretch: Stretch | None = None
+    value_range: ValueRange | None = None
 
     @classmethod
     def parse(cls, text: str) -> Signature:
         """The inverse of str()."""
         stamp, *ends = text.split(";")
-        return cls(stamp, Stretch(*map(float, ends)) if ends else None)
+        return cls(stamp, ValueRange(*map(float, ends)) if ends else None)
 
     def __str__(self) -> str:
-        return ";".join([self.stamp, *map(repr, self.stretch or ())])
+        return ";".join([self.stamp, *map(repr, self.value_range or ())])
 
-    def stretch_now(
-        self, path: Path, stamp: str, samples: Iterable[NDArray[np.generic]]
-    ) -> Stretch:
-        """This stretch while the files have this stamp, or look much as they did; a new one else.
+    def range_now(self, stamp: str, find: Callable[[], ValueRange]) -> ValueRange:
+        """This range while the files have this stamp, or look much the same; else a new range.
 
         Args:
-            samples: of the values as they are now; read only when needed.
-
-        Raises:
-            SourceError: a new one was needed, and there is no sample.
+            find: the range of the present values; called only where the stamp is another.
         """
-        if self.stretch is not None and stamp == self.stamp:
-            return self.stretch
-        found = Stretch.over(path, samples)
-        return self.stretch if self.stretch is not None and self.stretch.near(found) else found
+        kept = self.value_range
+        if kept is not None and stamp == self.stamp:
+            return kept
+        found = find()
+        return kept if kept is not None and kept.near(found) else found
 
 
 def stamp(files: Iterable[str]) -> str:
-    """Size and modification time of rasters' files, with masks and overviews, and of a VRT's
-    members and theirs. What lies in an archive or on a server has none."""
+    """Size and modification time of rasters' files, masks and overviews, and of a VRT's members.
+
+    Files in an archive or on a server have no stamp.
+    """
     stamps = []
     for file in sorted({file + sidecar for file in _with_members(files) for sidecar in SIDECARS}):
         with suppress(OSError):
@@ -62,7 +57,7 @@ def stamp(files: Iterable[str]) -> str:
 
 
 def _with_members(files: Iterable[str]) -> set[str]:
-    """GDAL lists a VRT's members, but no member's members."""
+    """The files, and the members of VRTs among them: GDAL lists no member's own members."""
     found: set[str] = set()
     waiting = list(files)
     while waiting:

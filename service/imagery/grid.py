@@ -1,16 +1,15 @@
-"""The worldwide lattice on which tile centres lie: metres everywhere, whatever the imagery.
+"""The worldwide grid of tile centres: metres everywhere, whatever the imagery.
 
-Rows are `stride_m` apart along the meridian and numbered from the equator, north positive. Within
-a row, columns are numbered eastward from Greenwich, and their number is rounded so that they close
-around the parallel: neighbours are `stride_m` apart to within stride / circumference (3e-7 for
-16 m at 60 degrees), also at the dateline and at high latitudes. A tile's identity is therefore a
-function of source name, stride, row and column, and never of the raster that happened to hold it.
+Rows are `stride_m` apart along the meridian. They are numbered from the equator, north positive.
+Columns are numbered eastward from Greenwich. Their number is rounded, so that a row closes around
+its parallel: neighbours are `stride_m` apart to within stride / circumference (3e-7 for 16 m at 60
+degrees), also at the dateline and at high latitudes. So a tile's id follows from source name,
+stride, row and column alone, and not from the raster that holds the tile.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,20 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import SkyfixError
-from model.geo import ECCENTRICITY_SQUARED, EQUATORIAL_RADIUS_M, wrap_longitude
+from model.geo import ECCENTRICITY_SQUARED, EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
 
-MAX_LATITUDE = 89.0  # beyond, east and north turn within a single tile
+MAX_LATITUDE = 89.0  # beyond, east and north change within a single tile
 
-_TILE_ID = re.compile(
-    r"-(?P<stride>[0-9.]+(e[+-]\d+)?)m-(?P<hemisphere>[ns])(?P<row>\d+)-e(?P<column>\d+)\Z"
-)
 _FLATTENING = 1.0 - math.sqrt(1.0 - ECCENTRICITY_SQUARED)
 _N = _FLATTENING / (2.0 - _FLATTENING)  # third flattening
 _RECTIFYING_RADIUS_M = EQUATORIAL_RADIUS_M / (1.0 + _N) * (1.0 + _N**2 / 4.0 + _N**4 / 64.0)
 
 
 class GridError(SkyfixError):
-    """A size, stride or extent from which no grid of tiles follows."""
+    """A size, stride or extent that makes no grid of tiles."""
 
 
 class Extent(NamedTuple):
@@ -44,7 +40,7 @@ class Extent(NamedTuple):
 
 
 class GridRow(NamedTuple):
-    """The lattice points of one row inside an extent."""
+    """The grid points of one row inside an extent."""
 
     row: int
     latitude: float
@@ -53,11 +49,18 @@ class GridRow(NamedTuple):
 
 
 class GridPlace(NamedTuple):
-    """A lattice point: what a tile's id says of it."""
+    """A grid point."""
 
     stride_m: float
     row: int
     column: int
+
+    @classmethod
+    def nearest(cls, centre: LatLon, stride_m: float) -> GridPlace:
+        """The grid point nearest to a tile's centre: the inverse of `rows`."""
+        row = round(meridian_distance(centre.latitude) / stride_m)
+        around = columns_around(latitude_at(row * stride_m), stride_m)
+        return cls(stride_m, row, round(centre.longitude * around / 360.0) % around)
 
 
 def check_metres(name: str, value: float) -> float:
@@ -101,7 +104,7 @@ def columns_around(latitude: float, stride_m: float) -> int:
 
 
 def rows(extent: Extent, stride_m: float) -> Iterator[GridRow]:
-    """The lattice inside `extent`, from north to south, each row from west to east.
+    """The grid inside `extent`, from north to south, each row from west to east.
 
     Raises:
         GridError: the stride is not positive, or the extent is not on Earth.
@@ -121,16 +124,7 @@ def rows(extent: Extent, stride_m: float) -> Iterator[GridRow]:
         yield GridRow(row, latitude, unwrapped % around, longitudes)
 
 
-def tile_id(source: str, stride_m: float, row: int, column: int) -> str:
-    """The stable name of a lattice point: `town-16m-n350123-e104711`."""
-    hemisphere = "n" if row >= 0 else "s"
-    return f"{source}-{stride_m:g}m-{hemisphere}{abs(row)}-e{column}"
-
-
-def grid_place(tile_id: str) -> GridPlace | None:
-    """What `tile_id` made a name of; None for other names. The stride has lost digits past six."""
-    found = _TILE_ID.search(tile_id)
-    if found is None:
-        return None
-    row = int(found["row"]) * (1 if found["hemisphere"] == "n" else -1)
-    return GridPlace(float(found["stride"]), row, int(found["column"]))
+def tile_id(source: str, place: GridPlace) -> str:
+    """The stable name of a source's tile at a grid point: `town-16m-n350123-e104711`."""
+    hemisphere = "n" if place.row >= 0 else "s"
+    return f"{source}-{place.stride_m:g}m-{hemisphere}{abs(place.row)}-e{place.column}"

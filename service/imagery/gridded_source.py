@@ -1,34 +1,46 @@
-"""Tiles of one row of the grid, sampled together.
+"""Sources whose imagery is continuous: any ground can be sampled, and tiles lie on the grid.
 
-At a stride of a quarter of their size, sixteen neighbours in a row show a stretch of ground that is
-as large as five of them: sampled once and sliced, they cost a third. Strips lie fixed on the grid,
-so that a tile's pixels do not depend on which others are read with it.
+Neighbouring tiles of a grid row are sampled together. At a stride of a quarter of their size,
+sixteen neighbours cover as much ground as five tiles side by side: sampled once and sliced, they
+cost a third. A row is divided into segments at fixed columns, so that a tile's pixels do not depend
+on the other tiles that are read.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from model.geo import EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
-from service.imagery.grid import columns_around, grid_place, latitude_at
-from service.imagery.parallelogram import View
-from service.imagery.source import Cut, Ground, Picture
+import numpy as np
+from numpy.typing import NDArray
 
-STRIP_SIZES = 4.0  # of columns, in sizes of a tile
-MAX_BEND = 0.1  # pixels: how far the parallel may leave the strip's straight line
-SAME_DEG = 1e-9  # 0.1 mm
+from model.geo import EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
+from service.imagery.grid import (
+    Extent,
+    GridError,
+    GridPlace,
+    check_metres,
+    columns_around,
+    rows,
+    tile_id,
+)
+from service.imagery.layer import Layer
+from service.imagery.source import Cut, Ground, Source, TileImage
+
+MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
+SEGMENT_SIZES = 4.0  # columns of a segment span at most this many tile sizes
+MAX_BEND = 0.1  # pixels by which a parallel may leave the segment's straight line
 WHOLE_PIXELS = 1e-6
 
 
-class Strip(NamedTuple):
+class RowSegment(NamedTuple):
     """Columns `first` to `first + tiles` of a grid row; neighbours are `step` pixels apart."""
 
     latitude: float
-    longitude: float  # of the strip's middle
+    longitude: float  # the segment's middle
     size_m: float
     stride_m: float
     first: int
@@ -36,29 +48,29 @@ class Strip(NamedTuple):
     step: int
 
     @classmethod
-    def of(cls, cut: Cut, pixels: int) -> Strip | None:
-        """The strip that a tile of `pixels` belongs to; None for one that is sampled alone: not on
-        the grid, or neighbours that are no whole pixels apart."""
-        place = grid_place(cut.tile_id)
-        if place is None or place.stride_m <= 0.0:
+    def of(cls, cut: Cut, pixels: int) -> RowSegment | None:
+        """The segment of a tile of `pixels`; None for a tile that is sampled alone.
+
+        A tile is sampled alone where it is on no grid, where its neighbours are no whole number of
+        pixels apart, and at the dateline.
+        """
+        if cut.place is None:
             return None
-        step = place.stride_m / cut.size_m * pixels
-        latitude = latitude_at(place.row * place.stride_m)
+        stride_m, _, column = cut.place
+        latitude = cut.centre.latitude
+        step = stride_m / cut.size_m * pixels
         straight_m = _straight_m(latitude, MAX_BEND * cut.size_m / pixels)
-        length = int(min(STRIP_SIZES * cut.size_m, straight_m - cut.size_m) / place.stride_m)
+        length = int(min(SEGMENT_SIZES * cut.size_m, straight_m - cut.size_m) / stride_m)
         if length < 2 or abs(step - round(step)) > WHOLE_PIXELS:
             return None
-        around = columns_around(latitude, place.stride_m)
-        named = LatLon(latitude, wrap_longitude(place.column * 360.0 / around))
-        if max(abs(a - b) for a, b in zip(named, cut.centre, strict=True)) > SAME_DEG:
-            return None
-        first = place.column // length * length
+        around = columns_around(latitude, stride_m)
+        first = column // length * length
         tiles = min(length, around - first)
         longitude = wrap_longitude((first + (tiles - 1) / 2.0) * 360.0 / around)
-        half = (tiles / 2.0 + cut.size_m / place.stride_m) * 360.0 / around
+        half = (tiles / 2.0 + cut.size_m / stride_m) * 360.0 / around
         if abs(longitude) + half >= 180.0:  # many rasters end at the dateline: no line across it
             return None
-        return cls(latitude, longitude, cut.size_m, place.stride_m, first, tiles, round(step))
+        return cls(latitude, longitude, cut.size_m, stride_m, first, tiles, round(step))
 
     @property
     def ground(self) -> Ground:
@@ -66,12 +78,11 @@ class Strip(NamedTuple):
         return Ground(LatLon(self.latitude, self.longitude), width_m, self.size_m)
 
     def shape(self, pixels: int) -> tuple[int, int]:
+        """(rows, columns) of the segment's pixels, for tiles of `pixels`."""
         return pixels, pixels + (self.tiles - 1) * self.step
 
-    def left(self, cut: Cut) -> int:
-        """The column of pixels at which a tile of this strip begins."""
-        place = grid_place(cut.tile_id)
-        assert place is not None
+    def left(self, place: GridPlace) -> int:
+        """The column of pixels where a tile of this segment begins."""
         return (place.column - self.first) * self.step
 
 
@@ -81,30 +92,79 @@ def _straight_m(latitude: float, bend_m: float) -> float:
     return math.sqrt(8.0 * bend_m * EQUATORIAL_RADIUS_M / max(slope, 1e-9))
 
 
-class GriddedSource(ABC):
-    """The part of a Source whose imagery is continuous: any ground can be looked at."""
+def runs(cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
+    """`cuts` in their order; neighbours of one segment together, for `Source.read_run`."""
+    for segment, run in groupby(cuts, lambda cut: RowSegment.of(cut, pixels)):
+        if segment is None:
+            yield from ([cut] for cut in run)
+        else:
+            yield list(run)
+
+
+class SampledSource(Source):
+    """A source of continuous imagery."""
 
     @abstractmethod
-    def look(self, ground: Ground, shape: tuple[int, int]) -> View:
-        """The ground in (rows, columns) of square pixels, without aliasing; what has no imagery is
-        not filled."""
+    def sample(self, ground: Ground, shape: tuple[int, int]) -> Layer:
+        """The ground in (rows, columns) of square pixels, without aliasing.
 
-    def read(self, cut: Cut, pixels: int) -> Picture:
+        Raises:
+            SourceError: the files cannot be read there.
+        """
+
+    def read(self, cut: Cut, pixels: int) -> TileImage:
         """See Source."""
-        return self.look(cut.ground, (pixels, pixels)).picture()
+        return self.sample(cut.ground, (pixels, pixels)).image()
 
-    def runs(self, cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
-        """Neighbours of one strip together."""
-        for strip, run in groupby(cuts, lambda cut: Strip.of(cut, pixels)):
-            if strip is None:
-                yield from ([cut] for cut in run)
-            else:
-                yield list(run)
+    def read_run(self, run: Sequence[Cut], pixels: int) -> list[TileImage]:
+        """See Source. The whole segment is sampled, however many of its tiles are asked for."""
+        segment = RowSegment.of(run[0], pixels)
+        if segment is None:
+            return super().read_run(run, pixels)
+        layer = self.sample(segment.ground, segment.shape(pixels))
+        lefts = [segment.left(cut.place) for cut in run if cut.place is not None]
+        return [layer.columns(left, pixels).image() for left in lefts]
 
-    def read_run(self, run: Sequence[Cut], pixels: int) -> list[Picture]:
-        """See Source: the whole strip is sampled for however many of its tiles."""
-        strip = Strip.of(run[0], pixels)
-        if strip is None:
-            return [self.read(cut, pixels) for cut in run]
-        view = self.look(strip.ground, strip.shape(pixels))
-        return [view.columns(strip.left(cut), pixels).picture() for cut in run]
+
+class GriddedSource(SampledSource):
+    """A sampled source with an extent: its tiles lie at the grid points that it contains."""
+
+    extent: Extent
+
+    @abstractmethod
+    def resolution_m(self) -> float:
+        """Ground metres per pixel."""
+
+    @abstractmethod
+    def area_m2(self) -> float:
+        """About how much ground the imagery covers."""
+
+    @abstractmethod
+    def contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
+        """Which points of a parallel lie on the imagery; all arguments in degrees."""
+
+    def count(self, size_m: float | None, stride_m: float | None) -> int:
+        """The ground area over the stride's square."""
+        return max(1, int(self.area_m2() / check_metres("stride", stride_m or 0.0) ** 2))
+
+    def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
+        """Tiles at grid points on the imagery, from north to south, row by row.
+
+        Raises:
+            GridError: size or stride not positive, or tiles of too few source pixels.
+        """
+        size = check_metres("tile size", size_m or 0.0)
+        stride = check_metres("stride", stride_m or 0.0)
+        pixel_m = self.resolution_m()
+        if size / pixel_m < MIN_PIXELS_ACROSS:
+            raise GridError(
+                f"{self.path.name}: at {pixel_m:.3g} m per pixel a tile of {size:g} m is "
+                f"{size / pixel_m:.2g} pixels wide; {MIN_PIXELS_ACROSS} are needed: use finer "
+                "imagery (of map tiles: deeper levels) or larger tiles"
+            )
+        for row in rows(self.extent, stride):
+            inside = self.contains(row.longitudes, row.latitude)
+            for column, longitude in zip(row.columns[inside], row.longitudes[inside], strict=True):
+                place = GridPlace(stride, row.row, int(column))
+                centre = LatLon(row.latitude, float(longitude))
+                yield Cut(tile_id(self.name, place), centre, size, place)

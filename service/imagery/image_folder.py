@@ -1,4 +1,4 @@
-"""A folder of aerial images with a CSV of their places: each image is one tile.
+"""A folder of aerial images with a CSV of their positions: each image is one tile.
 
 `tiles.csv` (or the folder's only CSV) has a header; the columns, in any order:
     id         the tile's own name, kept as it is
@@ -15,7 +15,7 @@ import csv
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +25,18 @@ from PIL import Image
 from model.geo import LatLon
 from model.images import ImageError, Rgb, decode_image
 from service.imagery.grid import check_metres
-from service.imagery.source import TILE_ID, Cut, Picture, SourceError, SourceMissing, source_name
+from service.imagery.source import (
+    TILE_ID,
+    Cut,
+    Source,
+    SourceError,
+    SourceMissing,
+    TileImage,
+    source_name,
+)
 
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp")
-MAX_SIZE_MISMATCH = 0.05  # an image this much smaller than the tiles asked for still serves whole
+MAX_SIZE_MISMATCH = 0.05  # share by which an image may be smaller than its tile
 MAX_OBLONG = 0.02  # height against width
 NAMES = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng"),
          "size_m": ("size_m", "size")}  # fmt: skip
@@ -42,26 +50,22 @@ class Placed(NamedTuple):
     size_m: float
 
 
-class FolderSource:
-    """A folder of images; asked for smaller tiles than its images, it cuts their middles."""
+class ImageFolderSource(Source):
+    """A folder of images, which are on no grid. Tiles smaller than their images are cut from the
+    images' middles."""
 
     kind = "folder"
-    licence = ""
-    attribution = ""
 
     def __init__(self, path: Path, name: str | None = None) -> None:
         """Reads and checks the whole CSV and that every file is there; decodes no image.
 
         Raises:
-            SourceError: no CSV, missing columns, or bad rows: all counted, the first ones listed.
+            SourceError: no CSV, missing columns, or bad rows, all of them counted.
         """
         self.path = path
         self.name = source_name(path, name)
         self._csv = _find_csv(path)
         self._tiles = _read_csv(self._csv)
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
     def signature(self) -> str:
         """A digest of the CSV and of every image's size and modification time."""
@@ -72,11 +76,11 @@ class FolderSource:
         return digest.hexdigest()
 
     def count(self, size_m: float | None, stride_m: float | None) -> int:
-        """One for each image."""
+        """The number of images."""
         return len(self._tiles)
 
     def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
-        """The images in the CSV's order, `size_m` wide where they are larger; no stride.
+        """The images in the CSV's order, `size_m` wide where they are larger; no stride needed.
 
         Raises:
             SourceError: images smaller than `size_m` by more than MAX_SIZE_MISMATCH.
@@ -86,8 +90,8 @@ class FolderSource:
         for name, tile in self._tiles.items():
             yield Cut(name, tile.centre, min(tile.size_m, size_m or tile.size_m))
 
-    def read(self, cut: Cut, pixels: int) -> Picture:
-        """The middle of the image, as much of it as the cut is wide."""
+    def read(self, cut: Cut, pixels: int) -> TileImage:
+        """The middle of the image, as wide as the cut."""
         tile = self._tiles.get(cut.tile_id)
         if tile is None:
             raise SourceError(f"{self._csv}: no row has the id {cut.tile_id!r} any more")
@@ -99,22 +103,13 @@ class FolderSource:
         margin = np.array([width, height]) * (1.0 - share) / 2.0
         box = (margin[0], margin[1], width - margin[0], height - margin[1])
         small = Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC, box=box)
-        return Picture(np.asarray(small), 1.0)
-
-    def runs(self, cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
-        """Each alone."""
-        return ([cut] for cut in cuts)
-
-    def read_run(self, run: Sequence[Cut], pixels: int) -> list[Picture]:
-        """See Source."""
-        return [self.read(cut, pixels) for cut in run]
+        return TileImage(np.asarray(small), 1.0)
 
     def _check_sizes(self, size_m: float) -> None:
-        small = {
-            n: t for n, t in self._tiles.items() if t.size_m < size_m * (1 - MAX_SIZE_MISMATCH)
-        }
+        least_m = size_m * (1.0 - MAX_SIZE_MISMATCH)
+        small = [(name, tile) for name, tile in self._tiles.items() if tile.size_m < least_m]
         if small:
-            name, tile = next(iter(small.items()))
+            name, tile = small[0]
             raise SourceError(
                 f"{self._csv}: {len(small)} of {len(self._tiles)} images show less ground than "
                 f"tiles of {size_m:g} m need, the first is {name!r} with {tile.size_m:g} m: "
@@ -184,7 +179,7 @@ def _placed(folder: Path, row: Mapping[str, str]) -> Placed:
         raise ValueError(f"id {row['id']!r} is not 1-128 of the characters A-Z a-z 0-9 . _ -")
     latitude, longitude, size_m = (_number(row, name) for name in NAMES)
     if abs(latitude) > 90.0 or abs(longitude) > 180.0:
-        raise ValueError(f"latitude {latitude:g}, longitude {longitude:g} is no place on Earth")
+        raise ValueError(f"latitude {latitude:g}, longitude {longitude:g} is not on Earth")
     if size_m <= 0.0:
         raise ValueError(f"size_m {size_m:g} is not positive")
     return Placed(_file(folder, row), LatLon(latitude, longitude), size_m)

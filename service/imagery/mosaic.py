@@ -1,7 +1,7 @@
 """A folder of rasters as one source: sheets of a map, or finer imagery over coarser.
 
-Tiles across sheets have no seam in their geometry, since the grid belongs to the Earth. Where
-sheets overlap, the finest shows; among equals the first by name.
+The grid belongs to the Earth, so tiles across sheets have no seam in their geometry. Where sheets
+overlap, the finest shows; among equally fine sheets the first by name.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.imagery.file_signature import Signature
-from service.imagery.gridded_source import GriddedSource
-from service.imagery.parallelogram import View
+from service.imagery.gridded_source import SampledSource
+from service.imagery.layer import Layer
 from service.imagery.raster import RasterSource
 from service.imagery.source import Cut, Ground, source_name
-from service.imagery.value_range import Stretch
+from service.imagery.value_range import ValueRange
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 
 
-class MosaicSource(GriddedSource):
+class MosaicSource(SampledSource):
     """Every raster directly in a folder. All are held open: meant for up to some hundred."""
 
     kind = "mosaic"
@@ -29,10 +29,10 @@ class MosaicSource(GriddedSource):
         """Opens and checks every sheet.
 
         Args:
-            former: its signature when it was ingested last; see RasterSource.stretch.
+            former: the source's signature at its last ingest; see RasterSource.value_range.
 
         Raises:
-            SourceError: one of them cannot be used; see RasterSource.
+            SourceError: a sheet cannot be used; see RasterSource.
         """
         self.path = path
         self.name = source_name(path, name)
@@ -41,7 +41,7 @@ class MosaicSource(GriddedSource):
             for file in sheets_in(path):
                 self._sheets.append(RasterSource(file, self.name))
             self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
-            self._stretch = self._stretch_all(Signature.parse(former))
+            self._value_range = self._shared_range(Signature.parse(former))
         except BaseException:
             self.close()
             raise
@@ -53,23 +53,23 @@ class MosaicSource(GriddedSource):
         for sheet in self._sheets:
             sheet.close()
 
-    def _stretch_all(self, former: Signature) -> Stretch | None:
+    def _shared_range(self, former: Signature) -> ValueRange | None:
         """One range for all sheets, lest neighbours show the same value in different colours.
 
-        So what holds other units, as reflectances beside counts, belongs into another folder.
+        So imagery in other units, such as reflectances beside counts, belongs in another folder.
         """
         deep = [sheet for sheet in self._sheets if sheet.deep]
         if not deep:
             return None
-        samples = map(RasterSource.samples, deep)
-        stretch = former.stretch_now(self.path, self._stamp(), samples)
+        samples = (sheet.samples() for sheet in deep)
+        shared = former.range_now(self._stamp(), lambda: ValueRange.of(self.path, samples))
         for sheet in deep:
-            sheet.stretch = stretch
-        return stretch
+            sheet.value_range = shared
+        return shared
 
     def signature(self) -> str:
-        """A digest of the sheets' names and stamps, and the range that values are shown in."""
-        return str(Signature(self._stamp(), self._stretch))
+        """A digest of the sheets' names and stamps, and the range of their values."""
+        return str(Signature(self._stamp(), self._value_range))
 
     def _stamp(self) -> str:
         parts = sorted(f"{sheet.path.name} {sheet.stamp()}" for sheet in self._sheets)
@@ -88,15 +88,15 @@ class MosaicSource(GriddedSource):
                     seen.add(cut.tile_id)
                     yield cut
 
-    def look(self, ground: Ground, shape: tuple[int, int]) -> View:
-        """The finest sheet's pixels; where it shows nothing, the next one's."""
-        view = self._sheets[0].look(ground, shape)
+    def sample(self, ground: Ground, shape: tuple[int, int]) -> Layer:
+        """The finest sheet's pixels; where that sheet shows nothing, the next sheet's."""
+        layer = self._sheets[0].sample(ground, shape)
         for sheet in self._sheets[1:]:
-            if view.seen.all() and view.weight.min() >= 1.0:
+            if layer.seen.all() and layer.weight.min() >= 1.0:
                 break
             if sheet.reaches(ground):
-                view = view.over(sheet.look(ground, shape))
-        return view
+                layer = layer.over(sheet.sample(ground, shape))
+        return layer
 
 
 def sheets_in(folder: Path) -> list[Path]:

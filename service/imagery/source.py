@@ -1,36 +1,36 @@
-"""What a source of imagery is: tiles it can cut, and the picture of each."""
+"""A source of imagery: the tiles that it can cut, and the image of each tile."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from model.errors import SkyfixError
 from model.geo import LatLon, offset
 from model.images import Rgb
+from service.imagery.grid import GridPlace
 
 TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-
 UNREADABLE = "the imagery cannot be read: the service's log names the file"
 
 
 class SourceError(SkyfixError):
-    """Imagery that cannot be used, with the reason: it may name any file of a source."""
+    """Imagery that cannot be used; the message may name any file of a source."""
 
     def __init__(self, message: str = "", *, public: str = UNREADABLE) -> None:
         super().__init__(message, public=public)
 
 
 class SourceMissing(SourceError):
-    """The imagery's file or folder is not where it was said to be."""
+    """The imagery's file or folder is not at its path."""
 
 
 class Ground(NamedTuple):
-    """A rectangle in the tangent plane at its centre, metres, true north up."""
+    """A rectangle in the tangent plane at its centre, in metres, true north up."""
 
     centre: LatLon
     width_m: float
@@ -44,19 +44,23 @@ class Ground(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A square of ground to cut out: `size_m` metres wide, true north up."""
+    """A tile to cut: a square of ground, `size_m` metres wide, true north up.
+
+    place: the grid point at its centre; None where the tile is on no grid.
+    """
 
     tile_id: str
     centre: LatLon
     size_m: float
+    place: GridPlace | None = None
 
     @property
     def ground(self) -> Ground:
         return Ground(self.centre, self.size_m, self.size_m)
 
 
-class Picture(NamedTuple):
-    """A cut's pixels, uint8 (P, P, 3), and the fraction of them that the imagery covers.
+class TileImage(NamedTuple):
+    """A tile's pixels, uint8 (P, P, 3), and the share of them that the imagery covers.
 
     Pixels without imagery hold the mean colour of the others.
     """
@@ -65,42 +69,47 @@ class Picture(NamedTuple):
     valid: float
 
 
-class Source(Protocol):
+class Source(ABC):
     """Imagery on disk. Not thread-safe: one thread uses an instance at a time."""
 
     kind: str
     path: Path
     name: str
-    licence: str
-    attribution: str
+    licence: str = ""
+    attribution: str = ""
 
+    @abstractmethod
     def signature(self) -> str:
-        """Changes whenever the files behind the pictures change."""
+        """A text that changes whenever the files behind the pixels change."""
 
+    @abstractmethod
     def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
-        """Every tile, in a stable order; the source states which arguments it needs."""
+        """Every tile, in a stable order; each kind of source says which arguments it needs."""
 
+    @abstractmethod
     def count(self, size_m: float | None, stride_m: float | None) -> int:
-        """About how many cuts there will be: for a progress bar."""
+        """About how many cuts there will be, for a progress bar."""
 
-    def read(self, cut: Cut, pixels: int) -> Picture:
-        """The picture of `cut`, resampled to `pixels` x `pixels` without aliasing."""
+    @abstractmethod
+    def read(self, cut: Cut, pixels: int) -> TileImage:
+        """The image of `cut`, resampled to `pixels` x `pixels` without aliasing."""
 
-    def runs(self, cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
-        """`cuts` in their order, those together that are cheaper to read together."""
+    def read_run(self, run: Sequence[Cut], pixels: int) -> list[TileImage]:
+        """The images of cuts that `gridded_source.runs` put together.
 
-    def read_run(self, run: Sequence[Cut], pixels: int) -> list[Picture]:
-        """The pictures of one of `runs`. A cut's own is to the bit the same in any run."""
+        An image has the same bits in any run.
+        """
+        return [self.read(cut, pixels) for cut in run]
 
-    def close(self) -> None:
-        """Releases the files."""
+    def close(self) -> None:  # noqa: B027 (most sources hold no file open)
+        """Releases the files, where any are held open."""
 
 
 def source_name(path: Path, name: str | None) -> str:
-    """`name`, or one made of the file's; it becomes part of every tile id.
+    """`name`, or a name made of the file's; it becomes part of every tile id.
 
     Raises:
-        SourceError: the name holds characters a tile id may not.
+        SourceError: the name holds characters that a tile id may not.
     """
     if name is None:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.")[:64] or "imagery"

@@ -1,11 +1,11 @@
-"""Opens imagery by what it is: a raster, or a folder of rasters, of map tiles, of images + CSV."""
+"""Kinds of sources: a raster, or a folder of rasters, of map tiles, or of images with a CSV."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from service.imagery.image_folder import FolderSource
-from service.imagery.map_tiles import PyramidSource, level_folders
+from service.imagery.image_folder import ImageFolderSource
+from service.imagery.map_tiles import MapTileSource, level_folders
 from service.imagery.mosaic import MosaicSource, sheets_in
 from service.imagery.raster import RasterSource
 from service.imagery.source import Source, SourceMissing
@@ -15,20 +15,22 @@ def open_source(path: Path, name: str | None = None, former: str = "") -> Source
     """The source at `path`, checked as far as that is possible without reading its pixels.
 
     Args:
-        name: its name in the catalogue and in its tiles' ids; by default the file's stem.
-        former: its signature when it was ingested last: its values are shown in the same range.
+        name: the source's name in the catalogue and in its tiles' ids; by default the file's stem.
+        former: the source's signature at its last ingest, whose range of values is kept.
 
     Raises:
         SourceMissing: nothing is there.
-        SourceError: what is there cannot be used, with the reason.
+        SourceError: the imagery cannot be used; the message says why.
     """
     resolved = path.expanduser().resolve()
     if resolved.is_dir():
-        if sheets_in(resolved) and not any(resolved.glob("*.csv")):
+        if any(resolved.glob("*.csv")):
+            return ImageFolderSource(resolved, name)
+        if sheets_in(resolved):
             return MosaicSource(resolved, name, former)
-        if level_folders(resolved) and not any(resolved.glob("*.csv")):
-            return PyramidSource(resolved, name)
-        return FolderSource(resolved, name)
+        if level_folders(resolved):
+            return MapTileSource(resolved, name)
+        return ImageFolderSource(resolved, name)  # raises: there is no CSV
     if resolved.is_file():
         return RasterSource(resolved, name, former)
     raise SourceMissing(

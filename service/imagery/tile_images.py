@@ -1,4 +1,4 @@
-"""The pictures of catalogued tiles, cut anew from their imagery."""
+"""The images of catalogued tiles, cut anew from their imagery."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from model.errors import SkyfixError
 from model.images import Rgb
+from service.imagery.grid import GridPlace
+from service.imagery.gridded_source import runs
 from service.imagery.source import Cut, Source, SourceError, SourceMissing
 from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
-MAX_READERS = 8  # threads; past that the interpreter's lock holds them up
+MAX_READERS = 8  # threads; more would wait for the interpreter's lock
 
 
 class ImageryChanged(SkyfixError):
@@ -28,25 +30,23 @@ class ImageryChanged(SkyfixError):
 
 
 def tile_image(catalogue: Catalogue, tile_id: str, pixels: int) -> Rgb:
-    """The aerial picture of a tile, uint8 (pixels, pixels, 3), cut from its imagery anew.
+    """A tile's aerial image, uint8 (pixels, pixels, 3), cut anew from its imagery.
 
     Raises:
         TileUnknown: no such tile.
-        SourceMissing, SourceError: its imagery is gone or damaged.
+        SourceMissing, SourceError: the imagery is gone or damaged.
     """
     tile = catalogue.tile(tile_id)
-    source = reopen(catalogue.source(tile.source))
-    try:
-        return source.read(_cut(tile), pixels).pixels
-    finally:
-        source.close()
+    record = catalogue.source(tile.source)
+    with contextlib.closing(reopen(record)) as source:
+        return source.read(cut_of(tile, record), pixels).pixels
 
 
 def reopen(record: SourceRecord) -> Source:
     """The imagery behind a catalogue entry.
 
     Raises:
-        SourceMissing: it is no longer where it was ingested from.
+        SourceMissing: the imagery is no longer where it was ingested from.
     """
     try:
         return open_source(Path(record.path), record.name, record.signature)
@@ -58,25 +58,34 @@ def reopen(record: SourceRecord) -> Source:
         ) from error
 
 
-def _cut(tile: Tile) -> Cut:
-    return Cut(tile.tile_id, tile.centre, tile.size_m)
+def cut_of(tile: Tile, record: SourceRecord) -> Cut:
+    """The cut that a catalogued tile was made from; `record` is its source's."""
+    place = None if record.stride_m is None else GridPlace.nearest(tile.centre, record.stride_m)
+    return Cut(tile.tile_id, tile.centre, tile.size_m, place)
 
 
-class TilePictures:
-    """Reads tiles' pictures, two batches ahead of whoever encodes them.
+class _OwnSources(threading.local):
+    """The sources that a thread has opened, by name; every thread sees its own."""
 
-    A core cuts about a thousand tiles a second, fewer than a GPU or many cores encode: so every
-    core cuts, each thread from rasters of its own, which bear no second one.
+    def __init__(self) -> None:
+        self.opened: dict[str, Source] = {}
+
+
+class TileImages:
+    """Reads tiles' images two batches ahead, so that the encoder need not wait.
+
+    A core cuts about a thousand tiles a second; a GPU or many cores encode more. So every core
+    cuts, in a thread with sources of its own: a source serves one thread.
     """
 
     def __init__(self, records: dict[str, SourceRecord], tiles: list[Tile], pixels: int) -> None:
         self._records, self._tiles, self._pixels = records, tiles, pixels
-        self._mine = threading.local()
+        self._own = _OwnSources()
         self._open: list[Source] = []
         threads = min(MAX_READERS, len(os.sched_getaffinity(0)))
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="imagery")
 
-    def __enter__(self) -> TilePictures:
+    def __enter__(self) -> TileImages:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,79 +96,65 @@ class TilePictures:
     def batches(
         self, rows: NDArray[np.intp], size: int
     ) -> Iterator[tuple[NDArray[np.intp], list[Rgb]]]:
-        """(rows, their pictures), `size` at a time.
+        """(rows, their images), `size` at a time.
 
         Raises:
-            ImageryChanged, SourceError: a picture is not what was ingested, or is gone; after the
-                last batch, one of those before may have been.
+            ImageryChanged, SourceError: an image is not as ingested, or is gone. Raised after the
+                last batch, too: images of earlier batches may be of changed files.
         """
-        pictures = chain.from_iterable(self._read_ahead(rows, 2 * size))
+        images = chain.from_iterable(self._read_ahead(rows, 2 * size))
         try:
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
-                yield part, list(islice(pictures, len(part)))
+                yield part, list(islice(images, len(part)))
         except SourceError:
             self.check()  # a file that is being written looks damaged
             raise
         self.check()
 
     def check(self) -> None:
-        """To be asked in the thread that takes the batches, before what they gave is kept.
+        """To be called in the thread that takes the batches, before their descriptors are kept.
 
         Raises:
-            ImageryChanged: files are not those that were ingested, so pictures read since the last
+            ImageryChanged: files are not those that were ingested, so images read since the last
                 check may show either.
         """
-        for name, source in self._sources().items():
+        for name, source in self._own.opened.items():
             _check(source, self._records[name])
 
     def _read_ahead(self, rows: NDArray[np.intp], tiles: int) -> Iterator[list[Rgb]]:
-        """The pictures of every run, with up to `tiles` tiles more being read."""
+        """The images of every run, while up to `tiles` more tiles are being read."""
         waiting: deque[tuple[int, Future[list[Rgb]]]] = deque()
         for name, run in self._runs(rows):
-            waiting.append((len(run), self._readers.submit(self._pictures, name, run)))
+            waiting.append((len(run), self._readers.submit(self._read, name, run)))
             while sum(count for count, _ in waiting) > tiles:
                 yield waiting.popleft()[1].result()
-        for _, pictures in waiting:
-            yield pictures.result()
+        for _, images in waiting:
+            yield images.result()
 
     def _runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[str, list[Cut]]]:
-        """What is read together, each with its source's name."""
+        """Cuts that are read together, each run with the name of its source."""
         for name, tiles in groupby((self._tiles[row] for row in rows), lambda tile: tile.source):
-            for run in self._source(name).runs(map(_cut, tiles), self._pixels):
+            self._source(name)  # opened in this thread too, for `check`
+            record = self._records[name]
+            for run in runs((cut_of(tile, record) for tile in tiles), self._pixels):
                 yield name, run
 
-    def _pictures(self, name: str, run: list[Cut]) -> list[Rgb]:
-        return [one.pixels for one in self._source(name).read_run(run, self._pixels)]
+    def _read(self, name: str, run: list[Cut]) -> list[Rgb]:
+        return [image.pixels for image in self._source(name).read_run(run, self._pixels)]
 
     def _source(self, name: str) -> Source:
-        """This thread's own."""
-        opened = self._sources()
+        """This thread's source of that name."""
+        opened = self._own.opened
         if name not in opened:
-            opened[name] = _unchanged(self._records[name])
+            opened[name] = reopen(self._records[name])
             self._open.append(opened[name])
+            _check(opened[name], self._records[name])
         return opened[name]
-
-    def _sources(self) -> dict[str, Source]:
-        """Those that this thread has opened."""
-        if not hasattr(self._mine, "sources"):
-            self._mine.sources = {}
-        opened: dict[str, Source] = self._mine.sources
-        return opened
-
-
-def _unchanged(record: SourceRecord) -> Source:
-    source = reopen(record)
-    try:
-        _check(source, record)
-    except BaseException:
-        source.close()
-        raise
-    return source
 
 
 def _check(source: Source, record: SourceRecord) -> None:
-    with contextlib.suppress(OSError):  # one of its files is gone
+    with contextlib.suppress(OSError):  # a file is gone
         if source.signature() == record.signature:
             return
     raise ImageryChanged(

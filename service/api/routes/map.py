@@ -17,7 +17,7 @@ from model.images import Rgb
 from service.api.disconnect import unless_gone
 from service.api.errors import problems
 from service.api.query import WRITTEN_PLAINLY
-from service.basemap import MAX_PICTURES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile
+from service.basemap import MAX_IMAGES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile
 from service.runtime.batching import awaited
 from service.runtime.live_localizer import LiveLocalizer
 from service.settings import Settings
@@ -76,5 +76,5 @@ def _tiles_near(live: LiveLocalizer, tile: MapTile) -> list[str]:
         east=min(180.0, box.east + reach_m / degrees.east),
         north=box.north + reach_m / degrees.north,
     )
-    rows = np.flatnonzero(index.in_bbox(around))[:MAX_PICTURES]
+    rows = np.flatnonzero(index.in_bbox(around))[:MAX_IMAGES]
     return [index.tiles[int(row)].tile_id for row in rows]
