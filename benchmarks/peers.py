@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.checkpoint import Checkpoint
-from service.index.search import read_version
+from service.index.manifest import VECTORS
 from service.index.versions import Versions
 
 Maps = tuple[NDArray[np.float32], NDArray[np.float32]]  # source columns and rows, for cv2.remap
@@ -39,9 +39,8 @@ class Peer:
         self.preprocessing = checkpoint.config.preprocessing
         self.turns = checkpoint.config.turns
         versions = Versions(home)
-        vectors = read_version(versions.path(versions.require_current()))[2]
-        self.index = faiss.IndexFlatIP(vectors.shape[1])
-        self.index.add(np.ascontiguousarray(vectors))
+        folder = versions.path(versions.require_current())
+        self.index = faiss.read_index(str(folder / VECTORS))
 
     def decode(self, data: bytes) -> NDArray[np.float32]:
         """The network's input, (3, S, S)."""

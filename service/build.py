@@ -27,7 +27,8 @@ from model.images import Rgb
 from service.imagery.tile_images import TileImages
 from service.index import milvus
 from service.index.catalogue import Catalogue
-from service.index.engine_choice import EngineChoice, announce
+from service.index.engine_choice import EngineChoice
+from service.index.flat import Flat
 from service.index.frozen_tiles import Records, freeze
 from service.index.lock import build_lock
 from service.index.manifest import TILES, VECTORS, Content, Manifest
@@ -126,13 +127,9 @@ def build(
 def _engine_choice(
     versions: Versions, approximate_from: int | None, milvus_uri: str | None
 ) -> EngineChoice:
-    """What was asked for; else as the live version. Mends the alias of that one on the way.
-
-    A build that was killed between CURRENT and the alias left it behind.
-    """
+    """The engine that was asked for; by default that of the live version."""
     live = _live_manifest(versions)
     if live is not None:
-        announce(live)
         before = live.engine.get("approximate_from")
         if approximate_from is None and before is not None:
             approximate_from = before
@@ -219,13 +216,12 @@ class _Build:
 
     def _write(self, folder: Path, name: str, records: Records) -> int:
         np.save(folder / TILES, records)
-        shape = (len(records), self.encoder.dimension)
-        vectors = _allocate(folder / VECTORS, shape)
+        vectors = Flat.create(folder / VECTORS, len(records), self.encoder.dimension)
         encoded = self._fill(records["sha256"], vectors)
         vectors.flush()
         for file in (TILES, VECTORS):
             sync(folder / file)
-        engine = self.engine.prepare(folder, name, vectors, self.versions.names())
+        engine = self.engine.prepare(folder, name, self.versions.names())
         manifest = self._manifest(folder, name, engine)
         manifest.write(folder)
         calibration = self.calibrate(TileIndex.open(folder))
@@ -254,13 +250,13 @@ class _Build:
         if name is None:
             return
         try:
-            manifest, tiles, vectors = read_version(self.versions.path(name))
+            manifest, tiles, flat = read_version(self.versions.path(name))
             manifest.check(self.versions.path(name), digests=True)
         except SkyfixError as error:
             log.error("the live version is not reused, its tiles are encoded anew: %s", error)
             return
         if manifest.encoder == self.encoder.fingerprint:
-            yield tiles.records["sha256"], vectors
+            yield tiles.records["sha256"], flat.vectors
 
     def _encode(self, hashes: Hashes, vectors: Vectors, todo: NDArray[np.intp]) -> None:
         """Pictures are read in other threads while this one encodes; a shard every SHARD_TILES."""
@@ -316,11 +312,3 @@ class _Build:
             for source in self.sources.values()
             if counts[source.name]
         ]
-
-
-def _allocate(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
-    """A zeroed .npy file mapped for writing. Raises OSError when the disk cannot hold it."""
-    vectors = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    with path.open("r+b") as file:  # a hole in a mapped file would kill the process when full
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return vectors

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from model.geo import LatLon, wrap_longitude
 from service.index.catalogue import Tile
-from service.index.engines import IVF_FILE, RESCORED, IvfPq
+from service.index.flat import Flat
 from service.index.frozen_tiles import freeze
+from service.index.ivf_pq import IVF_FILE, IvfPq
 from service.index.manifest import TILES, VECTORS, Content, Manifest
 
 ENCODER = "fa" * 32
@@ -20,6 +21,21 @@ def random_units(count: int, dimension: int, seed: int) -> NDArray[np.float32]:
     vectors = np.random.default_rng(seed).standard_normal((count, dimension))
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(units, np.float32)
+
+
+def flat_file(path: Path, vectors: NDArray[np.float32]) -> Flat:
+    """The vectors (N, D) as a version holds them."""
+    Flat.create(path, *vectors.shape)[:] = vectors
+    return Flat.open(path)
+
+
+def brute_force(
+    queries: NDArray[np.float32], vectors: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """The oracle: the k largest inner products of each query, best first, and their rows."""
+    products = queries.astype(np.float64) @ np.array(vectors, np.float64).T
+    rows = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(products, rows, 1), rows
 
 
 def write_version(
@@ -43,10 +59,10 @@ def write_version(
         for i, (lat, lon) in enumerate(around)
     ]
     vectors = random_units(count, dimension, seed=0) if vectors is None else vectors
-    np.save(folder / VECTORS, vectors)
+    flat_file(folder / VECTORS, vectors)
     np.save(folder / TILES, freeze(tiles, count))
     if engine == "ivfpq":
-        IvfPq.write(vectors, folder / IVF_FILE, RESCORED)
+        IvfPq.write(Flat.open(folder / VECTORS), folder / IVF_FILE)
     files = {file.name: Content.of(file) for file in folder.iterdir()}
     Manifest(
         version=name, encoder=encoder, preprocessing={}, dimension=dimension, count=count,

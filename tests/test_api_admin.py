@@ -76,7 +76,7 @@ async def test_a_version_is_activated_after_it_is_verified(
     assert listed == {"current": first, "versions": [first, second]}
     unknown = await client.post("/index/activate?version=../../etc", headers=HEADERS)
     assert unknown.status_code == 404
-    vectors = tmp_path / "index" / second / "vectors.npy"
+    vectors = tmp_path / "index" / second / "vectors.faiss"
     vectors.write_bytes(vectors.read_bytes()[:-1] + b"\0")
     damaged = await client.post(f"/index/activate?version={second}", headers=HEADERS)
     assert (damaged.status_code, second in damaged.json()["detail"]) == (409, True)

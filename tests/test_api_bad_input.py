@@ -312,7 +312,7 @@ def replace_catalogue_by_folder(home: Path) -> Path:
 
 
 def remove_vectors(home: Path) -> Path:
-    (file,) = home.glob("index/*/vectors.npy")
+    (file,) = home.glob("index/*/vectors.faiss")
     file.unlink()
     return file
 
@@ -341,7 +341,7 @@ def remove_version(home: Path) -> Path:
         (damage_imagery, "/tiles/t1.jpg", 500, "the service's log names the file"),
         (damage_catalogue, "/tiles/t1.jpg", 500, "catalogue.sqlite is not a usable catalogue"),
         (replace_catalogue_by_folder, "/tiles/t1.jpg", 500, "catalogue.sqlite: the catalogue"),
-        (remove_vectors, "/readyz", 503, "vectors.npy: No such file"),
+        (remove_vectors, "/readyz", 503, "vectors.faiss: No such file"),
         (replace_pointer_by_folder, "/index/versions", 503, "CURRENT cannot be read: Is a dir"),
         (remove_index, "/readyz", 503, "holds no index yet: run `skyfix build`"),
         (remove_version, "/readyz", 503, "no index version is named '00000"),
@@ -369,13 +369,13 @@ async def test_trouble_names_no_folder_of_the_server(
     client, home = away
     assert (await client.get("/readyz")).json()["trouble"] is None
     version = publish(home, "suburb", range(3, 6), FakeEncoder())
-    (home / "index" / version / "vectors.npy").unlink()
+    (home / "index" / version / "vectors.faiss").unlink()
     trouble = ""
     while version not in trouble:  # a thread of its own opens the version
         trouble = (await client.get("/readyz")).json()["trouble"] or ""
-    assert f"index version {version}: vectors.npy: No such file or directory" in trouble
+    assert f"index version {version}: vectors.faiss: No such file or directory" in trouble
     assert str(home) not in trouble
-    assert str(home / "index" / version / "vectors.npy") in caplog.text
+    assert str(home / "index" / version / "vectors.faiss") in caplog.text
 
 
 async def test_an_upload_never_touches_the_disk(

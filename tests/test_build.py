@@ -85,7 +85,7 @@ def test_the_manifest_says_what_is_inside(tmp_path: Path) -> None:
     assert (manifest.count, manifest.dimension, manifest.encoder) == (count, 32, "fa" * 32)
     assert manifest.sources[0]["name"] == "town"
     assert manifest.sources[0]["tiles"] == count
-    assert set(manifest.files) == {"vectors.npy", "tiles.npy"}
+    assert set(manifest.files) == {"vectors.faiss", "tiles.npy"}
     assert datetime.fromisoformat(manifest.built_at).tzinfo is not None
 
 
@@ -242,7 +242,7 @@ def test_a_damaged_live_version_is_not_reused(
 ) -> None:
     count = add_town(tmp_path, tmp_path / "town.tif")
     version = build(tmp_path, FakeEncoder())
-    path = tmp_path / "index" / version.name / "vectors.npy"
+    path = tmp_path / "index" / version.name / "vectors.faiss"
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)

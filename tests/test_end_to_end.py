@@ -74,7 +74,6 @@ def test_a_real_orthophoto_is_tiled_and_each_tile_finds_itself(real, tmp_path):
         report = ingest(catalogue, raster, size_m=encoder.aerial_footprint_m)
     version = build(tmp_path, encoder)
     index = TileIndex.open(Versions(tmp_path).path(version.name))
-    vectors = np.load(Versions(tmp_path).path(version.name) / "vectors.npy")
-    assert report.tiles == version.tiles == len(vectors) > 3
-    _, rows = index.search(vectors, 1)
-    assert (rows[:, 0] == np.arange(len(vectors))).all()
+    assert report.tiles == version.tiles == len(index.vectors) > 3
+    _, rows = index.search(index.vectors, 1)
+    assert (rows[:, 0] == np.arange(len(index.vectors))).all()

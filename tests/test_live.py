@@ -16,7 +16,8 @@ import pytest
 from index_samples import ENCODER, random_units, write_version
 
 from service.index import engine_choice
-from service.index.engines import IVF_FILE, Gpu, Vectors
+from service.index.gpu import Gpu
+from service.index.ivf_pq import IVF_FILE
 from service.index.live import LiveIndex
 from service.index.manifest import TILES, VECTORS, Content, Manifest, VersionCorrupt
 from service.index.search import TileIndex
@@ -61,12 +62,10 @@ class Faulty(LiveIndex):
 class SmallGpu(Gpu):
     """Holds 50 vectors, in the memory of the CPU."""
 
-    def _copy(self, vectors: Vectors) -> faiss.IndexFlatIP:
-        if len(vectors) > 50:
+    def _clone(self) -> faiss.Index:
+        if len(self._flat.vectors) > 50:
             raise RuntimeError("cudaMalloc error out of memory")
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors))
-        return index
+        return faiss.clone_index(self._flat.index)
 
 
 def blind_version(index_folder: Path, how: str) -> None:
@@ -302,7 +301,7 @@ def test_a_version_that_was_dropped_is_used_again_once_its_files_are_back(
     assert index.get().version == FIRST
     (folder / VECTORS).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # as long, but not the same
     index.follow()
-    with pytest.raises(VersionCorrupt, match=r"content of vectors\.npy has changed"):
+    with pytest.raises(VersionCorrupt, match=r"content of vectors\.faiss has changed"):
         index.activate(index.open(SECOND))
     index.follow()
     assert index.get().version == FIRST

@@ -106,7 +106,7 @@ def test_other_weights_go_live_with_what_is_asked_for_or_not_at_all(
     assert live.localizer.locate(panorama_of(1), NORTH, 1).index_version == before
     trouble = live.trouble() or ""
     assert f"{version} is not used, {before} stays live: " in trouble
-    assert f"index version {version}: vectors.npy has 10 bytes" in trouble
+    assert f"index version {version}: vectors.faiss has 10 bytes" in trouble
 
 
 @pytest.mark.parametrize("made_by", [OLD, NEW])
@@ -160,7 +160,7 @@ def test_what_cannot_be_activated_changes_nothing(
     versions.activate(first)
     live.follow()
     if fault == "vectors":
-        vectors = versions.path(second) / "vectors.npy"
+        vectors = versions.path(second) / "vectors.faiss"
         vectors.write_bytes(vectors.read_bytes()[:-1] + b"\0")
     if fault == "pointer":
         (versions.folder / ".pointer").unlink()

@@ -10,7 +10,7 @@ from index_samples import random_units, write_version
 from numpy.typing import NDArray
 
 from model.geo import Bounds, LatLon, distance_m
-from service.index import engines
+from service.index import flat
 from service.index.search import SearchError, TileIndex
 
 COUNT, DIMENSION = 500, 24
@@ -22,7 +22,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> TileIndex:
     return TileIndex.open(write_version(folder, COUNT, DIMENSION))
 
 
-def brute_force(
+def squared_distances(
     index: TileIndex, queries: NDArray[np.float32], rows: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """(Q, len(rows)) squared L2 distances in float64."""
@@ -34,7 +34,7 @@ def brute_force(
 def test_search_is_exact(index: TileIndex, queries: int) -> None:
     vectors = random_units(queries, DIMENSION, seed=9)
     distances, rows = index.search(vectors, 10)
-    exact = brute_force(index, vectors, np.arange(COUNT))
+    exact = squared_distances(index, vectors, np.arange(COUNT))
     assert (rows == np.argsort(exact, axis=1)[:, :10]).all()
     assert np.allclose(distances, np.sort(exact, axis=1)[:, :10], atol=1e-5)
     assert (distances.dtype, rows.dtype) == (np.float32, np.int64)
@@ -44,15 +44,23 @@ def test_search_is_exact(index: TileIndex, queries: int) -> None:
 def test_filtered_search_is_exact(
     index: TileIndex, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "BLOCK", 64)  # so that several blocks are merged
+    monkeypatch.setattr(flat, "BLOCK", 64)  # so that several blocks are merged
     allowed = np.random.default_rng(3).random(COUNT) < share
     vectors = random_units(5, DIMENSION, seed=9)
     distances, rows = index.search(vectors, 10, allowed)
     among = np.flatnonzero(allowed)
-    exact = brute_force(index, vectors, among)
+    exact = squared_distances(index, vectors, among)
     assert rows.shape == distances.shape == (5, min(10, len(among)))
     assert (rows == among[np.argsort(exact, axis=1)[:, :10]]).all()
     assert np.allclose(distances, np.sort(exact, axis=1)[:, :10], atol=1e-5)
+
+
+def test_among_equals_the_first_row_comes_first(tmp_path: Path) -> None:
+    vectors = random_units(50, DIMENSION, seed=0).repeat(4, axis=0)
+    index = TileIndex.open(write_version(tmp_path, 200, DIMENSION, vectors=vectors))
+    for queries in (vectors[::4], vectors[:1]):
+        _, rows = index.search(queries, 4)
+        assert (rows == np.arange(4 * len(queries)).reshape(-1, 4)).all()
 
 
 def test_a_vector_finds_itself_at_distance_zero(index: TileIndex) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
-from index_samples import write_version
+from index_samples import flat_file, random_units, write_version
 
-from service.index.manifest import TILES, VECTORS, Content, Manifest, VersionCorrupt
+from service.index.manifest import (
+    TILES,
+    VECTORS,
+    VECTORS_OF_FORMAT_1,
+    Content,
+    Manifest,
+    VersionCorrupt,
+)
 from service.index.search import TileIndex
 from service.index.versions import (
     IndexMissing,
@@ -76,12 +84,39 @@ def test_a_short_or_missing_file_is_found_at_once(versions: Versions, file: str)
 
 def test_vectors_that_do_not_find_themselves_are_found(versions: Versions) -> None:
     folder = versions.path(FIRST)
-    np.save(folder / VECTORS, np.full((40, 8), np.nan, np.float32))
+    flat_file(folder / VECTORS, np.full((40, 8), np.nan, np.float32))
     manifest = json.loads((folder / "manifest.json").read_bytes())
     files = {file: Content.of(folder / file) for file in (VECTORS, TILES)}
     kept = {k: v for k, v in manifest.items() if k not in ("files", "sha256")}
     Manifest(**kept, files=files).write(folder)
     with pytest.raises(VersionCorrupt, match="not finite"):
+        versions.verify(FIRST)
+
+
+def test_a_version_of_format_1_is_still_searched(tmp_path: Path) -> None:
+    """Format 1 held the vectors in numpy's format."""
+    folder = write_version(tmp_path / "index", 40, 8, name=FIRST)
+    (folder / VECTORS).unlink()
+    np.save(folder / VECTORS_OF_FORMAT_1, random_units(40, 8, seed=0))
+    files = {file: Content.of(folder / file) for file in (VECTORS_OF_FORMAT_1, TILES)}
+    dataclasses.replace(Manifest.read(folder), files=files, format=1).write(folder)
+    assert Versions(tmp_path).activate(FIRST).tiles == 40
+    index = TileIndex.open(folder)
+    assert (index.search(index.vectors, 1)[1][:, 0] == np.arange(40)).all()
+
+
+def test_an_unknown_format_is_refused_with_the_remedy(versions: Versions) -> None:
+    dataclasses.replace(versions.manifest(FIRST), format=3).write(versions.path(FIRST))
+    with pytest.raises(VersionCorrupt, match=r"has format 3, .* reads \(1, 2\): run `skyfix build`"):
+        versions.verify(FIRST)
+
+
+def test_another_number_of_vectors_is_named(versions: Versions) -> None:
+    folder = versions.path(FIRST)
+    flat_file(folder / VECTORS, random_units(39, 8, seed=0))
+    files = {file: Content.of(folder / file) for file in (VECTORS, TILES)}
+    dataclasses.replace(versions.manifest(FIRST), files=files).write(folder)
+    with pytest.raises(VersionCorrupt, match=r"holds \(39, 8\) vectors and 40 tiles, .* \(40, 8\)"):
         versions.verify(FIRST)
 
 

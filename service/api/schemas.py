@@ -70,11 +70,11 @@ _INDEX: JsonDict = {
         }
     ],
     "built_at": "2026-07-31T10:15:00+00:00",
-    "files": {"vectors.npy": {"bytes": 2957440, "sha256": _ENCODER}},
+    "files": {"vectors.faiss": {"bytes": 2957440, "sha256": _ENCODER}},
     "calibration": {"reach_m": 32.0, "spacing_m": 32.0, "depth": 32, "source": "not calibrated"},
     "engine": {"kind": "exact"},
     "metric": "squared L2 of unit vectors",
-    "format": 1,
+    "format": 2,
 }
 _PROBLEM: JsonDict = {
     "type": "urn:skyfix:problem:image",

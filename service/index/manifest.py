@@ -1,4 +1,4 @@
-"""The manifest: what an index version holds, who made it, and how to tell that it is whole."""
+"""The manifest: what an index version holds, what made it, and the digests of its files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 from model.atomic_write import write_atomically
 from model.errors import SkyfixError, public_reason
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1: vectors.npy in place of vectors.faiss
 FILE = "manifest.json"
-VECTORS = "vectors.npy"  # float32 (N, D), unit rows: the exact index is the vectors
+VECTORS = "vectors.faiss"  # see service.index.flat
+VECTORS_OF_FORMAT_1 = "vectors.npy"  # float32 (N, D)
 TILES = "tiles.npy"  # see service.index.frozen_tiles
 
 
@@ -52,8 +54,8 @@ class Manifest:
     built_at: str  # ISO 8601, UTC
     files: dict[str, Content]
     calibration: dict[str, Any] | None = None  # service.index.stored_calibration
-    # `kind`: exact, ivfpq (with `recall`: reached by tuning) or milvus (with `uri`: its address);
-    # `approximate_from`: the tiles from which ivfpq searches, where the build was told
+    # `kind`: exact (the flat index), ivfpq (with `recall`: reached by tuning) or milvus (with
+    # `uri`: its address); `approximate_from`: tiles from which ivfpq searches, if the build was asked
     engine: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
     metric: str = "squared L2 of unit vectors"
     format: int = FORMAT
@@ -63,7 +65,7 @@ class Manifest:
         return dataclasses.asdict(self)
 
     def write(self, folder: Path) -> None:
-        """Writes it, durably."""
+        """Write manifest.json, durably."""
         fields = self.as_dict()
         document = {**fields, "sha256": _digest(fields)}
         write_atomically(folder / FILE, json.dumps(document, indent=2).encode() + b"\n")
@@ -78,10 +80,10 @@ class Manifest:
         try:
             document = json.loads((folder / FILE).read_bytes())
             stated = document.pop("sha256")
-            if document["format"] != FORMAT:
+            if document["format"] not in READABLE:
                 raise VersionCorrupt(
                     f"index version {folder.name} has format {document['format']}, this program "
-                    f"reads {FORMAT}: run `skyfix build`"
+                    f"reads {READABLE}: run `skyfix build`"
                 )
             if stated != _digest(document):
                 raise ValueError("its digest does not match")
@@ -94,7 +96,7 @@ class Manifest:
             ) from error
 
     def check(self, folder: Path, *, digests: bool) -> None:
-        """Compares the files' sizes and, when asked, their whole content.
+        """Compare the files' sizes and, when asked, their whole content.
 
         Raises:
             VersionCorrupt: naming the first file that differs.

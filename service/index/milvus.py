@@ -1,12 +1,11 @@
-"""Milvus as an engine: one collection a version, an alias for the live one. Extra `milvus`.
+"""Milvus as an engine: one collection a version. Extra `milvus`.
 
-The version's folder stays the truth: its vectors score again what Milvus finds, and its rows say
-where the tiles are. Milvus holds (row, vector) only. The alias is for other readers of the
-cluster; Skyfix itself asks for the collection by the version's name, so that an answer never
-mixes two versions.
+The version's folder stays the truth: its vectors score again the rows that Milvus finds, and its
+tile rows say where these lie. Milvus holds (row, vector) only. CURRENT names the live version, and
+a version's name its collection, so an answer never mixes two versions.
 
-An address is the server's URI, `#`, and the id of a home: homes that share a server have versions
-of the same names, and no home may touch what belongs to another.
+An address is the server's URI, `#`, and the id of a home. Homes that share a server may have
+versions of the same name, and no home may touch another's collections.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from model.atomic_write import write_atomically
-from service.index.engines import Rows, Vectors, blocks
+from service.index.flat import Rows, Vectors, blocks
 from service.index.manifest import EngineUnavailable
 
 log = logging.getLogger(__name__)
 
 HOME_FILE = "MILVUS_HOME"  # in the index folder: the home's id
 HOME_ID = re.compile(r"[0-9a-f]{12}")
-# A field of Settings. Read here alone: handed down, a secret would pass through every function
+# A field of Settings. Read here alone: as an argument, the secret would pass through every function
 # that opens or checks a version.
 TOKEN = "SKYFIX_MILVUS_TOKEN"
 ROWS_A_CALL = 1_000  # 2 MiB at D = 512; Milvus takes up to 64 MiB
@@ -65,8 +64,7 @@ class Milvus:
             )
 
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """See Engine. A collection that was released, by a restart or by somebody else, is loaded
-        again.
+        """See Engine. A collection that a restart or another client released is loaded again.
 
         Raises:
             EngineUnavailable: no answer.
@@ -113,7 +111,7 @@ def address_of(uri: str, index_folder: Path) -> str:
 
 
 def load(address: str, version: str, vectors: Vectors, keep: Sequence[str]) -> None:
-    """Makes the version's collection, and drops the home's other ones but those in `keep`.
+    """Make the version's collection, and drop the home's others but those of `keep`.
 
     Raises:
         EngineUnavailable: Milvus does not answer, or refuses.
@@ -130,36 +128,15 @@ def load(address: str, version: str, vectors: Vectors, keep: Sequence[str]) -> N
         index = client.prepare_index_params()
         index.add_index("vector", index_type="AUTOINDEX", metric_type="IP")
         client.create_collection(name, schema=schema, index_params=index)
-        for start, block in blocks(vectors):
-            for first in range(0, len(block), ROWS_A_CALL):
-                part = block[first : first + ROWS_A_CALL]
-                rows = range(start + first, start + first + len(part))
-                client.insert(
-                    name, [{"row": r, "vector": v} for r, v in zip(rows, part, strict=True)]
-                )
+        for start, block in blocks(vectors, ROWS_A_CALL):
+            client.insert(
+                name, [{"row": row, "vector": vector} for row, vector in enumerate(block, start)]
+            )
         client.flush(name)
 
 
-def point_alias(address: str, version: str) -> None:
-    """Moves the home's alias to the version's collection: atomic for whoever asks by alias.
-
-    Raises:
-        EngineUnavailable: Milvus does not answer, or refuses.
-    """
-    uri, alias, name = uri_of(address), alias_name(address), collection_name(address, version)
-    with _named(uri):
-        client = _connect(uri)
-        holders = [
-            one
-            for one in _collections(client, address)
-            if alias in client.list_aliases(one)["aliases"]
-        ]
-        if holders != [name]:
-            (client.alter_alias if holders else client.create_alias)(name, alias)
-
-
 def drop(address: str, keep: Sequence[str]) -> None:
-    """Removes the collections of all of the home's versions but `keep`.
+    """Remove the collections of all of the home's versions but `keep`.
 
     Raises:
         EngineUnavailable: Milvus does not answer, or refuses.
@@ -169,7 +146,7 @@ def drop(address: str, keep: Sequence[str]) -> None:
     with _named(uri):
         client = _connect(uri)
         for name in set(_collections(client, address)) - kept:
-            for alias in client.list_aliases(name)["aliases"]:
+            for alias in client.list_aliases(name)["aliases"]:  # left by Skyfix of former formats
                 client.drop_alias(alias)
             client.drop_collection(name)
             log.info("dropped the Milvus collection %s", name)
@@ -181,21 +158,16 @@ def uri_of(address: str) -> str:
     return uri if mark and HOME_ID.fullmatch(home) else address
 
 
-def alias_name(address: str) -> str:
-    """The name by which others find the home's live version."""
-    home = address.rpartition("#")[2]
-    if not HOME_ID.fullmatch(home):
-        raise EngineUnavailable(f"{address} names no home on Milvus: run `skyfix build`")
-    return f"skyfix_{home}"
-
-
 def collection_name(address: str, version: str) -> str:
     """Milvus allows letters, digits and underscores only."""
     return _prefix(address) + re.sub(r"[^A-Za-z0-9]", "_", version)
 
 
 def _prefix(address: str) -> str:
-    return f"{alias_name(address)}_v_"
+    home = address.rpartition("#")[2]
+    if not HOME_ID.fullmatch(home):
+        raise EngineUnavailable(f"{address} names no home on Milvus: run `skyfix build`")
+    return f"skyfix_{home}_v_"
 
 
 def _collections(client: Any, address: str) -> list[str]:
@@ -221,7 +193,7 @@ def _connect(uri: str) -> Any:
 
 @contextmanager
 def _named(uri: str) -> Iterator[None]:
-    """pymilvus's errors, and its absence, as EngineUnavailable."""
+    """Raise pymilvus's errors, and its absence, as EngineUnavailable."""
     try:
         from grpc import RpcError  # type: ignore[import-untyped]
         from pymilvus.exceptions import MilvusException
@@ -232,4 +204,4 @@ def _named(uri: str) -> Iterator[None]:
     try:
         yield
     except (MilvusException, RpcError) as error:  # a deadline missed is grpc's own
-        raise EngineUnavailable(f"Milvus at {uri} does not do what it should: {error}") from error
+        raise EngineUnavailable(f"Milvus at {uri} fails: {error}") from error

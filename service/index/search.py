@@ -1,7 +1,7 @@
-"""TileIndex: one open index version. Nearest tiles, optionally among some of them only.
+"""TileIndex: one open index version. It finds the nearest tiles, among all or among some.
 
-Among some of them, the search is exact on every engine; among all, it is what the version's engine
-is: exact, unless the version was built for many tiles.
+Among some tiles the search is exact on every engine. Among all tiles it is exact unless the version
+was built for IVF-PQ or Milvus, which may miss a tile.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from model.errors import SkyfixError, public_reason
 from model.geo import Bounds, LatLon
-from service.index.engine_choice import open_engine
-from service.index.engines import RESCORED, Engine, Exact, Rows, Vectors, exact_nearest
+from service.index.engine_choice import Engine, open_engine
+from service.index.flat import Flat, Rows, Vectors
 from service.index.frozen_tiles import Mask, TileTable
-from service.index.manifest import TILES, VECTORS, Manifest, VersionCorrupt
+from service.index.ivf_pq import CANDIDATES
+from service.index.manifest import TILES, VECTORS, VECTORS_OF_FORMAT_1, Manifest, VersionCorrupt
 from service.index.stored_calibration import Calibration, CalibrationError
 
 CANARIES = 16  # vectors that must find themselves
@@ -30,48 +31,47 @@ class SearchError(SkyfixError):
 
 
 class TileIndex:
-    """Attributes: version, manifest, tiles (row -> place), vectors (N, D) memory-mapped,
-    calibration (what turns matches into a position).
+    """Attributes: version, manifest, tiles (where each row lies), vectors (N, D) memory-mapped,
+    calibration (the numbers that turn matches into a position).
 
     Any number of threads may search at once.
     """
 
-    def __init__(
-        self, manifest: Manifest, tiles: TileTable, vectors: Vectors, engine: Engine
-    ) -> None:
+    def __init__(self, manifest: Manifest, tiles: TileTable, flat: Flat, engine: Engine) -> None:
+        """Raises CalibrationError when the manifest's calibration cannot be read."""
         self.manifest = manifest
         self.version = manifest.version
         self.tiles = tiles
-        self.vectors = vectors
+        self.vectors = flat.vectors
         stored = manifest.calibration
         self.calibration = (
             Calibration.from_tiles(tiles) if stored is None else Calibration.from_dict(stored)
         )
-        self._engine = engine
+        self._flat, self._engine = flat, engine
         self._mapped: list[tuple[Path, os.stat_result]] = []
 
     @classmethod
     def open(cls, folder: Path, device: str = "cpu") -> TileIndex:
-        """Opens a version's folder after checking its manifest and its files' sizes.
+        """Open a version's folder after checking its manifest and the sizes of its files.
 
         Raises:
-            VersionCorrupt: see service.index.manifest; full checksums are Versions.verify's.
+            VersionCorrupt: see service.index.manifest; `Versions.verify` compares checksums.
+            EngineUnavailable: see open_engine.
         """
-        manifest, tiles, vectors = read_version(folder)
-        engine = open_engine(manifest, folder, vectors, device)
+        manifest, tiles, flat = read_version(folder)
+        engine = open_engine(manifest, folder, flat, device)
         try:
-            index = cls(manifest, tiles, vectors, engine)
+            index = cls(manifest, tiles, flat, engine)
         except CalibrationError as error:
             raise VersionCorrupt(
                 f"index version {manifest.version}: {error}; build again"
             ) from error
-        index._mapped = [(folder / name, (folder / name).stat()) for name in (VECTORS, TILES)]
+        index._mapped = [(path, path.stat()) for path in (flat.path, folder / TILES)]
         return index
 
     def check_whole(self) -> None:
-        """Whether what is mapped can be read: pages of a file that was cut short end the process
-        that reads them, by SIGBUS. A file that was deleted or replaced is whole as long as it is
-        mapped.
+        """Check that no mapped file was cut short: reading the lost pages would end the process
+        by SIGBUS. A file that was deleted or replaced stays whole while it is mapped.
 
         Raises:
             VersionCorrupt: naming the file.
@@ -88,7 +88,7 @@ class TileIndex:
                 )
 
     def search(self, vectors: Vectors, k: int, allowed: Mask | None = None) -> tuple[Vectors, Rows]:
-        """The nearest tiles of each query, nearest first.
+        """The nearest tiles of each query, nearest first; of equal ones, the lowest row first.
 
         Args:
             vectors: (Q, D) descriptors.
@@ -105,22 +105,24 @@ class TileIndex:
         queries = self._checked(vectors, k, allowed)
         self.check_whole()
         if allowed is not None and not allowed.all():
-            # faiss's own selectors are ignored by its GPU indexes outside the cuVS build.
-            products, rows = exact_nearest(queries, self.vectors, k, allowed)
+            products, rows = self._flat.nearest_among(queries, k, np.flatnonzero(allowed))
         elif self._engine.exact:
             products, rows = self._engine.nearest(queries, k)
         else:
             products, rows = self._rescored(queries, k)
+        order = np.lexsort((rows, -products))[:, :k]
+        products = np.take_along_axis(products, order, 1)
+        rows = np.take_along_axis(rows, order, 1)
         squares = np.einsum("qd,qd->q", queries, queries)[:, None] + 1.0 - 2.0 * products
         return np.maximum(squares, 0.0, dtype=np.float32), rows
 
     def find_itself(self) -> int:
-        """Lets some vectors search for themselves, in the engine; returns how many.
+        """Let some vectors search for themselves, in the engine; return how many.
 
-        Cheap enough for every opening: reads no vectors but these, save where one is missed.
+        Cheap enough for every opening: only these vectors are read, unless the engine misses one.
 
         Raises:
-            VersionCorrupt: one is not found, or is no query at all.
+            VersionCorrupt: a vector is not found, or is not finite.
             EngineUnavailable: the engine does not answer.
         """
         rows = np.unique(np.linspace(0, len(self.vectors) - 1, CANARIES).astype(int))
@@ -138,12 +140,12 @@ class TileIndex:
         return len(rows)
 
     def _finds(self, row: int, query: Vectors) -> bool:
-        """Whether a row's vector finds the row, or one of the same content."""
-        seen = isinstance(self._engine, Exact) or (
-            not self._engine.exact and row in self._engine.nearest(query, RESCORED)[1]
+        """Whether a row's vector (1, D) finds the row, or a row of the same content."""
+        found = self._engine is self._flat or (
+            not self._engine.exact and row in self._engine.nearest(query, CANDIDATES)[1]
         )
         alone = None
-        if seen:  # scoring the others too would read every vector of them
+        if found:  # scoring the other rows too would read their vectors
             alone = np.zeros(len(self.vectors), bool)
             alone[row] = True
         distances, _ = self.search(query, 1, alone)
@@ -181,21 +183,16 @@ class TileIndex:
         return queries
 
     def _rescored(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
-        """The engine's candidates, scored again: exact products; a few rows may be missed."""
+        """The engine's candidates, in any order, with exact products; it may miss some rows."""
         k = min(k, len(self.vectors))
-        _, rows = self._engine.nearest(queries, max(RESCORED, 2 * k))
-        if (rows >= 0).sum(axis=1).min() < k:  # too few in the lists that were looked into
-            return exact_nearest(queries, self.vectors, k)
-        products = np.stack(
-            [self.vectors[few] @ query for few, query in zip(rows, queries, strict=True)]
-        )
-        products[rows < 0] = -np.inf
-        best = np.argsort(-products, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(products, best, 1), np.take_along_axis(rows, best, 1)
+        _, rows = self._engine.nearest(queries, max(CANDIDATES, 2 * k))
+        if (rows >= 0).sum(axis=1).min() < k:  # the probed lists hold too few
+            return self._flat.nearest(queries, k)
+        return self._flat.products(queries, rows), rows
 
 
-def read_version(folder: Path) -> tuple[Manifest, TileTable, Vectors]:
-    """A version's files, vectors memory-mapped, after checking manifest and sizes.
+def read_version(folder: Path) -> tuple[Manifest, TileTable, Flat]:
+    """A version's files, memory-mapped, after checking its manifest and the files' sizes.
 
     Raises:
         VersionCorrupt: see service.index.manifest.
@@ -203,18 +200,20 @@ def read_version(folder: Path) -> tuple[Manifest, TileTable, Vectors]:
     manifest = Manifest.read(folder)
     manifest.check(folder, digests=False)
     try:
-        vectors = np.load(folder / VECTORS, mmap_mode="r")
-        records = np.load(folder / TILES, mmap_mode="r")
-        tiles = TileTable(records)
+        tiles = TileTable(np.load(folder / TILES, mmap_mode="r"))
+        if VECTORS in manifest.files:
+            flat = Flat.open(folder / VECTORS)
+        else:
+            flat = Flat.open_npy(folder / VECTORS_OF_FORMAT_1)
     except (OSError, ValueError, IndexError) as error:
         raise VersionCorrupt(
             f"index version {manifest.version}: {error}",
             public=f"index version {manifest.version}: {public_reason(error)}",
         ) from error
     expected = (manifest.count, manifest.dimension)
-    if vectors.shape != expected or vectors.dtype != np.float32 or len(tiles) != expected[0]:
+    if flat.vectors.shape != expected or len(tiles) != expected[0]:
         raise VersionCorrupt(
-            f"index version {manifest.version} holds {vectors.shape} {vectors.dtype} vectors "
-            f"and {len(tiles)} tiles, its manifest says {expected}"
+            f"index version {manifest.version} holds {flat.vectors.shape} vectors and "
+            f"{len(tiles)} tiles, its manifest says {expected}"
         )
-    return manifest, tiles, vectors
+    return manifest, tiles, flat

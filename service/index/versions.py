@@ -1,7 +1,11 @@
 """Index versions on disk: immutable folders, and CURRENT, the pointer to the live one.
 
-index/000007-20260731T101500Z/{manifest.json, vectors.npy, tiles.npy}
-index/CURRENT                                     the live version's name
+index/000007-20260731T101500Z/
+    manifest.json   service.index.manifest
+    vectors.faiss   service.index.flat
+    tiles.npy       service.index.frozen_tiles
+    ivfpq.faiss     service.index.ivf_pq; for many tiles only
+index/CURRENT       the live version's name
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +23,6 @@ from pathlib import Path
 from model.atomic_write import sync, write_atomically
 from model.errors import SkyfixError, public_reason
 from service.index import milvus
-from service.index.engine_choice import announce
 from service.index.lock import build_lock, pointer_lock
 from service.index.manifest import EngineUnavailable, Manifest, VersionCorrupt
 from service.index.search import TileIndex
@@ -51,7 +54,7 @@ class EncoderMismatch(SkyfixError):
 
 @dataclass(frozen=True)
 class VersionReport:
-    """What `verify` found whole."""
+    """A version that `verify` found whole: its tiles, bytes on disk and canaries."""
 
     version: str
     tiles: int
@@ -127,18 +130,15 @@ class Versions:
         return f"{max(numbers, default=0) + 1:06d}-{now:%Y%m%dT%H%M%SZ}"
 
     def verify(self, name: str) -> VersionReport:
-        """Reads every byte, and lets some vectors find themselves. Mends the live one's alias.
+        """Read every byte of a version, and let some vectors find themselves.
 
         Raises:
             VersionUnknown, VersionCorrupt.
         """
-        report = verify_folder(self.path(name))
-        if name == self.current():
-            self._announce(name)
-        return report
+        return verify_folder(self.path(name))
 
     def activate(self, name: str) -> VersionReport:
-        """Verifies a version, then makes it the live one: atomic and durable.
+        """Verify a version, then make it the live one: atomic and durable.
 
         Raises:
             VersionUnknown, VersionCorrupt, IndexUnwritable: the live version stays.
@@ -147,21 +147,19 @@ class Versions:
         with _writable(self.pointer, f"{name} is not made live"), pointer_lock(self.folder):
             report = verify_folder(self.path(name))
             write_atomically(self.pointer, f"{name}\n".encode())
-        self._announce(name)
         return report
 
     def publish(self, folder: Path, name: str) -> None:
-        """Gives a finished, verified folder its name and makes it the live version."""
+        """Give a finished, verified folder its name and make it the live version."""
         with pointer_lock(self.folder):
             os.rename(folder, self.folder / name)
             sync(self.folder)
             write_atomically(self.pointer, f"{name}\n".encode())
-        self._announce(name)
 
     def prune(self, keep: int) -> list[str]:
-        """Removes all but the newest `keep` versions and the live one; returns their names.
+        """Remove all but the newest `keep` versions and the live one; return the removed names.
 
-        Where CURRENT names no version, the newest one is what servers fall back to, and stays.
+        Where CURRENT names no version, servers fall back to the newest, which therefore stays.
 
         Raises:
             BuildLocked: a build is running.
@@ -174,7 +172,7 @@ class Versions:
         with _writable(self.folder, "old versions are not removed"), build_lock(self.folder):
             self.sweep()
             with pointer_lock(self.folder):
-                for rest in self.folder.glob(".CURRENT.*.tmp"):  # of who was killed writing it
+                for rest in self.folder.glob(".CURRENT.*.tmp"):  # left by a killed process
                     rest.unlink(missing_ok=True)
                 current, names = self.current(), self.names()
                 live = [current] if current in names else names[-1:]
@@ -183,10 +181,8 @@ class Versions:
                 for name in old:
                     os.rename(self.folder / name, self.folder / f".old-{name}")
             self.sweep()
-            for name in live:  # before the collection goes that the alias was left at by a kill
-                self._announce(name)
             for uri in servers:
-                self._forget(uri)
+                self._drop_collections(uri)
         return old
 
     def _milvus(self, name: str) -> str | None:
@@ -196,18 +192,14 @@ class Versions:
         except VersionCorrupt:
             return None
 
-    def _announce(self, name: str) -> None:
-        with suppress(VersionCorrupt):
-            announce(self.manifest(name))
-
-    def _forget(self, uri: str) -> None:
+    def _drop_collections(self, uri: str) -> None:
         try:
             milvus.drop(uri, self.names())
         except EngineUnavailable as error:
             log.warning("collections stay until the next build or prune: %s", error)
 
     def sweep(self) -> None:
-        """Removes what killed builds and prunes left behind. The caller holds the build lock."""
+        """Remove the folders that killed builds and prunes left. The caller holds the build lock."""
         for pattern in (".new-*", ".old-*"):
             for left in self.folder.glob(pattern):
                 shutil.rmtree(left)
