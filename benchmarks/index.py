@@ -1,27 +1,28 @@
-"""The index against its peers: search, opening, recall, size, and build throughput.
+"""The index: search times, opening, recall, size on disk and the speed of a build.
 
-    python -m benchmarks.index --descriptors skyfix-data/index/<version>/vectors.npy    everything
-    python -m benchmarks.index search open --count 1000000 --dimension 512              some parts
-    python -m benchmarks.index crossover --descriptors … --sizes 10000 100000 1000000   when asked
+    python -m benchmarks.index table                    under three minutes; prints a Markdown table
+    python -m benchmarks.index hints --count 100000     a search among some tiles only
+    python -m benchmarks.index open size recall --count 1000000 --dimension 512
+    python -m benchmarks.index crossover --sizes 10000 100000 1000000
+    python -m benchmarks.index build                    needs the extra `training`, or --raster
 
-search  every engine on the same vectors, each in a process of its own so that its memory is too
-open    from a home folder to the first answer, as the server opens it
-recall  IVF-PQ with rescoring against exact; on --descriptors (M, D), jittered, where given
-size    bytes a tile on the disk, and what the catalogue costs
-build   tiles a second of a whole build, against the encoder alone on pictures in memory
-crossover  exact against IVF-PQ at several sizes, and from which on IVF-PQ answers one query sooner:
-        service.index.engine_choice.APPROXIMATE_FROM lies there or, since exact search misses
-        nothing, further up. Not among everything: it trains an index of every size
+table      engines on the same vectors, in turns, quiet and beside busy processes
+hints      milliseconds by the share of tiles that a hint allows
+open       from a home folder to the first answer, as the server opens it
+recall     IVF-PQ with rescoring against exact search
+size       bytes a tile on disk, and the time to write and verify the catalogue
+crossover  exact search against IVF-PQ by size. service.index.engine_choice.FLAT_VALUES lies where
+           one exact query takes about 10 ms
+build      tiles a second of a whole build, against the encoder alone on images in memory
 
-Vectors are clustered as a town's are. Queries are tiles moved by a street-to-aerial distance.
-Peers that are not installed are left out.
+Vectors are clustered as a town's are; `recall` and `crossover` take those of a town from
+--descriptors instead. Queries are tiles moved by a street-to-aerial distance.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -30,14 +31,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks.index_peers import ENGINES, Search, Vectors, skyfix
+from benchmarks.index_engines import ENGINES, Search, skyfix
 from benchmarks.index_versions import ENCODER, jittered, made_up, made_up_tiles, write_version
 from model.atomic_write import sync
 from model.freed_memory import keep_freed_memory
@@ -45,44 +46,46 @@ from model.geo import LatLon
 from service.build import BATCH, build
 from service.imagery.tile_images import TileImages
 from service.index.catalogue import Catalogue, SourceRecord
-from service.index.engines import IVF_FILE, exact_nearest, moved
+from service.index.flat import Flat, Vectors
+from service.index.ivf_pq import moved
 from service.index.live import LiveIndex
 from service.index.manifest import TILES, VECTORS
 from service.index.search import TileIndex
-from service.index.versions import verify_folder
 from service.ingest import ingest
 from service.settings import Settings
 
-EVERYTHING = ("search", "open", "recall", "size", "build")
-PARTS = (*EVERYTHING, "crossover")
-SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)  # of `crossover`
+TABLE = ((10_000, 1024), (100_000, 1024), (300_000, 256))  # tiles, dimension
+BATCHES = (1, 8, 36)  # 36: every roll of a panorama of unknown heading
+K = 98  # candidates of a query, at a stride of a quarter tile
+ROUNDS, ROUND_S = 3, 0.4  # of each engine in turn, and about so long
+BUSY = 3  # processes
+SHARES = (0.001, 0.01, 0.1, 0.5)
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 STREET_DISTANCE = 0.5  # squared, between a query and the tile it shows
-K = 10
-REPEATS, ENOUGH_S = 5, 10.0  # of a search: so often, or until that long
-BATCHES = (1, 32)
-RECALL_QUERIES = 1000
+RECALL_QUERIES, RECALL_K = 1000, 10
+
+Report = dict[str, Any]
 
 
 def main() -> None:
-    keep_freed_memory()  # as what is measured beside it does
+    keep_freed_memory()  # as the server does
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=" ".join(PARTS))
-    parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--dimension", type=int, default=512)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of `crossover`")
-    parser.add_argument("--descriptors", type=Path, help=".npy of a town's aerial descriptors")
+    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART")
+    parser.add_argument("--count", type=int, default=1_000_000, help="tiles")
+    parser.add_argument("--dimension", type=int, default=512, help="of made-up descriptors")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="for `crossover`")
+    parser.add_argument("--descriptors", type=Path, help="vectors.faiss of a town's version")
     parser.add_argument("--weights", type=Path, default=Settings.from_env({}).weights)
-    parser.add_argument("--raster", type=Path, help="imagery for `build` (a made town)")
-    parser.add_argument("--folder", type=Path, help="where the vectors lie (a temporary one)")
-    parser.add_argument("--out", type=Path, help="the JSON report (standard output)")
+    parser.add_argument("--raster", type=Path, help="imagery for `build`; default: a made-up town")
+    parser.add_argument("--folder", type=Path, help="where temporary files go")
+    parser.add_argument("--out", type=Path, help="the JSON report; default: standard output")
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(PARTS):
-        parser.error(f"no part is named {sorted(unknown)}; there are {PARTS}")
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        report = measure(Path(folder), arguments)
+    report: Report = {"machine": machine()}
+    for part in arguments.parts:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            report[part] = PARTS[part](Path(folder), arguments)
     text = json.dumps(report, indent=2)
     if arguments.out:
         arguments.out.write_text(text + "\n")
@@ -90,51 +93,31 @@ def main() -> None:
         print(text)
 
 
-def measure(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The parts asked for, all without any."""
-    wanted = arguments.parts or EVERYTHING
-    count, dimension = arguments.count, arguments.dimension
-    report: dict[str, Any] = {"machine": machine(), "count": count, "dimension": dimension}
-    if {"search", "open", "size"} & set(wanted):
-        with timed(report, "write_and_verify"):
-            blocks = made_up(count, dimension)
-            folder = write_version(home / "exact", blocks, count, dimension, "exact")
-    if "search" in wanted:
-        report["search"] = search(folder)
-    if "open" in wanted:
-        report["open"] = {name: apart(opening, home / "exact", name) for name in ("warm", "cold")}
-    if "size" in wanted:
-        report["size"] = size(home / "exact", folder, count)
-    if "recall" in wanted:
-        report["recall"] = recall(home / "ivfpq", arguments)
-    if "crossover" in wanted:
-        report["crossover"] = crossover(home, arguments)
-    if "build" in wanted:
-        raster = arguments.raster or made_town(home / "town")
-        report["build"] = apart(build_throughput, home / "build", arguments.weights, raster)
-    return report
-
-
-def machine() -> dict[str, Any]:
+def machine() -> Report:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {"cpu": cpu[1] if cpu else "unknown", "cores": len(os.sched_getaffinity(0))}
+    return {
+        "cpu": cpu[1] if cpu else "unknown",
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+    }
 
 
 @contextmanager
-def timed(report: dict[str, Any], name: str) -> Iterator[None]:
-    """Puts the block's seconds into the report, and shows that it runs."""
+def timed(report: Report, name: str) -> Iterator[None]:
+    """Put the block's seconds into the report, and show that it runs."""
     started = time.perf_counter()
     with Console(stderr=True).status(name):
         yield
     report[f"{name}_s"] = time.perf_counter() - started
 
 
+def own_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs it in a new process; raises BrokenProcessPool when that is killed."""
-    with (
-        Console(stderr=True).status(work.__name__),
-        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
-    ):
+    """Run it in a new process, so that its memory and threads are its own."""
+    with Console(stderr=True).status(work.__name__), own_process() as pool:
         return pool.submit(work, *arguments).result()
 
 
@@ -144,74 +127,144 @@ def queries_near(vectors: Vectors, count: int) -> Vectors:
     return moved(vectors[rows], STREET_DISTANCE, random)
 
 
-# --- search, open, size, recall -------------------------------------------------------------------
+# --- table ----------------------------------------------------------------------------------------
 
 
-def search(folder: Path) -> dict[str, Any]:
-    """Milliseconds and memory of every engine."""
-    return {name: apart(search_time, opener, folder) for name, opener in ENGINES.items()}
+def table(home: Path, _: argparse.Namespace) -> list[Report]:
+    """Median milliseconds of each engine, size, batch and neighbourhood."""
+    rows = []
+    for count, dimension in TABLE:
+        with tempfile.TemporaryDirectory(dir=home) as folder:
+            blocks = made_up(count, dimension)
+            version = write_version(Path(folder), blocks, count, dimension, "exact")
+            for busy in (0, BUSY):
+                rows += in_turns(version, f"{count:,} x {dimension}", busy)
+    out = sys.stderr
+    print(f"| tiles x dimension | queries | busy processes | {' | '.join(ENGINES)} |", file=out)
+    print("|---" * (3 + len(ENGINES)) + "|", file=out)
+    for row in rows:
+        times = " | ".join(f"{row[engine]:.1f}" for engine in ENGINES)
+        print(f"| {row['size']} | {row['queries']} | {row['busy']} | {times} |", file=out)
+    return rows
 
 
-def search_time(opener: Callable[[Path], Search], folder: Path) -> dict[str, float]:
-    """Milliseconds a batch (the best, after one to warm up) and the process's memory."""
-    ask = opener(folder)
-    queries = queries_near(np.load(folder / VECTORS, mmap_mode="r"), max(BATCHES))
-    report = {}
-    for batch in BATCHES:
-        times: list[float] = []
-        while len(times) <= REPEATS and (len(times) < 2 or sum(times) < ENOUGH_S):
-            started = time.perf_counter()
-            ask(queries[:batch], K)
-            times.append(time.perf_counter() - started)
-        report[f"batch_{batch}_ms"] = min(times[1:]) * 1e3
-    return {**report, **memory_mib()}
+def in_turns(version: Path, size: str, busy: int) -> list[Report]:
+    times: dict[tuple[str, int], list[float]] = {}
+    with ExitStack() as stack:
+        pools = {engine: stack.enter_context(own_process()) for engine in ENGINES}
+        for engine, pool in pools.items():
+            pool.submit(_open, engine, version).result()
+        stack.enter_context(busy_processes(busy))
+        for _ in range(ROUNDS):
+            for batch in BATCHES:
+                for engine, pool in pools.items():
+                    times.setdefault((engine, batch), []).extend(pool.submit(_ask, batch).result())
+    return [
+        {"size": size, "queries": batch, "busy": busy}
+        | {engine: float(np.median(times[engine, batch])) for engine in ENGINES}
+        for batch in BATCHES
+    ]
 
 
-def memory_mib() -> dict[str, float]:
-    """Resident memory: its own, and pages of files that the system may drop at any time."""
-    status = Path("/proc/self/status").read_text()
-    names = {"own": "RssAnon", "mapped_files": "RssFile"}
-    return {
-        f"{name}_mib": int(re.search(rf"{key}:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
-        for name, key in names.items()
-    }
+_OPEN: list[tuple[Search, Vectors]] = []  # in an engine's own process
 
 
-def opening(home: Path, files: str) -> dict[str, float]:
-    """Seconds from the home folder to an answer, and to one whose hint looks at every tile.
+def _open(engine: str, version: Path) -> None:
+    queries = queries_near(Flat.open(version / VECTORS).vectors, max(BATCHES))
+    _OPEN.append((ENGINES[engine](version), queries))
 
-    Args:
-        files: "warm", or "cold": the system is asked to forget them first.
-    """
-    folder = next((home / "index").glob("0*"))
-    queries = queries_near(np.load(folder / VECTORS, mmap_mode="r"), 1)
-    if files == "cold":
+
+def _ask(batch: int) -> list[float]:
+    ((search, queries),) = _OPEN
+    return milliseconds(lambda: search(queries[:batch], K))
+
+
+def milliseconds(work: Callable[[], object]) -> list[float]:
+    """Of each run after one to warm up, for ROUND_S."""
+    work()
+    times: list[float] = []
+    while not times or sum(times) < ROUND_S * 1e3:
+        started = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - started) * 1e3)
+    return times
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    processes = [multiprocessing.Process(target=_spin, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
+# --- hints, open, size, recall, crossover ---------------------------------------------------------
+
+
+def made_up_version(home: Path, arguments: argparse.Namespace) -> Path:
+    count, dimension = arguments.count, arguments.dimension
+    return write_version(home, made_up(count, dimension), count, dimension, "exact")
+
+
+def hints(home: Path, arguments: argparse.Namespace) -> Report:
+    """Median milliseconds by the share of allowed tiles and the number of queries."""
+    index = TileIndex.open(made_up_version(home, arguments))
+    queries = queries_near(index.vectors, max(BATCHES))
+    found: Report = {}
+    for share in SHARES:
+        allowed = np.random.default_rng(0).random(len(index.vectors)) < share
+        for batch in BATCHES:
+            times = milliseconds(lambda: index.search(queries[:batch], K, allowed))  # noqa: B023
+            found[f"{share:g}, {batch} queries"] = float(np.median(times))
+    return found
+
+
+def opening(home: Path, arguments: argparse.Namespace) -> Report:
+    """See _opening; `cold`: the system is asked to forget the files first."""
+    folder = made_up_version(home, arguments)
+    return {files: apart(_opening, home, folder, files == "cold") for files in ("warm", "cold")}
+
+
+def _opening(home: Path, folder: Path, cold: bool) -> Report:
+    """Seconds from the home folder to an answer, and to one whose hint looks at every tile."""
+    queries = queries_near(Flat.open(folder / VECTORS).vectors, 1)
+    if cold:
         for file in folder.iterdir():
             forget(file)
-    started = time.perf_counter()
-    index = LiveIndex(home, ENCODER).get()
-    opened = time.perf_counter()
-    index.search(queries, K)
-    answered = time.perf_counter()
-    index.search(queries, K, index.within(LatLon(50.0, 15.0), 1000.0))
-    hinted = time.perf_counter()
-    return {
-        "opened_s": opened - started,
-        "first_answer_s": answered - started,
-        "hinted_answer_s": hinted - answered,
-    }
+    report: Report = {}
+    with timed(report, "opened"):
+        index = LiveIndex(home, ENCODER).get()
+    with timed(report, "first_answer"):
+        index.search(queries, K)
+    with timed(report, "hinted_answer"):
+        index.search(queries, K, index.within(LatLon(50.0, 15.0), 1000.0))
+    status = Path("/proc/self/status").read_text()
+    for key in ("RssAnon", "RssFile"):
+        report[f"{key}_mib"] = int(status.split(f"{key}:")[1].split()[0]) / 1024
+    return report
 
 
 def forget(file: Path) -> None:
-    """Drops a file from the page cache, where the file system honours that."""
+    """Drop a file from the page cache, where the file system honours that."""
     sync(file)
     descriptor = os.open(file, os.O_RDONLY)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
 
 
-def size(home: Path, folder: Path, count: int) -> dict[str, float]:
+def size(home: Path, arguments: argparse.Namespace) -> Report:
     """Bytes a tile of vectors, rows and catalogue; seconds to write and verify the catalogue."""
+    folder, count = made_up_version(home, arguments), arguments.count
     record = SourceRecord("town", "raster", "/", 64.0, 16.0, "", "", "", "2026-01-01")
     report = {f"{name}_bytes": (folder / name).stat().st_size / count for name in (VECTORS, TILES)}
     with Catalogue.of(home) as catalogue:
@@ -222,71 +275,64 @@ def size(home: Path, folder: Path, count: int) -> dict[str, float]:
         return {**report, "catalogue_bytes": catalogue.path.stat().st_size / count}
 
 
-def recall(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Share of the true K nearest that IVF-PQ finds, its size, and its time."""
-    blocks, dimension = vectors_asked_for(arguments, arguments.count)
-    report: dict[str, Any] = {"vectors": str(arguments.descriptors or "made up")}
-    with timed(report, "write_train_and_verify"):
-        folder = write_version(home, blocks, arguments.count, dimension, "ivfpq")
-    with timed(report, "verify"):
-        verify_folder(folder)
-    bytes_a_tile = (folder / IVF_FILE).stat().st_size / arguments.count
-    found = apart(recall_of, folder)
-    return {**report, "dimension": dimension, f"{IVF_FILE}_bytes": bytes_a_tile, **found,
-            **apart(search_time, skyfix, folder)}  # fmt: skip
+def recall(home: Path, arguments: argparse.Namespace) -> Report:
+    return compared(home, arguments, arguments.count, "ivfpq")
 
 
-def vectors_asked_for(arguments: argparse.Namespace, count: int) -> tuple[Iterator[Vectors], int]:
-    """Blocks of so many, and their dimension."""
-    if arguments.descriptors is None:
-        return made_up(count, arguments.dimension), arguments.dimension
-    descriptors = np.load(arguments.descriptors).astype(np.float32)
-    return jittered(descriptors, count), descriptors.shape[1]
-
-
-def crossover(home: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds of both engines at every size, and the size from which on IVF-PQ is faster."""
-    found: dict[int, dict[str, Any]] = {}
+def crossover(home: Path, arguments: argparse.Namespace) -> Report:
+    """`compared` of both engines at every size."""
+    found: Report = {}
     for count in sorted(arguments.sizes):
-        found[count] = {}
         for kind in ("exact", "ivfpq"):
-            blocks, dimension = vectors_asked_for(arguments, count)
             with tempfile.TemporaryDirectory(dir=home) as folder:
-                made = write_version(Path(folder), blocks, count, dimension, kind)
-                found[count][kind] = apart(search_time, skyfix, made) | apart(recall_of, made)
-    slower = [
-        count for count, by in found.items()
-        if by["ivfpq"]["batch_1_ms"] >= by["exact"]["batch_1_ms"]
-    ]  # fmt: skip
-    above = [count for count in found if count > max(slower, default=0)]
-    return {"sizes": found, "approximate_from": min(above, default=None)}
+                found[f"{count} {kind}"] = compared(Path(folder), arguments, count, kind)
+    return found
 
 
-def recall_of(folder: Path) -> dict[str, float]:
-    index = TileIndex.open(folder)
-    queries = queries_near(index.vectors, RECALL_QUERIES)
-    _, true = exact_nearest(queries, index.vectors, K)
-    _, found = index.search(queries, K)
+def compared(home: Path, arguments: argparse.Namespace, count: int, kind: str) -> Report:
+    """Seconds to write a version, its bytes, recall and milliseconds."""
+    dimension, blocks = arguments.dimension, made_up(count, arguments.dimension)
+    if arguments.descriptors:
+        descriptors = np.array(Flat.open(arguments.descriptors).vectors)
+        dimension, blocks = descriptors.shape[1], jittered(descriptors, count)
+    report: Report = {"dimension": dimension}
+    with timed(report, "write_and_verify"):
+        folder = write_version(home, blocks, count, dimension, kind)
+    files = {file.name: file.stat().st_size / count for file in sorted(folder.iterdir())}
+    return {**report, "bytes_a_tile": files, **apart(_searched, folder)}
+
+
+def _searched(folder: Path) -> Report:
+    search, flat = skyfix(folder), Flat.open(folder / VECTORS)
+    queries = queries_near(flat.vectors, RECALL_QUERIES)
+    _, true = flat.nearest(queries, RECALL_K)
+    _, found = search(queries, RECALL_K)
     shares = [np.isin(t, f).mean() for t, f in zip(true, found, strict=True)]
-    return {"recall_at_10": float(np.mean(shares)), "queries": RECALL_QUERIES}
+    report: Report = {"recall_at_10": float(np.mean(shares))}
+    for batch in BATCHES:
+        times = milliseconds(lambda: search(queries[:batch], K))  # noqa: B023
+        report[f"{batch}_queries_ms"] = float(np.median(times))
+    return report
 
 
 # --- build ----------------------------------------------------------------------------------------
 
 
-def made_town(folder: Path) -> Path:
-    """The raster of a procedural town: about 2,500 tiles."""
-    from training.town.dataset import write_town
-    from training.town.town import TownSpec
+def build_speed(home: Path, arguments: argparse.Namespace) -> Report:
+    raster = arguments.raster
+    if raster is None:
+        from training.town.dataset import write_town
+        from training.town.town import TownSpec
 
-    write_town(folder, TownSpec(seed=1), panoramas=1)
-    return folder / "aerial.tif"
+        write_town(home / "town", TownSpec(seed=1), panoramas=1)  # about 2,500 tiles
+        raster = home / "town" / "aerial.tif"
+    return apart(_build_speed, home, arguments.weights, raster)  # type: ignore[no-any-return]
 
 
-def build_throughput(home: Path, weights: Path, raster: Path) -> dict[str, Any]:
+def _build_speed(home: Path, weights: Path, raster: Path) -> Report:
     """Tiles a second, and milliseconds of one core a tile.
 
-    Cutting takes cores from encoding: where they share all of them, no build can reach more than
+    Cutting takes cores from encoding: where both share all cores, no build reaches more than
     `ratio_bound` of the encoder alone. The encoder is timed before and after the build.
     """
     from model.encoder import Encoder
@@ -323,6 +369,17 @@ def build_throughput(home: Path, weights: Path, raster: Path) -> dict[str, Any]:
         "ratio": bare_s / version.seconds,
         "ratio_bound": encode_core_s / (encode_core_s + cut_core_s),
     }
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], Any]] = {
+    "table": table,
+    "hints": hints,
+    "open": opening,
+    "size": size,
+    "recall": recall,
+    "crossover": crossover,
+    "build": build_speed,
+}
 
 
 if __name__ == "__main__":

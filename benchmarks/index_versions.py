@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from service.index.catalogue import Tile
-from service.index.engines import IVF_FILE, RESCORED, IvfPq, exact_nearest, moved
+from service.index.flat import Flat
 from service.index.frozen_tiles import freeze
+from service.index.ivf_pq import IVF_FILE, IvfPq, moved
 from service.index.manifest import TILES, VECTORS, Content, Manifest
 from service.index.stored_calibration import Calibration
 from service.index.versions import Versions
@@ -41,7 +43,7 @@ def jittered(descriptors: Vectors, count: int) -> Iterator[Vectors]:
     as far from its tile, and in the directions, as neighbouring tiles are from each other.
     """
     random = np.random.default_rng(0)
-    _, nearest = exact_nearest(descriptors, descriptors, 1 + NEIGHBOURS)
+    _, nearest = faiss.knn(descriptors, descriptors, 1 + NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
     for rows in _blocks(count):
         tile, other = random.integers(0, len(descriptors), (2, rows))
         neighbour = nearest[other, random.integers(1, 1 + NEIGHBOURS, rows)]
@@ -67,9 +69,7 @@ def write_version(
     """A whole, verified, live index version; returns its folder."""
     folder = home / "index" / NAME
     folder.mkdir(parents=True)
-    vectors = np.lib.format.open_memmap(
-        folder / VECTORS, mode="w+", dtype=np.float32, shape=(count, dimension)
-    )
+    vectors = Flat.create(folder / VECTORS, count, dimension)
     written = 0
     for block in blocks:
         vectors[written : written + len(block)] = block
@@ -77,7 +77,7 @@ def write_version(
     vectors.flush()
     np.save(folder / TILES, freeze(made_up_tiles(count), count))
     if kind == "ivfpq":
-        IvfPq.write(vectors, folder / IVF_FILE, RESCORED)
+        IvfPq.write(Flat.open(folder / VECTORS), folder / IVF_FILE)
     files = {file.name: Content.of(file) for file in folder.iterdir()}
     Manifest(
         version=NAME, encoder=ENCODER, preprocessing={}, dimension=dimension, count=count,

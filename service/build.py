@@ -7,7 +7,6 @@ shards, and the live version is untouched until the new one is verified.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from collections import Counter

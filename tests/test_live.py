@@ -115,7 +115,7 @@ def test_a_bad_version_is_refused_loudly_and_the_last_good_one_stays(
     index.get()
     folder = write_version(tmp_path / "index", 60, 8, name=SECOND)
     if fault == "truncated":
-        np.save(folder / VECTORS, np.zeros((3, 8), np.float32))
+        (folder / VECTORS).write_bytes(b"short")
     name = "000007-20260102T000000Z" if fault == "nowhere" else SECOND
     versions.pointer.write_text(name)
     with caplog.at_level(logging.ERROR):

@@ -165,9 +165,7 @@ def interrupted(index: TileIndex) -> Any:
     raise KeyboardInterrupt
 
 
-def test_a_collection_with_an_alias_of_former_versions_is_dropped(
-    tmp_path: Path, uri: str
-) -> None:
+def test_a_collection_with_an_alias_of_former_versions_is_dropped(tmp_path: Path, uri: str) -> None:
     catalogued(tmp_path)
     build(tmp_path, FakeEncoder(), milvus_uri=uri)
     pymilvus.MilvusClient(uri).create_alias(own(live(tmp_path)), "skyfix_of_old")

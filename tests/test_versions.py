@@ -107,7 +107,9 @@ def test_a_version_of_format_1_is_still_searched(tmp_path: Path) -> None:
 
 def test_an_unknown_format_is_refused_with_the_remedy(versions: Versions) -> None:
     dataclasses.replace(versions.manifest(FIRST), format=3).write(versions.path(FIRST))
-    with pytest.raises(VersionCorrupt, match=r"has format 3, .* reads \(1, 2\): run `skyfix build`"):
+    with pytest.raises(
+        VersionCorrupt, match=r"has format 3, .* reads \(1, 2\): run `skyfix build`"
+    ):
         versions.verify(FIRST)
 
 

@@ -106,7 +106,8 @@ class Flat:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         faiss.omp_set_num_threads(1)
         if len(queries) < BATCH:
-            selected = faiss.SearchParameters(sel=faiss.IDSelectorArray(allowed))
+            chosen = faiss.IDSelectorArray(allowed)
+            selected = faiss.SearchParameters(sel=chosen)  # type: ignore[call-arg]
             products, rows = self.index.search(queries, k, params=selected)
             return products, rows
         best = faiss.ResultHeap(len(queries), k, keep_max=True)
@@ -139,9 +140,7 @@ def blocks(vectors: Vectors, size: int = BLOCK) -> Iterator[tuple[int, Vectors]]
         yield start, np.array(vectors[start : start + size])
 
 
-def _mapped(
-    path: Path, shape: tuple[int, int], mode: Any
-) -> np.memmap[Any, np.dtype[np.float32]]:
+def _mapped(path: Path, shape: tuple[int, int], mode: Any) -> np.memmap[Any, np.dtype[np.float32]]:
     """The vectors stand at the end of the file, in row order."""
     header = path.stat().st_size - 4 * shape[0] * shape[1]
     return np.memmap(path, np.float32, mode, header, shape)

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 
 from model.atomic_write import write_atomically
-from service.index.flat import Flat, Rows, Vectors, no_index, blocks
+from service.index.flat import Flat, Rows, Vectors, blocks, no_index
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ TUNED_RECALL = 0.995  # aimed at
 TUNING_QUERIES = 256
 TUNING_DISTANCE = 0.5  # squared, between a query and the tile it shows: like a street's
 SEED = 1234
+ALL_THREADS: int = faiss.omp_get_max_threads()  # for training; a search sets one
 
 
 class IvfPq:
@@ -64,8 +65,7 @@ class IvfPq:
         random = np.random.default_rng(SEED)
         wanted = max(FEWEST, lists * TRAINING_PER_LIST)
         sample = np.sort(random.choice(count, min(count, wanted), replace=False))
-        # One thread, as in a search: beside a server, more would mostly wait for each other.
-        faiss.omp_set_num_threads(1)
+        faiss.omp_set_num_threads(ALL_THREADS)
         index.train(flat.vectors[sample])
         for _, block in blocks(flat.vectors):
             index.add(block)

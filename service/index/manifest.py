@@ -55,7 +55,7 @@ class Manifest:
     files: dict[str, Content]
     calibration: dict[str, Any] | None = None  # service.index.stored_calibration
     # `kind`: exact (the flat index), ivfpq (with `recall`: reached by tuning) or milvus (with
-    # `uri`: its address); `approximate_from`: tiles from which ivfpq searches, if the build was asked
+    # `uri`: its address); `approximate_from`: the tiles from which ivfpq searches, as asked for
     engine: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
     metric: str = "squared L2 of unit vectors"
     format: int = FORMAT

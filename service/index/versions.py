@@ -199,7 +199,7 @@ class Versions:
             log.warning("collections stay until the next build or prune: %s", error)
 
     def sweep(self) -> None:
-        """Remove the folders that killed builds and prunes left. The caller holds the build lock."""
+        """Remove what killed builds and prunes left. The caller holds the build lock."""
         for pattern in (".new-*", ".old-*"):
             for left in self.folder.glob(pattern):
                 shutil.rmtree(left)
