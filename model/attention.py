@@ -18,11 +18,11 @@ class MultiScaleAttention(nn.Module):
     convolutions for each kernel size 3, 5, 7 reads them (eq. 3, with bias c); 1x1 weighs and sums
     the groups to one channel; the mask is upsampled to the features' size.
 
-    Left open by the paper and chosen here: a group is `group_channels` wide (256 would be 27 M
-    weights on VGG16's 1,280 channels); its stride 2 is what the upsampling undoes; ReLU between
-    the groups and the 1x1; a sigmoid of the logits less their mean over the image. The mean goes
-    because the descriptor's L2 norm takes away the mask's level: left free, the level drifts up
-    until the sigmoid saturates and every mask is 1 (measured: docs/decisions.md).
+    The paper leaves open, and this class chooses: the width of a group (256 channels would need
+    27 M weights on VGG16), a stride of 2 that the upsampling undoes, ReLU between the groups and
+    the 1x1, and a sigmoid of the logits less their mean over the image. The descriptor's L2 norm
+    hides the level of a mask. Without the mean's removal the level drifts up until the sigmoid
+    saturates and every mask is 1 (docs/decisions.md).
     """
 
     def __init__(self, channels: int, group_channels: int = 32) -> None:
@@ -34,19 +34,19 @@ class MultiScaleAttention(nn.Module):
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Maps (N, C_i, H_i, W_i) and the features' (H, W) to a mask (N, 1, H, W) in 0..1."""
-        joined = torch.cat([_averaged(one, size) for one in maps], dim=1)
+        joined = torch.cat([_averaged(features, size) for features in maps], dim=1)
         context = torch.cat([torch.relu(group(joined)) for group in self.groups], dim=1)
         logits = self.weigh(context)
         mask = torch.sigmoid(logits - logits.mean((2, 3), keepdim=True))
         return functional.interpolate(mask, size, mode="bilinear", align_corners=False)
 
 
-def _averaged(one: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map (N, C, H, W) at another resolution, each of its pixels counted alike where H and W are
-    multiples of it."""
+def _averaged(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (N, C, H, W) averaged down to `size`; pixels count equally where H, W are multiples."""
     (rows, more_rows), (columns, more_columns) = (
-        divmod(int(have), int(wanted)) for have, wanted in zip(one.shape[2:], size, strict=True)
+        divmod(int(side), int(wanted))
+        for side, wanted in zip(features.shape[2:], size, strict=True)
     )
     if more_rows or more_columns:
-        return functional.adaptive_avg_pool2d(one, size)
-    return functional.avg_pool2d(one, (rows, columns))  # the same, and engines have it vectorised
+        return functional.adaptive_avg_pool2d(features, size)
+    return functional.avg_pool2d(features, (rows, columns))  # equal, and vectorised by OpenVINO

@@ -21,7 +21,7 @@ from model.panorama import Band
 from model.preprocessing import Preprocessing
 
 FORMAT = "skyfix-checkpoint-1"
-TURNS = (1, 2, 4)  # pixels stay pixels at quarter turns only
+TURNS = (1, 2, 4)  # quarter turns alone move pixels without resampling
 
 
 class CheckpointError(SkyfixError):
@@ -38,32 +38,32 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], header: dict[st
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a file.
 
-    Copied, not mapped as `safe_open` does: once the file is overwritten in place or truncated, a
-    mapped page kills the process (SIGBUS). Twice the file's size is in memory meanwhile.
+    The file is copied, not mapped as by `safe_open`: once a mapped file is overwritten in place or
+    truncated, its pages kill the process (SIGBUS). This needs twice the file's size in memory.
 
     Raises:
-        SafetensorError, OSError: it is not a whole safetensors file.
+        SafetensorError, OSError: the file is not a whole safetensors file.
     """
     data = path.read_bytes()
     try:
         tensors = load(data)
     except KeyError as error:
         raise SafetensorError(f"dtype {error} is unknown to torch") from error
-    # Past this point the header is known to be whole: its length in 8 bytes, then JSON.
+    # `load` has proved the header whole: its length in 8 bytes, then JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return header.get("__metadata__", {}), tensors
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Everything that turns images into descriptors, but for the weights.
+    """The settings of an encoder: all that turns images into descriptors, except the weights.
 
     Attributes:
         aerial_footprint_m: ground width in metres that the aerial branch was trained on.
-        turns: both views are described so often, each time turned by as much of a full turn, and
-            the descriptions stand side by side: they err each in its own way. For networks that
-            were trained on both views turned together; encoding and index cost so many times as
-            much, but for headings tried evenly, a multiple of `turns` of them. 1, 2 or 4.
+        turns: how many turned copies of a view are encoded: 1, 2 or 4, evenly over the turn. A
+            descriptor joins their descriptors, whose errors differ. For networks trained on
+            both views turned together. Encoding and index cost `turns` times as much, except for
+            rolls: a multiple of `turns` rolls shares its copies.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -85,8 +85,7 @@ class EncoderConfig:
         return SiameseNetwork(self.network, self.preprocessing.input_size, pretrained=pretrained)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; `turns` only where it is not 1, as before there were any: fingerprints
-        last, and runs that were begun go on."""
+        """Plain values. `turns` is left out where it is 1, which keeps older fingerprints."""
         values = asdict(self)
         if self.turns == 1:
             del values["turns"]
@@ -118,7 +117,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A configuration, its weights by name, and how they came about (recipe, data, results)."""
+    """A configuration, the weights by name, and their provenance (recipe, data, results)."""
 
     config: EncoderConfig
     tensors: Mapping[str, Tensor]
@@ -142,7 +141,7 @@ class Checkpoint:
         """
         floats = {k: v.float() if v.is_floating_point() else v for k, v in self.tensors.items()}
         try:
-            # On "meta" nothing is drawn only to be overwritten: seconds for VGG16.
+            # On "meta" no random weights are drawn only to be overwritten: seconds for VGG16.
             with torch.device("meta"):
                 network = self.config.build()
             network.load_state_dict(floats, assign=True)

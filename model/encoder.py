@@ -40,7 +40,7 @@ from model.preprocessing import to_pixels, to_tensor
 log = logging.getLogger(__name__)
 
 Descriptors = NDArray[np.float32]
-WORTH = 0.9  # of EXACT's time: a backend that takes longer is not worth its rounding
+WORTH = 0.9  # a backend that takes longer than this share of EXACT's time is not worth it
 
 
 class Encoder:

@@ -1,7 +1,7 @@
 """Places on Earth, with their units and order in their names.
 
-Distances here use the WGS84 radii of curvature at the point's latitude: within 20 km of the
-origin the error against the geodesic is below 0.1 % away from the poles.
+Distances here use the WGS84 radii of curvature at the point's latitude. Within 20 km of the
+origin, away from the poles, the error against the geodesic is below 0.1 %.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def bounds_around(centre: LatLon, size_m: float) -> Bounds:
 class EarthCentred(NamedTuple):
     """A point on the WGS84 ellipsoid in metres from the Earth's centre (ECEF axes).
 
-    Straight-line distances between such points fall short of ground distances by less than 1 cm
-    up to 10 km, everywhere: across zones, poles and the dateline.
+    Straight lines between such points are shorter than ground distances: by less than 1 cm up to
+    10 km. This holds everywhere, also across zones, poles and the dateline.
     """
 
     x: float

@@ -1,4 +1,4 @@
-"""A heading between those that were tried. Pure numpy."""
+"""A heading between the rolls that were tried. Pure numpy."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from numpy.typing import ArrayLike, NDArray
 
 Numbers = NDArray[np.float64]
 
-FEWEST = 3  # tried headings that a parabola can be laid through
+MIN_ROLLS = 3  # a parabola needs three points
 
 
 def north_between_rolls(distances: ArrayLike, best: ArrayLike) -> Numbers:
-    """Where the squared distance is least, as a fraction of the turn.
+    """The north with the least squared distance, as a fraction of the turn, (n,).
 
-    The vertex of the parabola through the best roll and its two neighbours: a descriptor changes
-    smoothly with the heading. At most half a step from the best roll; with fewer than FEWEST
-    rolls, the roll itself.
+    A descriptor changes smoothly with the heading. So this is the vertex of the parabola through
+    the best roll and its two neighbours, at most half a step from the best roll. With fewer than
+    MIN_ROLLS rolls it is the best roll.
 
     Args:
-        distances: (n, R) from one tile each to R rolls, evenly spaced over the turn from 0.
-        best: (n,) the roll that counts as nearest.
+        distances: (n, R) squared distances of n tiles to R rolls, evenly spaced from north 0.
+        best: (n,) the nearest roll of each tile.
     """
     distances, best = np.asarray(distances, np.float64), np.asarray(best, np.int64)
     rolls = distances.shape[1]
     step = np.zeros(len(best))
-    if rolls >= FEWEST:
+    if rolls >= MIN_ROLLS:
         rows = np.arange(len(best))
-        before, at, after = (distances[rows, (best + one) % rolls] for one in (-1, 0, 1))
+        before, at, after = (distances[rows, (best + by) % rolls] for by in (-1, 0, 1))
         bend = before - 2.0 * at + after
         np.divide(before - after, 2.0 * bend, out=step, where=bend > 0.0)
     between: Numbers = (best + step.clip(-0.5, 0.5)) / rolls % 1.0 % 1.0  # -1e-20 % 1.0 is 1.0

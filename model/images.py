@@ -29,8 +29,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 16_384 * 8_192  # the largest panorama that cameras write: 134 megapixels
 MIN_SIDE = 16  # nothing smaller shows a street
 MAX_DECODED_BYTES = 512 * 1024 * 1024
-MAX_METADATA_BYTES = 64 * 1024  # of XMP or EXIF, as in a JPEG; parsed they take 60 times as much
-MAX_READS = 262_144  # by Pillow: some for each segment or chunk, one for each stray byte
+MAX_METADATA_BYTES = 64 * 1024  # of XMP or EXIF, as in a JPEG; parsing takes 60 times as much
+MAX_READS = 262_144  # Pillow reads a few times a segment or chunk, once a stray byte
 
 # Measured peak bytes a pixel of formats that cannot be decoded at a reduced scale: WebP holds four
 # canvases, a JPEG of several scans two bytes for each component's coefficient. Baseline JPEGs are

@@ -18,7 +18,7 @@ class NetworkConfig:
     """Sizes of the network.
 
     Attributes:
-        trunk: one of `backbones.TRUNKS`.
+        trunk: one of `trunks.TRUNKS`.
         neck: channels of the last map of the small trunk and of efficientnet_lite0.
         attention: False builds the plain encoder (the paper's ablation "w/o MSAE").
         group_channels: width of each of the attention's three kernel groups.

@@ -36,8 +36,8 @@ class Band(NamedTuple):
 class PanoramaGeometry:
     """Where an equirectangular image lies on the sphere.
 
-    Convention: columns run clockwise seen from above; rows run downward; fractions are of the
-    image's own width and height, from its left and top edge.
+    Convention: columns run clockwise seen from above; rows run downward; fractions count from
+    the image's left and top edge.
 
     Attributes:
         north: fraction of the width that faces north; None when unknown. Outside 0..1 when a

@@ -22,8 +22,8 @@ def inverse_polar_transform(panorama: Tensor, size: int = 288, *, north: North =
     """The paper's inverse polar transform (IPT), eq. 1 and 2, bilinear.
 
     Args:
-        panorama: float (..., C, H, W): a full turn; its rows are spread from the centre
-            (bottom row) to the corners (top row).
+        panorama: float (..., C, H, W): a full turn. The bottom row becomes the centre, the top
+            row the corners.
         size: side of the square result in pixels.
         north: fraction of the width that faces north: one number, or a tensor of the leading
             shape. 0.5 where the centre column faces north; 0.75 gives eq. 2 to the letter.
@@ -33,8 +33,8 @@ def inverse_polar_transform(panorama: Tensor, size: int = 288, *, north: North =
 
     Convention:
         dx, dy from the square's centre (size - 1) / 2, in pixel centres, dy downward.
-        eq. 1: y_s = sqrt(2) * H / size * sqrt(dx^2 + dy^2), upward from the bottom row, so the
-        array row is H - 1 - y_s; sqrt(2) puts the top row on the circumscribed circle.
+        eq. 1: y_s = sqrt(2) * H / size * sqrt(dx^2 + dy^2), upward from the bottom row. So the
+        array row is H - 1 - y_s. sqrt(2) puts the top row on the circumscribed circle.
         eq. 2: x_s = W / 2pi * atan2(dy, dx), turned by (north - 0.75) * W; wraps modulo W.
         Rows beyond the first and last repeat them.
     """
@@ -53,9 +53,9 @@ def ground_plane_projection(
     camera_height_m: float,
     north: North = 0.5,
 ) -> Tensor:
-    """Where each pixel of a flat ground would be seen: a metric view from above, bilinear.
+    """A metric view of flat ground from above, bilinear.
 
-    A ground point at range r is seen at elevation -atan(camera_height_m / r).
+    The camera sees a ground point at range r at elevation -atan(camera_height_m / r).
 
     Args:
         panorama: float (..., C, H, W): a full turn between the elevations of `band`.
@@ -89,9 +89,9 @@ def _sample(panorama: Tensor, rows: Tensor, angle: Tensor, north: North) -> Tens
     lead, (channels, height, width) = panorama.shape[:-3], panorama.shape[-3:]
     flat = panorama.reshape(-1, channels, height, width)
     count = flat.shape[0]
-    turn = torch.as_tensor(north, dtype=torch.float64, device=panorama.device)
-    turn = turn.expand(lead).reshape(count, 1, 1)
-    columns = angle + (turn - LITERAL_NORTH)
+    norths = torch.as_tensor(north, dtype=torch.float64, device=panorama.device)
+    norths = norths.expand(lead).reshape(count, 1, 1)
+    columns = angle + (norths - LITERAL_NORTH)
     columns -= columns.floor()
     # One wrapped column makes the seam an ordinary neighbour: x in [0, W] maps to [-1, 1].
     wrapped = torch.cat([flat, flat[..., :1]], dim=-1)

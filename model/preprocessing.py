@@ -1,4 +1,4 @@
-"""From decoded images to what the network reads: one definition, stored in the checkpoint.
+"""From decoded images to the network's inputs: one definition, stored in the checkpoint.
 
 Training and serving call these same functions; a change here is a change of the encoder, so the
 fingerprint covers this configuration.
@@ -24,7 +24,7 @@ from model.polar import North, ground_plane_projection, inverse_polar_transform
 Projection = Literal["polar", "ground", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# What the street and a tile both show; on towns it mattered more than anything else.
+# The elevations that street and tile both show; on towns no other setting mattered more.
 DEFAULT_BAND = Band(15.0, -45.0)
 
 
@@ -59,7 +59,7 @@ class Preprocessing:
 
     @property
     def fill(self) -> tuple[int, int, int]:
-        """The uint8 RGB that stands for nothing seen."""
+        """The uint8 RGB of pixels that the camera did not see."""
         red, green, blue = (round(255.0 * value) for value in self.mean)
         return red, green, blue
 
@@ -133,15 +133,15 @@ class Preprocessing:
                 north=north,
             )
         size = (self.input_size, self.input_size)
-        return functional.interpolate(_turned(strips, north), size, mode="area")
+        return functional.interpolate(_rolled(strips, north), size, mode="area")
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) in 0..1 to zero mean and unit deviation per channel."""
         mean, std = (
-            torch.tensor(one, dtype=images.dtype)
+            torch.tensor(values, dtype=images.dtype)
             .view(3, 1, 1)
-            .to(images.device, non_blocking=True)  # else all that a GPU has to do is waited for
-            for one in (self.mean, self.std)
+            .to(images.device, non_blocking=True)  # else this waits for the GPU's earlier work
+            for values in (self.mean, self.std)
         )
         return (images - mean) / std
 
@@ -158,9 +158,9 @@ def to_pixels(view: Tensor) -> Rgb:
     return pixels
 
 
-def _turned(strips: Tensor, north: North) -> Tensor:
+def _rolled(strips: Tensor, north: North) -> Tensor:
     """Roll each strip by whole columns so that north is its centre column."""
     width = strips.shape[-1]
-    turns = torch.as_tensor(north, dtype=torch.float64).expand(strips.shape[0])
-    shifts = ((0.5 - turns) * width).round().long().tolist()
+    norths = torch.as_tensor(north, dtype=torch.float64).expand(strips.shape[0])
+    shifts = ((0.5 - norths) * width).round().long().tolist()
     return torch.stack([strip.roll(shift, -1) for strip, shift in zip(strips, shifts, strict=True)])

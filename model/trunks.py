@@ -16,9 +16,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from model.efficientnet import EfficientNetLite0
 from model.errors import RANDOM, PretrainedError
 
-# Names of the maps inside torchvision's models: the last is the re-weighted features.
-# VGG16: relu3_3, relu4_3, relu5_3 (256 + 512 + 512 = 1,280 channels), then pool5: with relu5_3
-# as features the fully connected layer alone would hold 170 M weights a branch.
+# Names of the maps inside torchvision's models. The attention re-weights the last map.
+# VGG16: relu3_3, relu4_3, relu5_3 (1,280 channels), then pool5. With relu5_3 as features, the
+# fully connected layer alone would hold 170 M weights a branch.
 _TORCHVISION_MAPS = {
     "vgg16": ("features.15", "features.22", "features.29", "features.30"),
     "resnet18": ("layer2", "layer3", "layer4", "layer4"),
@@ -28,9 +28,9 @@ _TORCHVISION_MAPS = {
     "convnext_base": ("features.3", "features.5", "features.7", "features.7"),
 }
 TRUNKS = ("small", "efficientnet_lite0", *_TORCHVISION_MAPS)
-# Their descriptors depend on the whole batch: chunks and processes would change what is learnt.
+# Their descriptors depend on the whole batch: chunks and processes would change the training.
 BATCH_NORM_TRUNKS = ("resnet18", "resnet50")
-# Group norm, not batch norm: a descriptor must not depend on the others of its batch, so that
+# Group norm, not batch norm: a descriptor must not depend on the other images of its batch. So
 # accumulated, distributed and single-process training see the same gradients.
 NORM_GROUPS = 8
 
@@ -97,18 +97,19 @@ def _torchvision_model(name: str, *, pretrained: bool) -> nn.Module:
         if not pretrained:
             raise
         raise PretrainedError(
-            f"the ImageNet weights of {name} cannot be had ({error}): put their file into "
+            f"the ImageNet weights of {name} are not available ({error}): put their file into "
             f"{torch.hub.get_dir()}/checkpoints, or use random ones: {RANDOM}"
         ) from error
 
 
 def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Module:
-    """A trunk by name, one of `TRUNKS`; `neck` is the last width of the small one and of
-    efficientnet_lite0.
+    """A trunk by name, one of `TRUNKS`.
+
+    neck: channels of the last map of "small" and "efficientnet_lite0"; others ignore it.
 
     Raises:
         ValueError: an unknown name.
-        PretrainedError: ImageNet weights are asked for, and there are none or none in reach.
+        PretrainedError: ImageNet weights are asked for and are not available.
     """
     if name == "small":
         if pretrained:
@@ -125,27 +126,27 @@ def build_trunk(name: str, *, pretrained: bool = False, neck: int = 32) -> nn.Mo
 
 
 def freeze(trunk: nn.Module, maps: int) -> None:
-    """Take no gradients of the weights that decide the trunk's first `maps` maps.
+    """Freeze the weights that decide the trunk's first `maps` maps.
 
-    What batch norms count of their batches still moves: see `BATCH_NORM_TRUNKS`.
+    The statistics of batch norms still move: see `BATCH_NORM_TRUNKS`.
     """
     if not maps:
         return
     last = _probed(trunk, 64)[maps - 1]
     weights = list(trunk.parameters())
     gradients = torch.autograd.grad(last.sum(), weights, allow_unused=True)
-    for one, gradient in zip(weights, gradients, strict=True):
-        one.requires_grad_(gradient is None)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.requires_grad_(gradient is None)
 
 
 def map_shapes(trunk: nn.Module, input_size: int) -> Sequence[torch.Size]:
     """(C, H, W) of each map for one square input, found by running the trunk once."""
     with torch.no_grad():
-        return [one.shape[1:] for one in _probed(trunk, input_size)]
+        return [features.shape[1:] for features in _probed(trunk, input_size)]
 
 
 def _probed(trunk: nn.Module, input_size: int) -> list[Tensor]:
-    """The maps of one empty image, which no batch norm counts."""
+    """The maps of an empty image, in eval mode: batch norms do not count the image."""
     training = trunk.training
     maps: list[Tensor] = trunk.eval()(torch.zeros(1, 3, input_size, input_size))
     trunk.train(training)

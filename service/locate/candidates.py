@@ -1,4 +1,4 @@
-"""The nearest tiles of panoramas of which several headings may have been tried."""
+"""The nearest tiles of panoramas, for which several headings may have been tried."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Mask = NDArray[np.bool_]
 class Search(NamedTuple):
     """One panorama's search.
 
-    headings_deg: headings of the centre column that are tried, with a descriptor each. Several
-        headings are those of norths evenly spaced over the turn, from 0.
+    headings_deg: headings of the centre column that are tried, with a descriptor each: the known
+        heading, or rolls whose norths are evenly spaced from 0.
     depth: how many tiles to find.
     allowed: rows that may be found; None: all.
     """
@@ -37,7 +37,7 @@ class Search(NamedTuple):
 class Candidates:
     """The nearest rows of one panorama, best first, each once.
 
-    headings_deg: heading of the centre column by each row: the one that was tried, or the peak
+    headings_deg: heading of the centre column for each row: the known heading, or the peak
         between the rolls that were tried.
     """
 
@@ -97,9 +97,9 @@ def _best_per_tile(
 ) -> Candidates:
     """Merge the rolls of one panorama: each tile once, at its best roll.
 
-    distances, rows: (R, k). rolls: (R, D), what was searched for; tiles: all descriptors. Exact for
-    the nearest tiles: a tile among the best k over all rolls is among the best k of its own best
-    roll.
+    distances, rows: (R, k). rolls: (R, D), the panorama's descriptors. tiles: all descriptors.
+    Exact for the nearest tiles: a tile among the best k over all rolls is among the best k of its
+    own best roll.
     """
     order = np.argsort(distances, axis=None, kind="stable")
     flat_rows = rows.reshape(-1)[order]
@@ -108,7 +108,7 @@ def _best_per_tile(
     nearest = rows.reshape(-1)[kept]
     headings = list(search.headings_deg) * len(nearest)
     if len(search.headings_deg) > 1:
-        squared = -2.0 * tiles[nearest] @ rolls.T  # of unit vectors: all but a constant
+        squared = -2.0 * tiles[nearest] @ rolls.T  # for unit vectors, up to a constant
         norths = north_between_rolls(squared, kept // max(rows.shape[1], 1))
         headings = [heading_of(north) for north in norths.tolist()]
     return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), headings)

@@ -1,4 +1,4 @@
-"""What an answer holds. The wire form stands in service.api.schemas."""
+"""The parts of an answer. Its JSON form stands in service.api.schemas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model.geo import Bounds, LatLon
 
 @dataclass(frozen=True)
 class Stated:
-    """A geometry value and who said it: given, GPano, EXIF, assumed or unknown."""
+    """A geometry value and its source: given, GPano, EXIF, EXIF (magnetic), assumed or unknown."""
 
     value: float | None
     source: str
@@ -23,8 +23,8 @@ class Match:
     """One tile of the index.
 
     distance: squared L2 distance of unit descriptors, 0 (same) to 4.
-    heading_deg: heading of the panorama's centre column: the stated one, or where the
-        rolls tried have their peak.
+    heading_deg: heading of the panorama's centre column: the stated heading, or the peak between
+        the rolls that were tried.
     """
 
     rank: int
@@ -38,10 +38,10 @@ class Match:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the street branch saw, north up, and where it looked.
+    """The street branch's view, north up, and its attention.
 
-    projected: uint8 (S, S, 3). attention: float32 (S, S) in 0..1, None where the network has none.
-    heading_deg: of the panorama's centre column, as supposed for this view.
+    projected: uint8 (S, S, 3). attention: float32 (S, S) in 0..1; None for a network without
+        attention. heading_deg: heading of the panorama's centre column in this view.
     """
 
     projected: NDArray[np.uint8]
@@ -51,12 +51,13 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Fix:
-    """Where a panorama was taken, as far as one index version can tell.
+    """The answer for a panorama from an index version.
 
-    position: what the nearest tiles agree on (locate.position); None when hints allow no tile.
-    radius_m: the true place lies within it with the probability `confidence`, if that is known.
+    position: the position that the nearest tiles agree on (locate.position); None when hints
+        allow no tile.
+    radius_m: the true position lies within this radius with probability `confidence`.
     confidence, in_index: None where the index was never calibrated.
-    note: why there is neither match nor position; None when there is.
+    note: why there is neither match nor position; None when there is a match.
     """
 
     matches: tuple[Match, ...]

@@ -1,4 +1,4 @@
-"""The whole query path: geometry, decode, encode, search, describe.
+"""The whole query path: geometry, decode, encode, search, answer.
 
 `prepare` is safe in any thread; only the model's threads call `answer`. Knows nothing of HTTP,
 torch or faiss: both engines stand behind their own class.
@@ -42,8 +42,10 @@ NO_HINTS = Hints()
 
 
 class StreetEncoder(Protocol):
-    """What of `model.encoder.Encoder` a query needs; while `at_once` threads encode, others may
-    read and explain."""
+    """The part of `model.encoder.Encoder` that a query needs.
+
+    While `at_once` threads encode, other threads may read and explain.
+    """
 
     @property
     def fingerprint(self) -> str: ...
@@ -62,7 +64,7 @@ class StreetEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Query:
-    """One panorama, decoded and projected: all that the model's owner needs."""
+    """A panorama decoded to its strip, ready for a thread that encodes."""
 
     strip: Strip
     heading_deg: float | None
@@ -71,14 +73,14 @@ class Query:
     explain: bool
     geometry: dict[str, Stated]
     timings_ms: dict[str, float]
-    ready_at: float  # time.perf_counter() when it began to wait for the owner
+    ready_at: float  # time.perf_counter() when it began to wait
 
 
 class Localizer:
     """Turns panoramas into fixes against whichever index version is live.
 
-    rolls: how many headings are tried, evenly spaced, for a panorama whose heading is unknown.
-    weights: the checkpoint that the encoder was opened from, where it was.
+    rolls: how many headings are tried for a panorama of unknown heading, evenly spaced.
+    weights: the encoder's checkpoint, if the encoder was opened from a file.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Localizer:
     def locate(
         self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10, explain: bool = False
     ) -> Fix:
-        """One encoded image to its fix; see `prepare` and `answer` for what is raised."""
+        """A panorama's bytes to its fix. Raises the errors of `prepare` and `answer`."""
         return self.answer([self.prepare(data, hints, top_k, explain)])[0]
 
     def prepare(
@@ -143,9 +145,7 @@ class Localizer:
             ]
             found = find_candidates(index, searches, vectors)
         return [
-            self._describe(
-                index, query, candidates, {"queue": _ms(started - query.ready_at), **timings}
-            )
+            self._fix(index, query, candidates, {"queue": _ms(started - query.ready_at), **timings})
             for query, candidates in zip(queries, found, strict=True)
         ]
 
@@ -163,7 +163,7 @@ class Localizer:
         return self.encoder.encode_strips(strips, list(map(PanoramaGeometry.north_of, headings)))
 
     def _search(self, index: TileIndex, query: Query, allowed: Mask | None) -> Search:
-        """Deep enough for the position, which so does not depend on how many are asked for."""
+        """A search deep enough for the position, which must not depend on `top_k`."""
         depth = max(query.top_k, index.calibration.depth)
         return Search(self._headings(query), depth, allowed)
 
@@ -172,7 +172,7 @@ class Localizer:
             return [query.heading_deg]
         return [heading_of(roll / self._rolls) for roll in range(self._rolls)]
 
-    def _describe(
+    def _fix(
         self, index: TileIndex, query: Query, found: Candidates, timings: dict[str, float]
     ) -> Fix:
         explanation = None
@@ -193,18 +193,18 @@ class Localizer:
                     heading_deg=_shown_heading(found.headings_deg[rank - 1]),
                 )
             )
-        place = place_of(index, found)
+        fused = fused_position(index, found)
         return Fix(
             matches=tuple(matches),
-            position=place and place.position,
+            position=fused and fused.position,
             index_version=index.version,
             encoder=self.encoder.fingerprint,
             geometry=query.geometry,
             timings_ms={**query.timings_ms, **timings},
             explanation=explanation,
-            radius_m=place and place.radius_m,
-            confidence=place and place.confidence,
-            in_index=place and place.in_index,
+            radius_m=fused and fused.radius_m,
+            confidence=fused and fused.confidence,
+            in_index=fused and fused.in_index,
             note=None if matches else _no_tile(query.hints),
         )
 
@@ -227,7 +227,7 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000.0, 3)
 
 
-def place_of(index: TileIndex, found: Candidates) -> FusedPosition | None:
+def fused_position(index: TileIndex, found: Candidates) -> FusedPosition | None:
     """The position that the candidates agree on; None without any."""
     if not found.rows:
         return None

@@ -21,7 +21,7 @@ from service.index.frozen_tiles import Mask
 from service.index.search import TileIndex
 from service.index.stored_calibration import Calibration
 from service.locate.calibration import Flags, KnownPanorama, auroc, calibration_error, fit
-from service.locate.localizer import Localizer, place_of
+from service.locate.localizer import Localizer, fused_position
 from service.locate.position import FusedPosition, Numbers
 
 COLUMNS = ("file", "latitude", "longitude")
@@ -176,7 +176,7 @@ def evaluate(
         if not heading_known:
             query = replace(query, heading_deg=None)
         (found,) = localizer.candidates(index, query, [None])
-        position = place_of(index, found)
+        position = fused_position(index, found)
         assert position is not None  # an index without tiles is not built
         best_m.append(distance_m(LatLon(*index.places(found.rows[:1])[0]), pose.truth))
         fused_m.append(distance_m(position.position, pose.truth))
