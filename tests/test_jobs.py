@@ -1,4 +1,4 @@
-"""Jobs are processes: one at a time, with status and log, and cancelled for good."""
+"""Jobs are processes, one at a time, with status, log and cancel."""
 
 import logging
 import sys
@@ -44,7 +44,7 @@ def test_a_job_ends_with_its_status_and_log(jobs: Jobs) -> None:
     assert jobs.get(good.id) is good
 
 
-def test_a_failure_is_an_error_with_its_last_words(
+def test_a_failure_is_logged_with_the_last_line(
     jobs: Jobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -52,8 +52,8 @@ def test_a_failure_is_an_error_with_its_last_words(
     failed = wait(jobs.start("rebuild", python(said)))
     silent = wait(jobs.start("rebuild", python("raise SystemExit(3)")))
     good = wait(jobs.start("rebuild", python("print('done')")))
-    told = [(record.levelname, record.message) for record in caplog.records]
-    assert told[1::2] == [
+    logged = [(record.levelname, record.message) for record in caplog.records]
+    assert logged[1::2] == [
         ("ERROR", f"job {failed.id} failed (exit code 1): skyfix: no room"),
         ("ERROR", f"job {silent.id} failed (exit code 3): it said nothing"),
         ("INFO", f"job {good.id} succeeded (exit code 0)"),
@@ -91,7 +91,7 @@ def test_a_job_that_cannot_start_leaves_no_trace(tmp_path: Path) -> None:
     assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
 
 
-def test_a_job_that_nobody_can_follow_is_not_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_whose_output_cannot_be_read_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -103,7 +103,7 @@ def test_a_job_that_nobody_can_follow_is_not_left_running(monkeypatch: pytest.Mo
     assert wait(jobs.start("rebuild", python(""))).status == "succeeded"
 
 
-def test_a_deaf_job_is_killed() -> None:
+def test_a_job_that_ignores_sigterm_is_killed() -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True);"
     jobs = Jobs(kill_after_s=0.1)
     job = jobs.start("rebuild", python(deaf + "time.sleep(60)"))

@@ -47,7 +47,7 @@ def wait_for(index: LiveIndex, version: str) -> None:
 
 
 class Faulty(LiveIndex):
-    """Fails to open a version for as long as it has faults left: as what is foreseen by nobody."""
+    """Raises its faults in turn when it opens versions: errors that the code does not expect."""
 
     faults: tuple[Exception, ...] = ()
 
@@ -69,14 +69,14 @@ class SmallGpu(Gpu):
 
 
 def blind_version(index_folder: Path, how: str) -> None:
-    """SECOND, whole by its digests: no directions for vectors, or the codes of others."""
+    """SECOND, whole by its digests, but its vectors have no direction or its codes are wrong."""
     if how != "codes":
         vectors = np.full((60, 8), {"nan": np.nan, "zero": 0.0}[how], np.float32)
         write_version(index_folder, 60, 8, name=SECOND, vectors=vectors)
         return
     vectors = random_units(1000, 8, seed=7)
     folder = write_version(index_folder, 1000, 8, name=SECOND, vectors=vectors)
-    codes = faiss.IndexFlatIP(8)  # an engine file as any other, without training
+    codes = faiss.IndexFlatIP(8)  # a valid engine file that needs no training
     codes.add(-vectors)
     faiss.write_index(codes, str(folder / IVF_FILE))
     manifest = Manifest.read(folder)
@@ -98,7 +98,7 @@ def test_a_new_version_is_picked_up_and_the_old_one_stays_usable(
     assert index.get().search(random_units(1, 8, seed=5), 50)[1].shape == (1, 50)
 
 
-def test_without_an_index_it_says_so_and_finds_the_first_build(tmp_path: Path) -> None:
+def test_an_index_is_missing_until_the_first_build(tmp_path: Path) -> None:
     index = live(tmp_path)
     with pytest.raises(IndexMissing):
         index.get()
@@ -124,7 +124,7 @@ def test_a_bad_version_is_refused_loudly_and_the_last_good_one_stays(
     assert index.get().version == FIRST
 
 
-def test_another_encoder_s_version_is_left_to_who_can_change_the_weights(
+def test_a_version_of_another_encoder_is_left_to_the_caller(
     versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = live(tmp_path)
@@ -171,7 +171,7 @@ def test_a_version_that_does_not_find_itself_is_refused(
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("CUDA out of memory"), MemoryError(), OSError(5)])
-def test_whatever_fails_is_told_and_tried_again(
+def test_any_error_is_logged_and_tried_again(
     fault: Exception, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = Faulty(tmp_path, ENCODER, retry_every_s=0.05)
@@ -186,7 +186,7 @@ def test_whatever_fails_is_told_and_tried_again(
     assert index.trouble() is None
 
 
-def test_whatever_fails_at_the_start_leaves_the_last_good_version(
+def test_any_error_at_the_start_leaves_the_last_good_version(
     versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_version(tmp_path / "index", 60, 8, name=SECOND)
@@ -265,14 +265,14 @@ def test_damage_found_in_the_background_drops_the_version(
 def test_a_file_that_is_cut_short_is_never_read(
     name: str, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The pages that it lost would end the process: this test with it, were they read."""
+    """Reading the lost pages would end the process, and this test with it."""
     folder = write_version(tmp_path / "index", 4000, 8, name=SECOND)
     versions.activate(SECOND)
     index = live(tmp_path)
     opened = index.get()
     assert opened.version == SECOND
     for thread in threading.enumerate():
-        if thread.name == "index-check":  # it would notice first, and say it in its own words
+        if thread.name == "index-check":  # it would notice first, with another message
             thread.join()
     os.truncate(folder / name, 4096)
     with pytest.raises(VersionCorrupt, match=f"{name} was cut to 4096 bytes"):
@@ -283,7 +283,7 @@ def test_a_file_that_is_cut_short_is_never_read(
 
 
 def cut(folder: Path) -> bytes:
-    """Cuts a version's vectors short, and returns what they were."""
+    """Cut a version's vectors short. Returns the whole file."""
     whole = (folder / VECTORS).read_bytes()
     os.truncate(folder / VECTORS, 4096)
     return whole
@@ -313,7 +313,7 @@ def test_a_version_that_was_dropped_is_used_again_once_its_files_are_back(
     assert (index.get().version, index.trouble()) == (SECOND, None)
 
 
-def test_what_is_dropped_gives_way_to_what_is_asked_for_by_now(
+def test_a_dropped_version_gives_way_to_the_version_named_now(
     versions: Versions, tmp_path: Path
 ) -> None:
     third = "000003-20260103T000000Z"
@@ -374,7 +374,7 @@ def test_a_deleted_index_stays_usable_and_is_reported(
     opened = index.get()
     assert index.trouble() is None
     for thread in threading.enumerate():
-        if thread.name == "index-check":  # it would notice first, and say it in its own words
+        if thread.name == "index-check":  # it would notice first, with another message
             thread.join()
     shutil.rmtree(versions.path(FIRST))
     assert "its folder is gone" in (index.trouble() or "")

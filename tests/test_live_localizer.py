@@ -82,6 +82,31 @@ def test_a_version_goes_live_before_anybody_asks(tmp_path: Path) -> None:
         live.stop()
 
 
+def test_a_server_that_starts_on_an_index_of_other_weights_opens_them(
+    tmp_path: Path, open_localizer: Callable[[str], Localizer]
+) -> None:
+    version = publish(tmp_path, "town", range(3), FakeEncoder(fingerprint=NEW))
+    live = LiveLocalizer(open_localizer(OLD), open_localizer)
+    with pytest.raises(EncoderMismatch):
+        live.index.get()
+    live.follow()
+    assert (live.localizer.encoder.fingerprint, live.index.get().version) == (NEW, version)
+
+
+def test_without_any_weights_of_the_index_the_reason_stays(
+    tmp_path: Path, open_localizer: Callable[[str], Localizer], caplog: pytest.LogCaptureFixture
+) -> None:
+    unknown = "77" * 32
+    version = publish(tmp_path, "town", range(3), FakeEncoder(fingerprint=unknown))
+    live = LiveLocalizer(open_localizer(OLD), open_localizer)
+    for _ in range(3):
+        live.follow()
+        with pytest.raises(EncoderMismatch):
+            live.index.get()
+    assert f"index version {version} is not used: {unknown}" in (live.trouble() or "")
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+
+
 def test_without_the_weights_the_old_pair_stays(
     tmp_path: Path, live: LiveLocalizer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,10 +119,10 @@ def test_without_the_weights_the_old_pair_stays(
     assert "ERROR" in caplog.text
 
 
-def test_other_weights_go_live_with_what_is_asked_for_or_not_at_all(
+def test_other_weights_go_live_with_the_named_version_or_not_at_all(
     tmp_path: Path, live: LiveLocalizer
 ) -> None:
-    """An older version of theirs that is whole is no reason to change."""
+    """Another whole version of the new weights is no reason to change."""
     before = Versions(tmp_path).current()
     for region, seeds in (("suburb", range(5, 7)), ("village", range(7, 9))):
         version = publish(tmp_path, region, seeds, FakeEncoder(fingerprint=NEW))
@@ -110,7 +135,7 @@ def test_other_weights_go_live_with_what_is_asked_for_or_not_at_all(
 
 
 @pytest.mark.parametrize("made_by", [OLD, NEW])
-def test_what_is_activated_answers_at_once_and_was_opened_once(
+def test_an_activated_version_answers_at_once_and_is_opened_once(
     made_by: str, tmp_path: Path, open_localizer: Callable[[str], Localizer]
 ) -> None:
     first = publish(tmp_path, "town", range(3), FakeEncoder())
@@ -138,7 +163,7 @@ def test_what_is_activated_answers_at_once_and_was_opened_once(
 
 
 @pytest.mark.parametrize("fault", ["weights", "encoder", "vectors", "pointer"])
-def test_what_cannot_be_activated_changes_nothing(
+def test_a_failed_activation_changes_nothing(
     fault: str, tmp_path: Path, open_localizer: Callable[[str], Localizer]
 ) -> None:
     first = publish(tmp_path, "town", range(3), FakeEncoder())
@@ -188,7 +213,7 @@ def test_without_weights_nothing_is_activated(tmp_path: Path, live: LiveLocalize
         LiveLocalizer(live.localizer).activate(version)
 
 
-def test_an_empty_current_is_told_once_and_as_such(
+def test_an_empty_current_is_logged_once(
     tmp_path: Path, live: LiveLocalizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     Versions(tmp_path).pointer.write_text("")
@@ -218,9 +243,7 @@ def test_weights_that_arrive_late_are_tried_again(
     assert (live.localizer.encoder.fingerprint, live.trouble()) == (NEW, None)
 
 
-def test_trouble_lasts_until_a_retry_succeeds_whatever_fails(
-    tmp_path: Path, live: LiveLocalizer
-) -> None:
+def test_trouble_lasts_until_a_retry_succeeds(tmp_path: Path, live: LiveLocalizer) -> None:
     during: list[str | None] = []
 
     def reopen(fingerprint: str) -> Localizer:
@@ -239,8 +262,10 @@ def test_trouble_lasts_until_a_retry_succeeds_whatever_fails(
 
 
 class SlowEncoder(FakeEncoder):
-    """OLD's or NEW's: neither can search the other's index, and its strips are upside down to the
-    other. Slow enough that panoramas are in both steps, and wait for the second, at any time."""
+    """Slow enough that panoramas are always being decoded and encoded, and some wait.
+
+    An encoder of OLD cannot search the index of NEW, and reads its strips upside down.
+    """
 
     at_once = 2
 
@@ -259,7 +284,7 @@ class SlowEncoder(FakeEncoder):
 
 @pytest.mark.anyio
 async def test_under_load_every_answer_is_of_one_pair(tmp_path: Path) -> None:
-    """Two pairs of weights and index, without a tile in common, take turns under twenty clients."""
+    """Two pairs of weights and index without a tile in common alternate under twenty clients."""
     tiles = {NEW: [5, 6], OLD: [1, 2, 3]}
     versions = {}
     for made_by, seeds in tiles.items():

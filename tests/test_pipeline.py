@@ -1,4 +1,4 @@
-"""Bounds on work in flight, clients that leave, deadlines, and an owner that died."""
+"""Bounds on work in flight, clients that leave, deadlines, and a dead model thread."""
 
 import asyncio
 import json
@@ -24,8 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 class HeldEncoder(FakeEncoder):
-    """Decodes only while `decode` is set, and encodes only while `go` is; the deadly strip ends
-    its thread."""
+    """Decodes while `decode` is set, encodes while `go` is set, and ends its thread if `deadly`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ async def test_more_than_the_limit_is_refused_at_once(
     refused = await asyncio.wait_for(post(client), 0.5)
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:skyfix:problem:overloaded")
     assert int(refused.headers["retry-after"]) > 0
-    # At the door, where nothing has been read yet: and still known by its route.
+    # Refused before anything is read, and still counted under its route.
     unread = await client.post("/localize?top_k=none")
     assert (unread.status_code, unread.json()["instance"]) == (503, "/localize")
     metrics = (await client.get("/metrics")).text
@@ -100,7 +99,7 @@ async def test_more_than_the_limit_is_refused_at_once(
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-async def test_so_many_batches_are_encoded_at_a_time_as_the_encoder_says(
+async def test_as_many_batches_are_encoded_at_once_as_the_encoder_allows(
     client: httpx.AsyncClient, encoder: HeldEncoder, tmp_path: Path, at_once: int
 ) -> None:
     encoder.at_once = at_once
@@ -113,7 +112,7 @@ async def test_so_many_batches_are_encoded_at_a_time_as_the_encoder_says(
             await asyncio.sleep(0.3)
         assert len(encoder.begun) == at_once
         encoder.go.set()
-        assert [one.status_code for one in await asyncio.gather(*answers)] == [200] * 3
+        assert [answer.status_code for answer in await asyncio.gather(*answers)] == [200] * 3
         assert sum(encoder.begun) == 3
 
 
@@ -124,7 +123,7 @@ async def post_and_leave(client: httpx.AsyncClient) -> None:
     messages = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
 
     async def receive() -> dict[str, object]:
-        await asyncio.sleep(0.2)  # decoded, and waiting for the owner, when the client leaves
+        await asyncio.sleep(0.2)  # decoded, and waiting for the model, when the client leaves
         return messages.pop(0)
 
     async def send(message: dict[str, object]) -> None:
@@ -165,7 +164,7 @@ async def test_a_late_answer_is_a_problem_and_its_work_dropped(
     assert (await post(client)).status_code == 200
 
 
-async def test_readiness_notices_a_dead_owner(
+async def test_readiness_notices_a_dead_model_thread(
     client: httpx.AsyncClient, encoder: HeldEncoder
 ) -> None:
     assert (await client.get("/readyz")).status_code == 200
@@ -176,7 +175,7 @@ async def test_readiness_notices_a_dead_owner(
     assert (await client.get("/livez")).status_code == 200
 
 
-async def test_a_dropped_upload_is_let_go_before_a_decoder_is_free(
+async def test_a_cancelled_upload_is_freed_before_a_decoder_is_free(
     client: httpx.AsyncClient, encoder: HeldEncoder
 ) -> None:
     pipeline: Pipeline = app_of(client).state.pipeline
@@ -196,7 +195,7 @@ async def test_a_dropped_upload_is_let_go_before_a_decoder_is_free(
     assert (await busy).status_code == 200
 
 
-async def test_the_decoder_s_log_bears_the_request_s_id(
+async def test_a_decoder_s_log_line_has_the_request_s_id(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -208,7 +207,7 @@ async def test_the_decoder_s_log_bears_the_request_s_id(
     assert said == ["order-66.abc"]
 
 
-async def test_slow_bodies_lock_nobody_out(tmp_path: Path) -> None:
+async def test_slow_uploads_do_not_hold_up_others(tmp_path: Path) -> None:
     arrived = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
@@ -235,7 +234,7 @@ async def test_a_batch_as_large_as_is_allowed_is_answered(client: httpx.AsyncCli
         assert (await client.post("/localize/batch", files=form)).status_code == status
 
 
-async def test_a_crowd_is_refused_by_the_application_itself(tmp_path: Path) -> None:
+async def test_too_many_requests_are_refused_by_the_application(tmp_path: Path) -> None:
     encoder = HeldEncoder()
     publish(tmp_path, "town", range(3), encoder)
     async with served(tmp_path, encoder, max_in_flight=1, max_files=1) as client:

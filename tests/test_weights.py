@@ -1,4 +1,4 @@
-"""The weights that answer are missed when their file no longer holds them, once for each change."""
+"""A weights file that no longer holds the live weights is noticed, once for each change."""
 
 import logging
 import os
@@ -53,7 +53,7 @@ class Counting(WeightsFile):
 
 
 def flip(path: Path) -> None:
-    """In place, and dated back as copying tools do."""
+    """Change a bit in place, and date the file back as copying tools do."""
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -70,7 +70,7 @@ def flip(path: Path) -> None:
         (lambda path: write(path, seed=1), "holds weights"),
     ],
 )
-def test_a_file_without_the_weights_is_told_once_until_it_is_cured(
+def test_a_damaged_file_is_logged_once_until_it_is_whole(
     harm: Callable[[Path], object],
     why: str,
     file: WeightsFile,
@@ -116,7 +116,7 @@ def test_a_change_is_read_once(path: Path) -> None:
     assert file.reads == 2
 
 
-def test_what_fails_for_no_reason_in_the_file_is_tried_again(path: Path) -> None:
+def test_a_failed_reading_is_tried_again(path: Path) -> None:
     """A disk that did not answer leaves no trace in the file's stamp."""
     file = Counting(path, write(path, seed=0), settled_s=0.0, retry_every_s=0.0)
     file.faults = (OSError(5),)
