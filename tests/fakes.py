@@ -1,4 +1,4 @@
-"""Stand-ins with the interface of the real thing, for tests that are not about it."""
+"""An encoder without a network and made-up images, for tests of everything around them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.images import Rgb
-from model.panorama import GeometryError, Panorama, PanoramaGeometry
+from model.panorama import Panorama
 
 
 class FakeEncoder:
@@ -43,38 +43,22 @@ class FakeEncoder:
         self.calls += len(images)
         return self._project([self._grid(image) for image in images])
 
-    def encode_streets(
-        self, images: Sequence[Rgb], geometries: Sequence[PanoramaGeometry] | None = None
-    ) -> NDArray[np.float32]:
-        geometries = geometries or [PanoramaGeometry()] * len(images)
-        strips = [self.prepare_street(i, g) for i, g in zip(images, geometries, strict=True)]
-        return self.encode_strips(strips, [self._north(geometry) for geometry in geometries])
-
     def read_street(self, panorama: Panorama) -> Rgb:
-        return self.prepare_street(panorama.image.decode(), panorama.geometry)
-
-    def prepare_street(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
-        small = Image.fromarray(image).resize((64, 32), Image.Resampling.BOX)
-        return np.asarray(small)
+        image = Image.fromarray(panorama.image.decode())
+        return np.asarray(image.resize((64, 32), Image.Resampling.BOX))
 
     def encode_strips(self, strips: Sequence[Rgb], norths: Sequence[float]) -> NDArray[np.float32]:
         self.calls += len(strips)
-        turned = [
+        rolled = [
             np.roll(strip, round((0.5 - north) * strip.shape[1]), axis=1)
             for strip, north in zip(strips, norths, strict=True)
         ]
-        return self._project([self._grid(strip) for strip in turned])
+        return self._project([self._grid(strip) for strip in rolled])
 
     def explain_strip(self, strip: Rgb, north: float) -> tuple[Rgb, NDArray[np.float32]]:
         side = self.aerial_pixels
         view = np.asarray(Image.fromarray(strip).resize((side, side), Image.Resampling.BOX))
         return view, np.full((side, side), north, np.float32)
-
-    def encode_rolls(
-        self, image: Rgb, geometry: PanoramaGeometry, rolls: int
-    ) -> NDArray[np.float32]:
-        strip = self.prepare_street(image, geometry)
-        return self.encode_strips([strip] * rolls, [i / rolls for i in range(rolls)])
 
     def _grid(self, image: Rgb) -> NDArray[np.float64]:
         side = (self.GRID, self.GRID)
@@ -87,15 +71,9 @@ class FakeEncoder:
         units = [row / np.linalg.norm(row) for row in rows]
         return np.array(units, np.float32).reshape(-1, self.dimension)
 
-    @staticmethod
-    def _north(geometry: PanoramaGeometry) -> float:
-        if geometry.north is None:
-            raise GeometryError("the panorama's north is unknown")
-        return geometry.north
-
 
 def colours(seed: int) -> Rgb:
-    """A picture that FakeEncoder tells from any other: 8x8 random fields, uint8 (64, 64, 3)."""
+    """A picture that FakeEncoder finds among others: 8x8 random fields, uint8 (64, 64, 3)."""
     fields = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
     return fields.repeat(8, axis=0).repeat(8, axis=1)
 
@@ -116,8 +94,8 @@ def coloured_region(folder: Path, seeds: Sequence[int], latitude: float = 25.0) 
     """A folder for `ingest`: tile `t<seed>` is `colours(seed)`, 64 m wide, 0.001 degrees apart."""
     folder.mkdir(parents=True)
     rows = ["id,latitude,longitude,size_m"]
-    for place, seed in enumerate(seeds):
+    for number, seed in enumerate(seeds):
         (folder / f"t{seed}.png").write_bytes(encoded(colours(seed)))
-        rows.append(f"t{seed},{latitude},{-80.0 + 0.001 * place:.6f},64")
+        rows.append(f"t{seed},{latitude},{-80.0 + 0.001 * number:.6f},64")
     (folder / "tiles.csv").write_text("\n".join(rows) + "\n")
     return folder

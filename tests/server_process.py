@@ -1,7 +1,7 @@
 """A real server process over the stand-in encoder: `python tests/server_process.py HOME`.
 
-While the file HOME/hold exists, its encoder holds every batch. Its weights are a checkpoint of
-which only the fingerprint counts: HOME/live.safetensors, where it is, or one in HOME/weights.
+While the file HOME/hold exists, the encoder holds every batch. Of a checkpoint only the fingerprint
+counts: HOME/live.safetensors if it exists, else the files in HOME/weights.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 240.0) -> None:
 
 @contextmanager
 def running(home: Path) -> Iterator[Server]:
-    """A server that is ready, killed at the end where it still runs."""
+    """A server that is ready. It is killed at the end if it still runs."""
     log = home / "server.log"
     command = [sys.executable, __file__, str(home)]
     with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as process:
