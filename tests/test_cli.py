@@ -9,25 +9,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+from checkpoint_samples import tiny_checkpoint
 from fakes import coloured_region, panorama_of
 from imagery_samples import patchwork, write_raster
 
-from model.checkpoint import Checkpoint, EncoderConfig
-from model.network import NetworkConfig
-from model.preprocessing import Preprocessing
 from service.__main__ import main
 from service.api.schemas import FixSchema
 from service.cli.commands import COMMANDS, command_parser
-
-TINY = EncoderConfig(
-    NetworkConfig(neck=4, group_channels=4, dimension=16), Preprocessing(input_size=64)
-)
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    Checkpoint(TINY, TINY.build().state_dict()).save(path)
+    tiny_checkpoint().save(path)
     return path
 
 
@@ -131,7 +125,7 @@ def test_each_problem_is_one_line_with_exit_code_1(
 def test_an_index_of_another_encoder_is_refused_with_its_fingerprint(
     tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = Checkpoint(TINY, TINY.build().state_dict())
+    other = tiny_checkpoint()
     other.save(tmp_path / "other.safetensors")
     image = tmp_path / "street.png"
     image.write_bytes(panorama_of(1))

@@ -7,20 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from checkpoint_samples import tiny_checkpoint
 from fakes import coloured_region, panorama_of
 
-from model.checkpoint import Checkpoint, EncoderConfig
-from model.network import NetworkConfig
-from model.preprocessing import Preprocessing
+from model.checkpoint import Checkpoint
 from service.__main__ import main
 from service.cli.wiring import open_localizer
 from service.index.versions import Versions
 from service.runtime.jobs import rebuild_command
 from service.settings import Settings
 
-TINY = EncoderConfig(
-    NetworkConfig(neck=4, group_channels=4, dimension=16), Preprocessing(input_size=64)
-)
 COUNT = 20
 
 
@@ -29,7 +25,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     # A busy machine may choose torch once and OpenVINO once, which differ in the last digits.
     monkeypatch.setenv("SKYFIX_PRECISION", "fp32")
     weights = tmp_path / "tiny.safetensors"
-    Checkpoint(TINY, TINY.build().state_dict()).save(weights)
+    tiny_checkpoint().save(weights)
     return ["--home", str(tmp_path / "home"), "--weights", str(weights), "--device", "cpu"]
 
 

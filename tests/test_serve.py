@@ -17,11 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 from api_harness import publish
+from checkpoint_samples import tiny_checkpoint
 from fakes import FakeEncoder, coloured_region
-from pair_samples import tiny
 from server_process import Server, running, wait_until
 
-from model.checkpoint import Checkpoint
 from service.cli.serve import allow_files
 from service.index.catalogue import Catalogue
 from service.index.lock import build_lock
@@ -54,8 +53,7 @@ def home(tmp_path: Path) -> Path:
 
 def saved(path: Path) -> str:
     """Writes a small checkpoint; returns its fingerprint."""
-    config = tiny().encoder
-    made = Checkpoint(config, config.build().state_dict())
+    made = tiny_checkpoint()
     made.save(path)
     return made.fingerprint
 

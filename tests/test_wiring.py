@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from pair_samples import tiny
+from checkpoint_samples import tiny_checkpoint
 
-from model.checkpoint import Checkpoint
 from service.cli.wiring import reopener
 from service.runtime.live_localizer import WeightsMissing
 from service.settings import Settings
@@ -29,7 +28,6 @@ def test_the_opened_localizer_knows_its_weights_file(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, device="cpu", precision="fp32")
     settings.weights_folder.mkdir()
     path = settings.weights_folder / "next.safetensors"
-    config = tiny().encoder
-    made = Checkpoint(config, config.build().state_dict())
+    made = tiny_checkpoint()
     made.save(path)
     assert reopener(settings)(made.fingerprint).weights == path
