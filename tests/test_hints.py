@@ -6,12 +6,12 @@ import re
 import pytest
 
 from model.geo import Bounds, LatLon
-from service.locate.hints import LIMITS, HintError, Hints, check_top_k, parse_bbox, parse_near
+from service.locate.hints import NUMBERS, HintError, Hints, check_top_k, parse_bbox, parse_near
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_are_bounded_and_named(name: str) -> None:
-    low, high = LIMITS[name]
+    low, high, *_ = NUMBERS[name]
     near = LatLon(0.0, 0.0) if name == "radius_m" else None
     for allowed in (low, high):
         Hints(**{name: allowed}, near=near)
@@ -28,13 +28,13 @@ def test_contradictions_are_refused() -> None:
 
 
 @pytest.mark.parametrize("heading", [-90.0, 0.0, 45.0, 359.0])
-def test_heading_and_north_say_the_same(heading: float) -> None:
+def test_heading_and_north_state_the_same_angle(heading: float) -> None:
     north = (0.5 - heading / 360.0) % 1.0
     difference = Hints(north=north).centre_heading_deg - Hints(heading_deg=heading).heading_deg
     assert math.isclose(math.cos(math.radians(difference)), 1.0)
 
 
-def test_places_are_parsed_in_their_stated_order() -> None:
+def test_coordinates_are_parsed_in_their_stated_order() -> None:
     assert parse_near("-33.5, 151") == LatLon(latitude=-33.5, longitude=151.0)
     assert parse_bbox("179,-20,-179,-10") == Bounds(west=179, south=-20, east=-179, north=-10)
     assert parse_bbox("-180,-90,180,90") == Bounds(-180, -90, 180, 90)
@@ -66,7 +66,7 @@ def test_top_k_is_bounded(top_k: int) -> None:
         check_top_k(top_k)
 
 
-def test_the_place_is_told_in_words_with_every_digit() -> None:
+def test_the_area_is_said_in_words_with_every_digit() -> None:
     near, bbox = LatLon(55.0, -165.123456), Bounds(10.0, 20.0, 11.5, 30.0)
     assert Hints().place == ""
     assert Hints(near=near).place == "within 500 m of near=55.0,-165.123456"

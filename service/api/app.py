@@ -17,7 +17,7 @@ from service.api import errors
 from service.api.middleware.head_method import HeadAsGet
 from service.api.middleware.load_shedding import LoadShedding
 from service.api.middleware.request_log import RequestLog
-from service.api.query import each_known_and_once
+from service.api.query import check_parameters
 from service.api.routes import admin, health, index, localize, tiles
 from service.api.routes import map as map_routes
 from service.basemap import BaseMap
@@ -58,7 +58,7 @@ def create_app(
         description=_DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=_lifespan,
-        dependencies=[Depends(each_known_and_once)],
+        dependencies=[Depends(check_parameters)],
         redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their scripts from a CDN: ours is among the pages
         redoc_url=None,
@@ -80,7 +80,7 @@ def create_app(
         uploads=localize.router.routes,
     )
     app.add_middleware(RequestLog, metrics=metrics)  # outermost: logs refusals too
-    # each_known_and_once and LoadShedding answer these statuses for every route
+    # check_parameters and LoadShedding answer these statuses for every route
     any_route = errors.problems(422, 503)
     for module in (localize, index, tiles, map_routes):
         app.include_router(module.router, responses=any_route)

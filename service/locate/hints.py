@@ -1,13 +1,14 @@
-"""What a caller may say about a panorama besides its pixels, checked in one place.
+"""The hints that a caller may give with a panorama, checked in one place.
 
-The command line and the HTTP routes both build `Hints`; the bounds below also stand in the API's
-documentation.
+The command line and the HTTP routes both build `Hints`; names, bounds and descriptions of its
+numbers stand in NUMBERS, and the API's document and `skyfix locate --help` show them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
@@ -15,33 +16,47 @@ from model.geo import Bounds, LatLon
 MAX_TOP_K = 100
 DEFAULT_RADIUS_M = 500.0
 
-# Name of a number -> smallest and largest allowed value.
-LIMITS: dict[str, tuple[float, float]] = {
-    "heading_deg": (-360.0, 360.0),
-    "north": (0.0, 1.0),
-    "vertical_fov_deg": (1.0, 180.0),
-    "horizontal_fov_deg": (1.0, 360.0),
-    "horizon": (-1.0, 2.0),
-    "radius_m": (1.0, 20_100_000.0),
+
+class NumberHint(NamedTuple):
+    """Smallest and largest allowed value of a number, its meaning, and an example."""
+
+    low: float
+    high: float
+    description: str
+    example: float
+
+
+NUMBERS = {
+    "heading_deg": NumberHint(
+        -360.0, 360.0, "degrees clockwise from north that the image's centre column faces", 90.0
+    ),
+    "north": NumberHint(
+        0.0, 1.0, "the heading as (0.5 - heading_deg / 360) mod 1; give one of the two", 0.25
+    ),
+    "vertical_fov_deg": NumberHint(
+        1.0, 180.0, "degrees of elevation from the bottom row to the top row", 180.0
+    ),
+    "horizontal_fov_deg": NumberHint(
+        1.0, 360.0, "degrees from the left to the right edge; a full panorama has 360", 360.0
+    ),
+    "horizon": NumberHint(
+        -1.0, 2.0, "the horizon's row as a fraction of the height, from the top", 0.5
+    ),
+    "radius_m": NumberHint(
+        1.0, 20_100_000.0, f"metres around near; {DEFAULT_RADIUS_M:g} when near stands alone", 500.0
+    ),
 }
 
 
 class HintError(SkyfixError):
-    """A hint is out of bounds, unreadable, or contradicts another."""
+    """A hint is out of bounds, unreadable, or contradicts another hint."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """Optional knowledge about one panorama; None means not known.
+    """Optional knowledge about one panorama; None means unknown. NUMBERS describes the numbers.
 
-    heading_deg: degrees clockwise from north that the panorama's centre column faces.
-    north: the same as a fraction of the turn, (0.5 - heading_deg / 360) mod 1: in a full panorama
-        the fraction of the width, from the left, that faces north. Excludes heading_deg.
-    vertical_fov_deg: degrees of elevation from the bottom row to the top row.
-    horizontal_fov_deg: degrees from the left to the right edge; 360 for a full turn.
-    horizon: the horizon's row as a fraction of the height, from the top; outside 0..1 when the
-        crop does not contain it.
-    near, radius_m: only tiles whose centre lies within the radius; without one, 500 m.
+    near, radius_m: only tiles whose centre lies within the radius, by default 500 m.
     bbox: only tiles whose centre lies inside; west > east crosses the dateline.
 
     Raises:
@@ -58,13 +73,13 @@ class Hints:
     bbox: Bounds | None = None
 
     def __post_init__(self) -> None:
-        for name, (low, high) in LIMITS.items():
+        for name, (low, high, *_) in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise HintError(f"{name}={value:g}: allowed is {low:g} to {high:g}")
         if self.heading_deg is not None and self.north is not None:
             raise HintError(
-                f"heading_deg={self.heading_deg:g} and north={self.north:g} say the same thing "
+                f"heading_deg={self.heading_deg:g} and north={self.north:g} state the heading "
                 "twice: give one of them"
             )
         if self.radius_m is not None and self.near is None:
@@ -72,7 +87,7 @@ class Hints:
 
     @classmethod
     def of(cls, stated: object) -> Hints:
-        """From what states each under the same name, `near` and `bbox` as text."""
+        """From an object with the same attributes, `near` and `bbox` as text."""
         given = {field.name: getattr(stated, field.name) for field in fields(cls)}
         for name, parse in (("near", parse_near), ("bbox", parse_bbox)):
             if given[name] is not None:
@@ -81,7 +96,7 @@ class Hints:
 
     @property
     def place(self) -> str:
-        """The place hints in words: where a tile's centre may lie; empty without any."""
+        """The area that near and bbox leave, in words; empty when neither is given."""
         parts = []
         if self.near is not None:
             radius_m = self.radius_m or DEFAULT_RADIUS_M
@@ -92,28 +107,28 @@ class Hints:
 
     @property
     def centre_heading_deg(self) -> float | None:
-        """`heading_deg`, or the same from `north`: heading = (0.5 - north) * 360."""
+        """The heading, given as `heading_deg` or as `north`: heading = (0.5 - north) * 360."""
         if self.north is None:
             return self.heading_deg
         return (0.5 - self.north) * 360.0
 
 
 def check_top_k(top_k: int) -> int:
-    """`top_k` itself, when 1 to MAX_TOP_K; HintError otherwise."""
+    """Returns `top_k`. Raises HintError unless it is 1 to MAX_TOP_K."""
     if not 1 <= top_k <= MAX_TOP_K:
         raise HintError(f"top_k={top_k}: allowed is 1 to {MAX_TOP_K}")
     return top_k
 
 
 def parse_near(text: str) -> LatLon:
-    """`latitude,longitude` in degrees, or HintError."""
+    """`latitude,longitude` in degrees. Raises HintError."""
     latitude, longitude = _numbers("near", text, ("latitude", "longitude"))
     _check_degrees("near", text, (latitude,), (longitude,))
     return LatLon(latitude, longitude)
 
 
 def parse_bbox(text: str) -> Bounds:
-    """`west,south,east,north` in degrees, or HintError."""
+    """`west,south,east,north` in degrees. Raises HintError."""
     west, south, east, north = _numbers("bbox", text, ("west", "south", "east", "north"))
     _check_degrees("bbox", text, (south, north), (west, east))
     if south >= north:
@@ -130,7 +145,7 @@ def _numbers(name: str, text: str, parts: tuple[str, ...]) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if "_" in text or not text.isascii():  # digits to Python only
+    if "_" in text or not text.isascii():  # float() takes 5_5 and digits of any script
         values = []
     if len(values) != len(parts) or not all(map(math.isfinite, values)):
         raise HintError(f"{name}={text!r}: expected {','.join(parts)} in degrees")
