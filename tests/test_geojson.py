@@ -17,7 +17,7 @@ def fix(*bounds: Bounds) -> FixSchema:
         for rank, box in enumerate(bounds, 1)
     )
     position = LatLon(-33.5, 151.0) if matches else None
-    return FixSchema.of(Fix(matches, position, "v1", "fa", {}, {"encode": 1.0}))
+    return FixSchema.model_validate(Fix(matches, position, "v1", "fa", {}, {"encode": 1.0}))
 
 
 def signed_area(ring: list[list[float]]) -> float:

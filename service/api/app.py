@@ -18,8 +18,7 @@ from service.api.middleware.head_method import HeadAsGet
 from service.api.middleware.load_shedding import LoadShedding
 from service.api.middleware.request_log import RequestLog
 from service.api.query import check_parameters
-from service.api.routes import admin, health, index, localize, tiles
-from service.api.routes import map as map_routes
+from service.api.routes import admin, health, imagery, index, localize
 from service.basemap import BaseMap
 from service.locate.localizer import Localizer
 from service.runtime.jobs import Jobs
@@ -30,26 +29,26 @@ from service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_DESCRIPTION = """Tells where a street-level panorama was taken, by matching it to aerial imagery.
+_DESCRIPTION = """Locates a street panorama by matching it to aerial imagery.
 
 Angles are degrees, headings clockwise from north, coordinates WGS84. Every failure is RFC 9457
-problem+json whose `detail` names the offending value and what is allowed; its `type` is stable.
-Every answer to a readable head carries `X-Request-ID` (yours, when you send 8 to 64 of
-A-Z a-z 0-9 . _ -) and `Server-Timing`. Limits and everything else an operator sets:
-`skyfix serve --print-settings`."""
+problem+json. Its `type` is stable; its `detail` names the offending value and the allowed ones.
+Every answer carries `Server-Timing` and `X-Request-ID`: yours, if you send one of 8 to 64
+characters A-Z a-z 0-9 . _ -. Only malformed HTTP gets a plain 400 or 431 without them.
+`skyfix serve --print-settings` prints the limits."""
 
 
 def create_app(
     localizer: Localizer, settings: Settings | None = None, reopen: Reopen | None = None
 ) -> FastAPI:
-    """The service, ready to be served by any ASGI server.
+    """The service, for any ASGI server.
 
     Args:
-        localizer: see `service.cli.wiring.open_localizer`; its live index may still be missing, and
-            readiness says so until it is there.
-        settings: limits, and the home folder whose catalogue and versions are shown.
-        reopen: makes a localizer for another encoder's fingerprint, so that an index and the
-            weights that made it can replace the live pair; see `service.cli.wiring.reopener`.
+        localizer: see `service.cli.wiring.open_localizer`. Its index may still be missing:
+            readiness then says so.
+        settings: limits, and the home folder of catalogue and versions.
+        reopen: opens the localizer of another encoder, by its fingerprint. With it, an index and
+            the weights that made it replace the live pair; see `service.cli.wiring.reopener`.
     """
     settings = settings or Settings()
     app = FastAPI(
@@ -60,7 +59,7 @@ def create_app(
         lifespan=_lifespan,
         dependencies=[Depends(check_parameters)],
         redirect_slashes=False,
-        docs_url=None,  # FastAPI's pages load their scripts from a CDN: ours is among the pages
+        docs_url=None,  # FastAPI's page loads its scripts from a CDN; see _add_pages
         redoc_url=None,
     )
     metrics = Metrics()
@@ -75,14 +74,14 @@ def create_app(
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         LoadShedding,
-        most=settings.max_requests,
+        max_requests=settings.max_requests,
         admission=app.state.pipeline.admission,
         uploads=localize.router.routes,
     )
     app.add_middleware(RequestLog, metrics=metrics)  # outermost: logs refusals too
     # check_parameters and LoadShedding answer these statuses for every route
     any_route = errors.problems(422, 503)
-    for module in (localize, index, tiles, map_routes):
+    for module in (localize, index, imagery):
         app.include_router(module.router, responses=any_route)
     app.include_router(health.router, responses=errors.problems(422))  # /livez is never busy
     if settings.admin_token:
@@ -94,12 +93,12 @@ def create_app(
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     pipeline: Pipeline = app.state.pipeline
-    app.openapi()  # made once: the first request should not pay for it
+    app.openapi()  # kept by FastAPI: the first request should not wait for the document
     try:
-        await pipeline.canary()  # nor for the warm-up
+        await pipeline.canary()
     except SkyfixError as error:
         logger.warning("not ready yet: %s", error)
-    except Exception:  # serve all the same: readiness tells, and tries again
+    except Exception:  # serve all the same: /readyz says so, and tries again
         logger.exception("the warm-up failed")
     app.state.live.start()
     yield
@@ -112,10 +111,10 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer) -> None:
     admission = pipeline.admission
     for name, help_text, value in (
-        ("panoramas_in_flight", "Let in and not yet answered", lambda: admission.panoramas),
-        ("upload_bytes_in_flight", "Held in memory", lambda: admission.bytes),
+        ("panoramas_in_flight", "Admitted and not yet answered", lambda: admission.panoramas),
+        ("upload_bytes_in_flight", "Uploads held in memory", lambda: admission.bytes),
         ("panoramas_working", "Uploaded and being located", lambda: admission.working),
-        ("panoramas_working_limit", "More get a 503 for now", lambda: admission.limit),
+        ("panoramas_working_limit", "Limit of those; more get a 503", lambda: admission.limit),
         ("panoramas_waiting", "Decoded, waiting for the model", lambda: pipeline.waiting),
         ("model_alive", "1 while the model's thread takes work", lambda: pipeline.alive),
     ):
@@ -134,6 +133,6 @@ def _add_pages(app: FastAPI) -> None:
     def docs() -> FileResponse:
         return FileResponse(web / "docs.html")
 
-    # Swagger UI's own files, from the package fastapi-offline: nothing comes from another host.
+    # The package fastapi-offline holds Swagger UI's files: no page loads from another host.
     app.mount("/web/swagger", StaticFiles(packages=[("fastapi_offline", "static")]), "swagger")
     app.mount("/web", StaticFiles(directory=web), "web")

@@ -1,4 +1,4 @@
-"""The client that waits for an answer, and may leave before it is there."""
+"""Ends work for a client that leaves before the answer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from starlette.requests import ClientDisconnect, Request
 T = TypeVar("T")
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client leaves first.
-
-    The request's body, where it has one, has been read before.
+async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, cancelled when the client leaves first. Read the body before.
 
     Raises:
-        ClientDisconnect: the client left. Else what `work` raises.
+        ClientDisconnect: the client left. Errors of `work` pass through.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -30,6 +28,6 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         leaving.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         await asyncio.sleep(0)

@@ -15,27 +15,29 @@ _WEIGHT = re.compile(r"[01]|0\.\d{0,3}|1\.0{0,3}")
 
 
 def is_preferred(accept: str) -> bool:
-    """Whether an Accept header (RFC 9110, section 12.5.1) names GeoJSON, with no lower a weight
-    than it gives JSON. Wildcards mean JSON; a range with a weight that is none counts as absent,
-    as do those beyond the first 1,000 characters, which are read one by one."""
+    """Whether an Accept header (RFC 9110, section 12.5.1) gives GeoJSON at least JSON's weight.
+
+    Wildcards mean JSON. A range with an invalid weight is ignored, and so is everything beyond
+    the first 1,000 characters.
+    """
     accept = accept[:1000].lower()
     if MEDIA_TYPE not in accept:  # most requests
         return False
     weights: dict[str, float] = {}
-    for one in parse_http_list(accept):
-        media_range, *parameters = (part.strip() for part in one.split(";"))
+    for item in parse_http_list(accept):
+        media_range, *parameters = (part.strip() for part in item.split(";"))
         stated = [part.removeprefix("q=") for part in parameters if part.startswith("q=")]
         if all(map(_WEIGHT.fullmatch, stated)):
             weights[media_range] = float(stated[0]) if stated else 1.0
-    json = next((weights[one] for one in _JSON_RANGES if one in weights), 0.0)
+    json = next((weights[name] for name in _JSON_RANGES if name in weights), 0.0)
     return weights.get(MEDIA_TYPE, 0.0) >= max(json, 0.001)
 
 
 def geojson(fix: FixSchema) -> dict[str, Any]:
     """A FeatureCollection; coordinates are longitude, latitude.
 
-    The answer's other members stand in the foreign member `fix`: section 7.1 of the RFC forbids
-    a member `geometry` beside `features`.
+    The other members of the answer stand in the foreign member `fix`, because section 7.1 of the
+    RFC forbids a member `geometry` beside `features`.
     """
     members = fix.model_dump(mode="json")
     matches, position = members.pop("matches"), members["position"]
@@ -48,11 +50,11 @@ def geojson(fix: FixSchema) -> dict[str, Any]:
 
 
 def _position(position: dict[str, float], heading_deg: float) -> dict[str, Any]:
-    place = [position["longitude"], position["latitude"]]
+    point = [position["longitude"], position["latitude"]]
     return {
         "type": "Feature",
         "id": "position",
-        "geometry": {"type": "Point", "coordinates": place},
+        "geometry": {"type": "Point", "coordinates": point},
         "properties": {"kind": "position", "heading_deg": heading_deg},
     }
 
@@ -105,12 +107,12 @@ _FEATURE = {
 }
 SCHEMA: dict[str, Any] = {
     "type": "object",
-    "description": "the position, where there is one, then the matches, best first",
+    "description": "the position, if there is one, then the matches, best first",
     "required": ["type", "features", "fix"],
     "properties": {
         "type": {"const": "FeatureCollection"},
         "features": {"type": "array", "items": _FEATURE},
-        "fix": {"type": "object", "description": "the members of the JSON answer but `matches`"},
+        "fix": {"type": "object", "description": "the JSON answer without `matches`"},
     },
     "examples": [geojson(FixSchema.model_validate(FIX_EXAMPLE))],
 }

@@ -1,4 +1,4 @@
-"""What goes over the wire, with units and examples. `skyfix locate --json` prints the same."""
+"""The JSON answers, with units and examples. `skyfix locate --json` prints FixSchema."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import io
 from typing import Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
-
-from service.locate.fix import Explanation, Fix, Match
 
 Degrees = Annotated[float, Field(description="degrees")]
 Box = Annotated[list[float], Field(min_length=4, max_length=4)]
@@ -45,10 +44,6 @@ FIX_EXAMPLE: JsonDict = {
     "explanation": None,
     "note": None,
 }
-_NOTE = (
-    "no tile of the index is centred within 500 m of near=55.0,-165.0: widen the hint, or leave it "
-    "out"
-)
 _INDEX: JsonDict = {
     "version": _VERSION,
     "live": True,
@@ -86,17 +81,17 @@ _PROBLEM: JsonDict = {
 
 
 def _like(*examples: JsonDict) -> ConfigDict:
-    """A schema's own configuration, which adds to its parent's."""
+    """Examples of a schema; the rest of its configuration is its parent's."""
     return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
 class _Answer(BaseModel):
-    # JSON has no NaN: pydantic would write null.
+    # JSON has no NaN, and pydantic would write null
     model_config = ConfigDict(from_attributes=True, extra="forbid", allow_inf_nan=False)
 
 
 class StatedSchema(_Answer):
-    """One value of the panorama's geometry and where it came from."""
+    """One value of the panorama's geometry, and its source."""
 
     value: float | None = Field(description="null when unknown")
     source: str = Field(
@@ -105,7 +100,7 @@ class StatedSchema(_Answer):
 
 
 class MatchSchema(_Answer):
-    """One tile of the index, and how well it fits."""
+    """One tile of the index, and its distance from the panorama."""
 
     model_config = _like(_MATCH)
 
@@ -124,21 +119,32 @@ class MatchSchema(_Answer):
         "stated heading, or the best of the evenly spaced headings tried when none is stated"
     )
 
-    @classmethod
-    def of(cls, match: Match) -> MatchSchema:
-        """The wire form of a match."""
-        return cls(**{**vars(match), "bounds": list(match.bounds)})
-
 
 class PositionSchema(_Answer):
-    """The place that the nearest tiles agree on."""
+    """The position that the nearest tiles agree on."""
 
     latitude: Degrees = Field(description="WGS84 degrees", examples=[25.7615])
     longitude: Degrees = Field(description="WGS84 degrees", examples=[-80.19325])
 
 
+def _jpeg_uri(pixels: object) -> object:
+    return _data_uri(pixels, "jpeg") if isinstance(pixels, np.ndarray) else pixels
+
+
+def _mask_uri(mask: object) -> object:
+    if not isinstance(mask, np.ndarray):
+        return mask
+    return _data_uri((mask.clip(0.0, 1.0) * 255.0).round().astype(np.uint8), "png")
+
+
+def _data_uri(pixels: NDArray[np.uint8], file_format: str) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, file_format.upper())
+    return f"data:image/{file_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 class ExplanationSchema(_Answer):
-    """What the network saw: the panorama projected to a view from above, north up."""
+    """The view that the network read: the panorama projected as seen from above, north up."""
 
     model_config = _like(
         {
@@ -148,69 +154,51 @@ class ExplanationSchema(_Answer):
         }
     )
 
-    projected: str = Field(
+    projected: Annotated[str, BeforeValidator(_jpeg_uri)] = Field(
         description="data URI of a square JPEG", examples=["data:image/jpeg;base64,/9j/4AAQ"]
     )
-    attention: str | None = Field(
-        description="data URI of a grey PNG of the same size, black to white: how much each part "
-        "counts; null for weights without attention",
+    attention: Annotated[str | None, BeforeValidator(_mask_uri)] = Field(
+        description="data URI of a grey PNG of the same size, white where the network attends "
+        "most; null for weights without attention",
         examples=["data:image/png;base64,iVBORw0K"],
     )
     heading_deg: Degrees = Field(
         description="heading of the panorama's centre column that the projection supposes"
     )
 
-    @classmethod
-    def of(cls, explanation: Explanation) -> ExplanationSchema:
-        """The wire form: the mask as 256 shades of grey."""
-        mask = explanation.attention
-        grey = None if mask is None else (mask.clip(0.0, 1.0) * 255.0).round().astype(np.uint8)
-        return cls(
-            projected=_data_uri(Image.fromarray(explanation.projected), "jpeg"),
-            attention=None if grey is None else _data_uri(Image.fromarray(grey), "png"),
-            heading_deg=explanation.heading_deg,
-        )
-
-
-def _data_uri(image: Image.Image, file_format: str) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format.upper())
-    return f"data:image/{file_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
 
 class FixSchema(_Answer):
-    """Where the panorama was taken, as far as one index version can tell."""
+    """The place where the panorama was taken, found in one index version."""
 
     model_config = _like(FIX_EXAMPLE)
 
     position: PositionSchema | None = Field(
         description="fused from the nearest tiles and their neighbours, whatever top_k is; null "
-        "when the place hints allow no tile, as note then says"
+        "when near or bbox allow no tile, as note then says"
     )
     radius_m: float | None = Field(
-        description="metres around the position; null where that is", examples=[11.5]
+        description="metres around the position; null without a position", examples=[11.5]
     )
     confidence: float | None = Field(
         ge=0.0,
         le=1.0,
         description="calibrated probability that the panorama was taken within radius_m of the "
-        "position, supposing that half of all panoramas come from elsewhere; null when this index "
-        "was not calibrated",
+        "position, if half of all panoramas come from elsewhere; null without calibration",
         examples=[0.93],
     )
     in_index: bool | None = Field(
-        description="false: probably not taken where this index has imagery; null when this index "
-        "was not calibrated"
+        description="false: probably not taken where this index has imagery; null without "
+        "calibration"
     )
     matches: list[MatchSchema] = Field(description="best first, at most top_k")
     index_version: str = Field(examples=[_VERSION])
     encoder: str = Field(description="fingerprint of the weights and their preprocessing")
     geometry: dict[str, StatedSchema] = Field(
-        description="heading_deg, north, horizon, vertical_fov_deg and horizontal_fov_deg that "
-        "were used, each with its source"
+        description="the heading_deg, north, horizon, vertical_fov_deg and horizontal_fov_deg "
+        "that were used, each with its source"
     )
     timings_ms: dict[str, float] = Field(
-        description="milliseconds per stage; encode and search are those of the whole batch",
+        description="milliseconds a stage; encode and search count for the whole batch",
         examples=[{"geometry": 0.4, "decode": 12.1, "encode": 9.0, "search": 0.6}],
     )
 
@@ -218,32 +206,17 @@ class FixSchema(_Answer):
     note: str | None = Field(
         None,
         description="why there is no position and no match; null when there is",
-        examples=[_NOTE],
+        examples=[
+            "no tile of the index is centred within 500 m of near=55.0,-165.0: widen the hint, or "
+            "leave it out"
+        ],
     )
-
-    @classmethod
-    def of(cls, fix: Fix) -> FixSchema:
-        """The wire form of a fix."""
-        position, explanation = fix.position, fix.explanation
-        return cls(
-            position=PositionSchema(**position._asdict()) if position else None,
-            radius_m=fix.radius_m,
-            confidence=fix.confidence,
-            in_index=fix.in_index,
-            matches=[MatchSchema.of(match) for match in fix.matches],
-            index_version=fix.index_version,
-            encoder=fix.encoder,
-            geometry={name: StatedSchema(**vars(one)) for name, one in fix.geometry.items()},
-            timings_ms=fix.timings_ms,
-            explanation=ExplanationSchema.of(explanation) if explanation else None,
-            note=fix.note,
-        )
 
 
 class ReadySchema(_Answer):
     """The canary's answer."""
 
-    model_config = _like(  # FastAPI leaves nulls out of what it publishes, so trouble is shown
+    model_config = _like(  # FastAPI publishes no nulls in examples, so `trouble` has a value
         {
             "status": "ready",
             "index_version": _VERSION,
@@ -258,10 +231,9 @@ class ReadySchema(_Answer):
     index_version: str
     encoder: str
     trouble: str | None = Field(
-        description="why the newest index version, or the weights that made it, cannot be used "
-        "while an older version answers; that the file of the weights that answer was damaged; "
-        "which job failed, if the last one did and no version was built since; null when all is "
-        "well"
+        description="null when all is well. Otherwise the reason why an older version answers "
+        "than CURRENT names, the damage to the weights file, or the last job if it failed and no "
+        "version was built since"
     )
 
 
@@ -283,7 +255,7 @@ class VersionsSchema(_Answer):
 
     model_config = _like({"current": _VERSION, "versions": ["000006-20260730T093000Z", _VERSION]})
 
-    current: str | None = Field(description="the version CURRENT points to; null when none")
+    current: str | None = Field(description="the version that CURRENT names; null for none")
     versions: list[str]
 
 
@@ -300,7 +272,7 @@ class ProblemSchema(BaseModel):
 
 
 class OutcomeSchema(_Answer):
-    """What became of one panorama of a batch: exactly one of the two is not null."""
+    """The outcome of one panorama of a batch: a fix or a problem, the other is null."""
 
     model_config = _like({"fix": None, "problem": _PROBLEM})
 
@@ -319,7 +291,7 @@ class BatchSchema(_Answer):
 
 
 class JobSchema(_Answer):
-    """A batch job of this server. Jobs are forgotten when the server stops."""
+    """A job of this server. The server forgets its jobs when it stops."""
 
     model_config = _like(
         {
@@ -340,12 +312,12 @@ class JobSchema(_Answer):
     status: Literal["running", "succeeded", "failed", "cancelled"]
     started_at: str = Field(description="ISO 8601, UTC")
     finished_at: str | None
-    exit_code: int | None = Field(description="of the process; negative: the signal that ended it")
-    log: list[str] = Field(description="the last lines that it printed")
+    exit_code: int | None = Field(description="of the process; negative: number of the signal")
+    log: list[str] = Field(description="the last lines that the job printed")
 
 
 class ActivatedSchema(_Answer):
-    """The version that requests are answered from now on."""
+    """The version that answers requests from now on."""
 
     model_config = _like({"version": _VERSION, "tiles": 1444, "bytes": 3074276})
 

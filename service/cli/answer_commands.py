@@ -31,7 +31,7 @@ equals sign: --near=-33.8,151.2."""
     data = _read(arguments.image)
     fix = open_localizer(settings).locate(data, hints, arguments.top_k)
     if arguments.json:
-        print(FixSchema.of(fix).model_dump_json(indent=2))
+        print(FixSchema.model_validate(fix).model_dump_json(indent=2))
         return
     for match in fix.matches:
         print(

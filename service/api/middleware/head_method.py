@@ -1,4 +1,4 @@
-"""HEAD: what GET would answer, without its body (RFC 9110, section 9.3.2)."""
+"""Answers HEAD as GET, without the body (RFC 9110, section 9.3.2)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadAsGet:
-    """Pure ASGI middleware: the application inside sees a GET; those around it, and the server,
-    which must know that no body follows, see the HEAD that was sent."""
+    """Pure ASGI middleware: the application inside sees GET, everything around it sees HEAD.
+
+    The server must see HEAD, since it then knows that no body follows.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -24,4 +26,4 @@ class HeadAsGet:
         try:
             await self._app(inside, receive, send_without_body)
         finally:
-            scope["route"] = inside.get("route")  # the log and the metrics know it by that
+            scope["route"] = inside.get("route")  # the log and the metrics read the route here

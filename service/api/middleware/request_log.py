@@ -1,6 +1,6 @@
-"""Around every request: an id, security headers, the total time, metrics, one line of log.
+"""Gives every answer an id, security headers and its time; counts and logs every request.
 
-What is logged: method, route, status, sizes and times. Never a body, a file's name or a query.
+The log holds method, route, status, sizes and times: never a body, a file's name or a query.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.runtime.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_USABLE_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -34,7 +34,7 @@ _SECURITY = {
 
 
 class RequestLog:
-    """Pure ASGI middleware, outermost but for Starlette's own last resort."""
+    """Pure ASGI middleware. Only Starlette's own handler of unexpected errors lies outside."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -65,7 +65,7 @@ class RequestLog:
             await self._app(scope, receive_counting, send_with_headers)
         except Exception as error:
             logger.exception("%s %s failed", scope["method"], _route(scope))
-            if seen["status"] != 499:  # an answer has begun: it can only be cut off
+            if seen["status"] != 499:  # the answer has begun: cut it off
                 raise
             await respond(Request(scope), error)(scope, receive, send_with_headers)
         finally:
@@ -76,19 +76,19 @@ class RequestLog:
         route = _route(scope)
         self._metrics.requests.labels(_method(scope), route, seen["status"]).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        about = {
+        fields = {
             "method": _method(scope),
             "route": route,
             **seen,
             "ms": round(seconds * 1000.0, 1),
             **scope.get("state", {}).get("log", {}),
         }
-        logger.info("request", extra={"fields": about})
+        logger.info("request", extra={"fields": fields})
 
 
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _USABLE_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _finish(headers: MutableHeaders, request_id: str, seconds: float) -> None:
@@ -105,6 +105,6 @@ def _method(scope: Scope) -> str:
 
 
 def _route(scope: Scope) -> str:
-    """The route's template, so that no path a client makes up becomes a label or a log."""
+    """The route's template: paths that clients make up must not become labels."""
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) else "none"

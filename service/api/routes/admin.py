@@ -1,4 +1,4 @@
-"""Rebuild, activate, and what became of it. These routes exist only with an admin token set."""
+"""Rebuild, activate, and the jobs. These routes exist only with an admin token set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.api.errors import AdminOnlyError, problems
 from service.api.schemas import ActivatedSchema, JobSchema
-from service.runtime.jobs import Job, Jobs, rebuild_command
+from service.runtime.jobs import Jobs, rebuild_command
 from service.runtime.live_localizer import LiveLocalizer
 from service.runtime.weights import whole_file
 from service.settings import Settings
@@ -22,7 +22,7 @@ def require_token(
     request: Request,
     given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
 ) -> None:
-    """Compares in constant time. Raises AdminOnlyError."""
+    """Compares the token in constant time. Raises AdminOnlyError."""
     settings: Settings = request.app.state.settings
     token = given.credentials if given else ""
     if not hmac.compare_digest(token.encode(), settings.admin_token.encode()):
@@ -37,7 +37,7 @@ JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 @router.post(
     "/index/rebuild",
     status_code=202,
-    summary="Describe the catalogue's tiles and publish a new version",
+    summary="Encode the catalogue's tiles and publish a new version",
     response_model=JobSchema,
     responses=problems(401, 404, 409),
 )
@@ -47,21 +47,22 @@ def rebuild(
         str | None,
         Query(
             pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}\.safetensors$",
-            description="a file in the home folder's `weights`: its index and it go live together; "
-            "by default the weights that answer now",
+            description="a file in the home folder's `weights`, which goes live together with its "
+            "index; by default the live weights",
         ),
     ] = None,
 ) -> JobSchema:
-    """Runs `skyfix build` as a separate process. Requests are answered from the old version until
-    the new one is whole; 409 while another job runs. Named weights that are not there (404) or no
-    whole checkpoint (422) start none."""
+    """Runs `skyfix build` as a separate process; the old version answers until the new is whole.
+
+    409 while another job runs. Weights that are missing (404) or damaged (422) start no job.
+    """
     jobs: Jobs = request.app.state.jobs
     live: LiveLocalizer = request.app.state.live
     settings: Settings = request.app.state.settings
     own = live.localizer.weights or settings.weights
     chosen = own if weights is None else whole_file(settings.weights_folder, weights)
     settings = settings.model_copy(update={"weights": chosen})
-    return _shown(jobs.start("rebuild", rebuild_command(settings)))
+    return JobSchema.model_validate(jobs.start("rebuild", rebuild_command(settings)))
 
 
 @router.post(
@@ -74,12 +75,14 @@ def activate(
     request: Request,
     version: Annotated[str, Query(max_length=64, examples=["000007-20260731T101500Z"])],
 ) -> ActivatedSchema:
-    """Reads every byte of the version first: the live one stays when something is wrong. A version
-    of other weights goes live with them when they are in the home folder's `weights`. Requests that
-    begin after the answer, 200, are answered from the version."""
+    """Reads every byte of the version first; the live version stays when something is wrong.
+
+    A version of other weights goes live with them, if they are in the home folder's `weights`.
+    The version answers every request that begins after the answer 200.
+    """
     live: LiveLocalizer = request.app.state.live
     report = live.activate(version)
-    return ActivatedSchema(version=report.version, tiles=report.tiles, bytes=report.bytes)
+    return ActivatedSchema.model_validate(report)
 
 
 @router.get(
@@ -89,9 +92,9 @@ def activate(
     responses=problems(401, 404),
 )
 def job(request: Request, job_id: JobId) -> JobSchema:
-    """Jobs of this server since it started; the last 20 are known."""
+    """The server knows its last 20 jobs since it started."""
     jobs: Jobs = request.app.state.jobs
-    return _shown(jobs.get(job_id))
+    return JobSchema.model_validate(jobs.get(job_id))
 
 
 @router.delete(
@@ -102,18 +105,6 @@ def job(request: Request, job_id: JobId) -> JobSchema:
     responses=problems(401, 404),
 )
 def cancel(request: Request, job_id: JobId) -> JobSchema:
-    """Asks the process to end, and kills it after 10 s. What it had done is kept for the next."""
+    """Asks the process to end, and kills it after 10 s. The next build resumes its work."""
     jobs: Jobs = request.app.state.jobs
-    return _shown(jobs.cancel(job_id))
-
-
-def _shown(job: Job) -> JobSchema:
-    return JobSchema(
-        id=job.id,
-        kind=job.kind,
-        status=job.status,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        exit_code=job.exit_code,
-        log=list(job.log),
-    )
+    return JobSchema.model_validate(jobs.cancel(job_id))

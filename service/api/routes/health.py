@@ -1,4 +1,4 @@
-"""What an operator's machinery asks: alive, ready, metrics."""
+"""GET /livez, /readyz and /metrics, for an operator's machinery."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ async def livez() -> dict[Literal["status"], Literal["alive"]]:
     responses=problems(503),
 )
 async def readyz(request: Request) -> ReadySchema:
-    """Sends a made-up panorama through decoding, model and live index. It stays ready when the
-    newest version cannot be used and an older one answers, when the weights' file was damaged, or
-    when the last job failed and no version was built since; `trouble` then says so."""
+    """Sends a made-up panorama through decoder, model and live index.
+
+    The service stays ready while an older version answers than CURRENT names, while the weights
+    file is damaged, and after a job failed; `trouble` then says so.
+    """
     pipeline: Pipeline = request.app.state.pipeline
     live: LiveLocalizer = request.app.state.live
     jobs: Jobs = request.app.state.jobs
@@ -60,7 +62,7 @@ async def readyz(request: Request) -> ReadySchema:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(503)},
 )
 async def metrics(request: Request) -> Response:
-    """For the operator's network: the proxy should not pass it on."""
+    """For the operator's network: let no proxy pass this route on."""
     counted: Metrics = request.app.state.metrics
     page = await asyncio.to_thread(counted.page)
     return Response(page, media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""GET /index and /index/versions: what is live, and what else there is."""
+"""GET /index and /index/versions: the live version, and all versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["index"])
 
 @router.get("/index", summary="The live version's manifest", response_model=IndexSchema)
 def index(request: Request) -> IndexSchema:
-    """The version that answers now: encoder, imagery sources with licence, counts, when built."""
+    """The version that answers now: encoder, sources with licence, counts, time of the build."""
     live: LiveLocalizer = request.app.state.live
     tiles = live.index.get()
     fields = {**tiles.manifest.as_dict(), "live": True, "bounds": list(_bounds(tiles))}
@@ -36,7 +36,7 @@ def _bounds(index: TileIndex) -> Bounds:
 
 @router.get("/index/versions", summary="All index versions", response_model=VersionsSchema)
 def versions(request: Request) -> VersionsSchema:
-    """Names in the order they were built; `current` is what CURRENT points to."""
+    """Names in the order of their builds; `current` is the name in CURRENT."""
     live: LiveLocalizer = request.app.state.live
     all_versions = live.index.versions
     return VersionsSchema(current=all_versions.current(), versions=all_versions.names())

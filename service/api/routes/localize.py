@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from model.errors import SkyfixError
-from service.api.disconnect import unless_gone
+from service.api.disconnect import unless_disconnected
 from service.api.errors import document, problems
 from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
 from service.api.query import LocateQuery
@@ -56,8 +56,8 @@ def _body(field: dict[str, Any]) -> dict[str, Any]:
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
     """Match one panorama to the live index. `Accept: application/geo+json` gives GeoJSON.
 
-    The heading is taken from the query, else from GPano XMP, else from EXIF; when nothing states
-    it, evenly spaced headings are tried. The uploaded image is kept in memory only.
+    The heading comes from the query, else from GPano XMP, else from EXIF. When none states a
+    heading, evenly spaced headings are tried. The upload is kept in memory only.
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
@@ -66,14 +66,14 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
         reservation.start()
         work = pipeline.locate(data, hints, query.top_k, query.explain)
         try:
-            fix = await unless_gone(request, work)
+            fix = await unless_disconnected(request, work)
         except DeadlineExceededError:
             reservation.missed()
             raise
         unknown_north = fix.geometry["north"].value is None
         reservation.answered((len(data).bit_length(), unknown_north, query.explain))
     timing = _record(request, [fix])
-    answer = FixSchema.of(fix)
+    answer = FixSchema.model_validate(fix)
     if is_preferred(",".join(request.headers.getlist("accept"))):
         return JSONResponse(geojson(answer), headers=timing, media_type=MEDIA_TYPE)
     return _json(answer, timing)
@@ -87,10 +87,10 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
     openapi_extra=_body({"type": "array", "items": _FILE, "minItems": 1}),
 )
 async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
-    """The field `panorama` repeated, all under the same parameters and the same limits as one.
+    """Repeat the field `panorama`; the parameters apply to every panorama.
 
-    Each panorama has its own outcome, a fix or a problem. Together they are bounded by
-    SKYFIX_MAX_FILES and SKYFIX_MAX_BODY_BYTES. The answer is JSON, whatever Accept says.
+    Each panorama has its own outcome, a fix or a problem. SKYFIX_MAX_FILES and
+    SKYFIX_MAX_BODY_BYTES bound the whole form. The answer is JSON, whatever Accept says.
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
@@ -99,8 +99,8 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
         uploads = await read_panoramas(request, _limits(request, settings.max_files), reservation)
         reservation.start(len(uploads))
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
-        outcomes = await unless_gone(request, work)
-    timing = _record(request, [one.fix for one in outcomes if one.fix])
+        outcomes = await unless_disconnected(request, work)
+    timing = _record(request, [outcome.fix for outcome in outcomes if outcome.fix])
     return _json(BatchSchema(results=outcomes), timing)
 
 
@@ -110,7 +110,7 @@ async def _outcome(
     pipeline: Pipeline = request.app.state.pipeline
     try:
         fix = await pipeline.locate(data, hints, query.top_k, query.explain)
-        return OutcomeSchema(fix=FixSchema.of(fix))
+        return OutcomeSchema(fix=FixSchema.model_validate(fix))
     except Exception as error:  # the batch's other panoramas are still answered
         if not isinstance(error, SkyfixError):
             logger.exception("a panorama of a batch failed")
@@ -127,8 +127,10 @@ def _limits(request: Request, max_files: int = 1) -> BodyLimits:
 
 
 def _record(request: Request, fixes: Sequence[Fix | FixSchema]) -> dict[str, str]:
-    """Versions and stages into the log's line; Server-Timing, where there is any. They are located
-    side by side: of each stage the longest."""
+    """Put versions and stages into the request's line of the log; the header Server-Timing.
+
+    The panoramas of a batch are located side by side, so the longest time of each stage counts.
+    """
     stages: dict[str, float] = {}
     for fix in fixes:
         for stage, ms in fix.timings_ms.items():
