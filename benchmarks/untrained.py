@@ -1,7 +1,7 @@
-"""Fresh weights of a recipe, for speed alone: `python -m benchmarks.untrained RECIPE OUT`.
+"""A checkpoint with random weights, to measure speed: `python -m benchmarks.untrained RECIPE OUT`.
 
-The speed of an encoder does not depend on what it has learned; --set changes the recipe's fields,
-such as encoder.network.trunk=convnext_tiny.
+An encoder's speed does not depend on its training. --set changes the recipe's fields, such as
+encoder.network.trunk=convnext_tiny.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from training import recipes
 
 
 def main() -> None:
-    """Parse arguments, write the checkpoint."""
+    """Write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", choices=recipes.RECIPES)
     parser.add_argument("out", type=Path)

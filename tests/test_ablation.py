@@ -6,8 +6,9 @@ import pytest
 from pair_samples import TINY, write_pairs
 from scipy import stats
 
+from training.data.arrays import read_arrays
 from training.data.datasets import load
-from training.data.pairs import PairError, read_arrays
+from training.data.pairs import PairError
 from training.evaluate.protocols import Options
 from training.studies.ablation import (
     AblationError,
@@ -15,12 +16,10 @@ from training.studies.ablation import (
     ablate,
     epochs_within,
     histories,
-    interval,
-    markdown,
     run_folder,
-    summary,
     table_2,
 )
+from training.studies.ablation_table import interval, markdown, summary
 
 SHORT = (*TINY, "batch_size=4", "epochs=2", "queue_length=4", "queue_start_epoch=0")
 

@@ -12,12 +12,12 @@ from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
 from training.data import augmentation
-from training.data.augmentation import BLANK_SHARE, Pictures, batches, drawn, draws_of
-from training.data.image_operations import convolved
-from training.data.pairs import Arrays
+from training.data.arrays import Arrays
+from training.data.augmentation import BLANK_SHARE, ImageTensors, batches, draw, draw_counts
+from training.data.image_operations import convolve
+from training.data.sampling import order
 from training.mining import same_place
 from training.recipes import find
-from training.run.sampling import order
 
 PLAIN = (
     *TINY,
@@ -227,7 +227,7 @@ def test_a_convolution_keeps_each_channel_s_mean_and_spread():
     images = random.integers(60, 190, (3, 20, 30, 3), dtype=np.uint8)
     kernels = random.uniform(-1, 1, (3, 3, 3, 3, 3))
     blend = np.array([0.0, 1.0, 0.4])
-    changed = convolved(torch.from_numpy(images.copy()), blend, kernels).numpy()
+    changed = convolve(torch.from_numpy(images.copy()), blend, kernels).numpy()
     assert (changed[0] == images[0]).all()
     for before, after, share, kernel in zip(images, changed, blend, kernels, strict=True):
         levels = np.moveaxis(before.astype(float), -1, 0)
@@ -241,8 +241,8 @@ def test_a_convolution_keeps_each_channel_s_mean_and_spread():
 
 def test_so_many_views_are_convolved_each_with_kernels_of_its_own():
     chosen, pairs = recipe("random_convolution=0.5"), 2000
-    uniform = np.random.default_rng(1).random((pairs, sum(draws_of(chosen).values())))
-    found = drawn(uniform, chosen, 0, margin=0)
+    uniform = np.random.default_rng(1).random((pairs, sum(draw_counts(chosen).values())))
+    found = draw(uniform, chosen, 0, margin=0)
     assert (found.blend > 0).mean() == pytest.approx(0.5, abs=0.03)
     assert np.corrcoef((found.blend > 0).T)[0, 1] == pytest.approx(0, abs=0.08)
     around = found.kernels.copy()
@@ -330,9 +330,9 @@ def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
     chosen = recipe(*EVERYTHING, "colour_jitter=0.2", "random_convolution=0.5", "offset_m=6")
     arrays = worlds(6, margin=8)
     taken = shuffled(arrays, chosen, 3, 1)
-    pictures = Pictures.of(arrays, cuda)
-    assert pictures.strips.is_cuda == (share > 0)
-    (there,) = batches(arrays, chosen, 3, 1, taken, pictures=pictures)
+    images = ImageTensors.of(arrays, cuda)
+    assert images.strips.is_cuda == (share > 0)
+    (there,) = batches(arrays, chosen, 3, 1, taken, images=images)
     (here,) = batches(arrays, chosen, 3, 1, taken)
     for ours, theirs in zip(there, here, strict=True):
         # One level of a colour: powers, and the convolutions' TF32, are not rounded alike.

@@ -52,7 +52,7 @@ def test_a_place_outside_the_projection_is_named(tmp_path, utm):
 def test_a_table_in_the_wrong_folder_is_pointed_at(tmp_path):
     table, inside = cvact_tree(tmp_path) / "ACT_data.mat", tmp_path / "ANU_data_small/ACT_data.mat"
     table.rename(inside)
-    with pytest.raises(PairError, match=f"{inside} is there: the root holds it"):
+    with pytest.raises(PairError, match=f"{inside} exists: give the folder that holds it"):
         load("cvact", tmp_path, "val")
 
 

@@ -114,7 +114,7 @@ def test_folder_columns(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "names"),
     [
-        ([("s.png", "none.png", 0.5)], "none of the 1 pairs is there; first absent: .*none.png"),
+        ([("s.png", "none.png", 0.5)], "none of the 1 pairs exists; first absent: .*none.png"),
         ([("s.png", "a.png", "half")], r"row of s\.png.*half"),
         ([("s.png",)], "a row without street or aerial"),
         ([("s.png", "a.png")], r"row of s\.png"),
@@ -227,13 +227,13 @@ def test_what_is_measured_with_by_default_was_not_trained_on():
     assert default_splits("vigor", "cross-train") == ("cross-train", "cross-test")
 
 
-def test_pairs_that_are_trained_on_and_measured_with_are_told(cvusa, caplog):
+def test_pairs_of_both_training_and_validation_are_logged(cvusa, caplog):
     train, val = load("cvusa", cvusa, "train"), load("cvusa", cvusa, "val")
     caplog.clear()
     warn_of_overlap(train, val)
     assert caplog.text == ""
     warn_of_overlap([*train, *val], val)
-    assert "1 of 1 pairs to measure with have the id of a training pair, as 0000001" in caplog.text
+    assert "1 of 1 pairs to measure with have the id of a training pair, such as 0" in caplog.text
 
 
 def test_another_dataset_than_named_is_recognised(cvusa):
@@ -300,7 +300,7 @@ def test_spaces_around_cells_and_rows_of_empty_cells_mean_nothing(tmp_path):
 def test_empty_cells_within_the_coordinates_of_cvusa_do_not_move_those_below(cvusa):
     path = cvusa / "split_locations" / "all.csv"
     path.write_text(",,,,\n" + path.read_text() + ",,,,\n")
-    with pytest.raises(PairError, match=r"all\.csv, line 1 is no place"):
+    with pytest.raises(PairError, match=r"all\.csv, line 1 is no position"):
         load("cvusa", cvusa, "val")
 
 
@@ -311,7 +311,7 @@ def test_empty_cells_within_the_coordinates_of_cvusa_do_not_move_those_below(cvu
         ("street,aerial".encode("utf-16"), "line 1: byte 0xff"),
     ],
 )
-def test_other_bytes_than_utf_8_are_told_by_line_and_not_shown(tmp_path, content, names):
+def test_the_line_of_bytes_that_are_not_utf_8_is_named(tmp_path, content, names):
     (tmp_path / "pairs.csv").write_bytes(content)
     with pytest.raises(PairError) as caught:
         load("folder", tmp_path, "all")
@@ -330,7 +330,7 @@ def test_other_bytes_than_utf_8_are_told_by_line_and_not_shown(tmp_path, content
         (50, "", "it has a latitude but no longitude: give both or neither"),
     ],
 )
-def test_a_place_that_is_none_on_earth_is_told_by_line(tmp_path, latitude, longitude, names):
+def test_the_line_of_an_impossible_position_is_named(tmp_path, latitude, longitude, names):
     header = ("street", "aerial", "metres_per_pixel", "latitude", "longitude")
     rows = [("s.png", "a.png", 0.5, *place) for place in [(-90, 180), (latitude, longitude)]]
     with pytest.raises(PairError) as caught:

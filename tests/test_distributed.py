@@ -10,7 +10,7 @@ from pair_samples import write_pairs
 from two_processes import RECIPE, begun, first_steps, read
 
 from model.checkpoint import Checkpoint
-from training import distributed as processes
+from training import distributed
 from training.run.loop import train
 
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def check_weights(folder, shared, alone):
 
 
 def test_a_batch_is_shared_out_evenly_or_not_at_all():
-    rows = [list(range(12))[processes.rows_of(12, number, 3)] for number in range(3)]
+    rows = [list(range(12))[distributed.rows_of(number, 12, 3)] for number in range(3)]
     assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    with pytest.raises(processes.ProcessError, match="batch of 64 cannot be shared by 3 proc"):
-        processes.rows_of(64, 0, 3)
+    with pytest.raises(distributed.ProcessError, match="batch of 64 cannot be shared by 3 proc"):
+        distributed.rows_of(0, 64, 3)

@@ -7,16 +7,16 @@ from PIL import Image
 from training import recipes
 from training.__main__ import main
 from training.data.datasets import load
-from training.data.doctor import GAP, SIDE, describe, examine
+from training.data.doctor import GAP, SIDE, examine, report_lines
 from training.data.pairs import read_chip
 
 
-def told(name, root):
-    return "\n".join(describe(examine(name, root)))
+def report(name, root):
+    return "\n".join(report_lines(examine(name, root)))
 
 
 def test_cvusa_counts_absent_files_and_compares_with_what_was_published(tmp_path):
-    text = told("cvusa", cvusa_tree(tmp_path))
+    text = report("cvusa", cvusa_tree(tmp_path))
     assert "train: 2 pairs listed (PUBLISHED: 35532), 1 there" in text
     assert "aerials: 1 of 2 ABSENT: bingmap/19/0000003.jpg" in text
     assert "panoramas: all 2 there" in text
@@ -31,7 +31,7 @@ def test_shared_and_repeated_pairs_and_strange_sizes_stand_out(tmp_path):
     row = ["bingmap/19/0000002.jpg", "streetview/panos/0000002.jpg"]
     write_rows(root / "splits" / "val-19zl.csv", [row, row])
     touch(root / row[0], (256, 256))
-    text = told("cvusa", root)
+    text = report("cvusa", root)
     assert "train and val: 1 pairs SHARED" in text
     assert "REPEATED: 1 ids, such as 0000002" in text
     assert "of 256x256 (PUBLISHED: 750x750)" in text
@@ -40,21 +40,21 @@ def test_shared_and_repeated_pairs_and_strange_sizes_stand_out(tmp_path):
 def test_an_unreadable_image_and_a_missing_list_leave_the_rest_usable(tmp_path):
     root = cvusa_tree(tmp_path)
     (root / "streetview/panos/0000002.jpg").write_bytes(b"broken")
-    assert "UNREADABLE: 0000002: " in told("cvusa", root)
+    assert "UNREADABLE: 0000002: " in report("cvusa", root)
     (root / "splits" / "train-19zl.csv").unlink()
-    text = told("cvusa", root)
+    text = report("cvusa", root)
     assert "train: UNUSABLE: " in text
     assert text.endswith("\nusable")
 
 
 def test_pairs_without_a_heading_are_not_called_usable(tmp_path):
     root = write_pairs(tmp_path, 2)
-    assert told("folder", root).endswith("\nusable")
+    assert report("folder", root).endswith("\nusable")
     table = root / "pairs.csv"
     table.write_text("".join(f"{row[:-2]}\n" for row in table.read_text().splitlines()[1:]))
     header = "street,aerial,metres_per_pixel,latitude,longitude\n"
     table.write_text(header + table.read_text())
-    text = told("folder", root)
+    text = report("folder", root)
     assert "UNREADABLE: street-0: north is unknown" in text
     assert text.endswith("NOT USABLE: no pair can be read")
 
@@ -66,16 +66,16 @@ def with_splits(root, *splits):
     return root
 
 
-def test_own_pairs_are_told_by_split(tmp_path):
-    text = told("folder", with_splits(tmp_path, "train", "val", "train", ""))
+def test_own_pairs_are_reported_by_split(tmp_path):
+    text = report("folder", with_splits(tmp_path, "train", "val", "train", ""))
     assert "\ntrain: 2 pairs listed, 2 there\n" in text
     assert "\nval: 1 pairs listed, 1 there\n" in text
     assert "\nwithout a split: 1 pairs listed, 1 there\n" in text
     assert [line for line in text.splitlines() if " and " in line] == ["train and val: disjoint"]
 
 
-def test_own_pairs_without_splits_are_told_as_all(tmp_path):
-    assert "\nall: 2 pairs listed, 2 there\n" in told("folder", write_pairs(tmp_path, 2))
+def test_own_pairs_without_splits_are_reported_as_all(tmp_path):
+    assert "\nall: 2 pairs listed, 2 there\n" in report("folder", write_pairs(tmp_path, 2))
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_own_pairs_without_splits_are_told_as_all(tmp_path):
         ("cvusa", "splits/train-19zl.csv", b"\xff\xfe,\xff"),
     ],
 )
-def test_a_list_that_cannot_be_read_is_told_of(tmp_path, name, file, content):
+def test_a_list_that_cannot_be_read_is_reported(tmp_path, name, file, content):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    text = told(name, tmp_path)
+    text = report(name, tmp_path)
     assert f"UNUSABLE: a list of {name} at {tmp_path} cannot be read: " in text
 
 
@@ -129,16 +129,16 @@ def test_what_is_wrong_beside_usable_pairs_is_exit_code_1(tmp_path, damage, name
 
 
 @pytest.mark.parametrize("place", [(9999, 5), (5, -0.5), (65, 64)])
-def test_a_place_outside_its_aerial_is_told(tmp_path, place):
+def test_a_point_outside_its_aerial_is_reported(tmp_path, place):
     table = write_pairs(tmp_path, 2) / "pairs.csv"
     header, *rows = table.read_text().splitlines()
     column, row = place
     ends = [f",{column},{row}", ",64,0"]  # the second's is a corner
     lines = [f"{header},column,row", *(a + b for a, b in zip(rows, ends, strict=True))]
     table.write_text("\n".join(lines))
-    text = told("folder", tmp_path)
+    text = report("folder", tmp_path)
     (line,) = [line for line in text.splitlines() if line.startswith("UNREADABLE")]
-    assert f"street-0: the place at column {column:g}, row {row:g} lies outside" in line
+    assert f"street-0: the point at column {column:g}, row {row:g} lies outside" in line
     assert line.endswith("aerial-0.png, which is 64x64")
 
 
@@ -151,7 +151,7 @@ def test_streets_of_one_name_in_two_folders_are_two_pairs(tmp_path):
         (root / f"street-{i}.png").rename(root / f"{i}" / "s.png")
         text = text.replace(f"street-{i}.png", f"{i}/s.png")
     table.write_text(text)
-    assert "train and val: disjoint" in told("folder", root)
+    assert "train and val: disjoint" in report("folder", root)
 
 
 def without_places(root):
@@ -159,7 +159,7 @@ def without_places(root):
 
 
 @pytest.mark.parametrize(("name", "tree"), [("vigor", vigor_tree), ("cvusa", without_places)])
-def test_a_warning_of_a_list_is_told_once(tmp_path, name, tree, caplog):
+def test_a_warning_of_a_list_is_logged_once(tmp_path, name, tree, caplog):
     tree(tmp_path)
     examine(name, tmp_path)
     messages = [record.getMessage() for record in caplog.records]
@@ -168,17 +168,17 @@ def test_a_warning_of_a_list_is_told_once(tmp_path, name, tree, caplog):
 
 
 def test_vigor_s_places_are_checked_against_coordinates(tmp_path):
-    text = told("vigor", vigor_tree(tmp_path))
+    text = report("vigor", vigor_tree(tmp_path))
     assert "same-train: 1 pairs listed (PUBLISHED: 52609), 1 there" in text
     assert "cross-train: UNUSABLE" in text
     assert "places: 2 streets stand 0.0" in text
     lists = tmp_path / "splits/Seattle/satellite_list.txt"
     lists.write_text(lists.read_text().splitlines()[1])
-    assert "LOST: 2 pairs name a tile that is not in the gallery" in told("vigor", tmp_path)
+    assert "LOST: 2 pairs name a tile that the gallery lacks" in report("vigor", tmp_path)
 
 
 def test_cvact_s_validation_pairs_may_be_among_its_test_pairs(tmp_path):
-    text = told("cvact", cvact_tree(tmp_path))
+    text = report("cvact", cvact_tree(tmp_path))
     assert "train and val: disjoint" in text
     assert "train and test: disjoint" in text
     assert "SHARED" not in text
@@ -204,21 +204,21 @@ def test_nothing_usable_is_exit_code_1(tmp_path, name, capsys):
     assert main(["doctor", name, str(tmp_path)]) == 1
     streams = capsys.readouterr()
     assert "NOT USABLE" in streams.out
-    assert "is usable" in streams.err
+    assert "can be read" in streams.err
 
 
 def test_real_cvusa_has_12_of_44416(real):
     findings = examine("cvusa", real / "cvusa")
-    text = "\n".join(describe(findings))
+    text = "\n".join(report_lines(findings))
     assert sum(len(one.pairs) for one in findings.listings.values()) == 44_416
     assert sum(len(one.present) for one in findings.listings.values()) == 12
     assert "PUBLISHED" not in text
     assert findings.usable
 
 
-def test_real_lists_without_images_are_told_apart_from_nothing(real):
+def test_real_lists_without_images_differ_from_an_empty_folder(real):
     findings = examine("vigor", real / "vigor")
-    text = "\n".join(describe(findings))
+    text = "\n".join(report_lines(findings))
     assert not findings.usable
     assert "same-train and same-test: disjoint" in text
     assert "20776 of 20776 ABSENT" in text

@@ -13,8 +13,9 @@ from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.images import open_image
 from model.panorama import GeometryError, Panorama, PanoramaGeometry
-from training.data.pairs import AerialView, Pair, read_arrays
-from training.evaluate.protocols import centred_tiles
+from training.data.arrays import read_arrays
+from training.data.pairs import AerialPoint, Pair
+from training.evaluate.encoded_pairs import centred_tiles
 
 CONFIG = tiny("encoder.preprocessing.projection=polar").encoder
 UNKNOWN = PanoramaGeometry(north=None)
@@ -87,7 +88,7 @@ def test_training_and_serving_give_a_file_the_same_bits(encoder, tmp_path):
         street.write_bytes(jpeg(image))
         aerial.write_bytes(jpeg(World(i).tile(96, 24.0)))
         pairs.append(
-            Pair(str(i), street, AerialView(aerial, 0.25, 48, 48), PanoramaGeometry(geometry))
+            Pair(str(i), street, AerialPoint(aerial, 0.25, 48, 48), PanoramaGeometry(geometry))
         )
     arrays = read_arrays(pairs, CONFIG, offset_m=0.0)
     trained = encoder.encode_strips(list(arrays.strips), list(arrays.norths))

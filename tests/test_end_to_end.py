@@ -16,8 +16,8 @@ from service.index.catalogue import Catalogue
 from service.index.search import TileIndex
 from service.index.versions import Versions
 from service.ingest import ingest
+from training.data.arrays import read_arrays
 from training.data.datasets import load
-from training.data.pairs import read_arrays
 from training.recipes import find
 from training.run.loop import train
 

@@ -8,11 +8,11 @@ from PIL import Image
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
+from training.data.arrays import read_arrays
 from training.data.datasets import load
-from training.data.pairs import read_arrays
-from training.evaluate import figures
-from training.evaluate.figures import FigureError, back_projected
-from training.evaluate.protocols import Search
+from training.evaluate.encoded_pairs import EncodedPairs, encode_pairs
+from training.studies import figures
+from training.studies.figures import FigureError, back_projected
 
 CONFIG = tiny().encoder
 RIGHT, WRONG = (26, 152, 80), (215, 48, 39)
@@ -37,10 +37,10 @@ def colours(path):
 
 def test_each_figure_is_drawn(arrays, tmp_path):
     made = checkpoint()
-    search = Search.of(Encoder(made), arrays)
+    encoded = encode_pairs(Encoder(made), arrays)
     figures.attention(made, arrays, [0, 3], tmp_path / "a.png")
-    figures.plane(search, tmp_path / "b.png")
-    figures.retrieval(search, CONFIG.preprocessing, arrays, [0, 1, 2], tmp_path / "c.png")
+    figures.plane(encoded, tmp_path / "b.png")
+    figures.retrieval(encoded, CONFIG.preprocessing, arrays, [0, 1, 2], tmp_path / "c.png")
     log = [[{"1": 0.1}, {"1": 0.4}], [{"1": 0.2}, {"1": 0.3}]]
     figures.curves({"with": log, "without": log[:1]}, tmp_path / "d.png")
     for name in "abcd":
@@ -57,17 +57,17 @@ def test_a_network_without_attention_has_no_heat_map(arrays, tmp_path):
 def test_the_right_tile_is_framed_in_green_and_the_others_in_red(arrays, tmp_path):
     """Descriptors of the right tile are the query's."""
     described = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
-    search = Search(described, described, np.arange(6), np.arange(6), arrays.positions)
-    figures.retrieval(search, CONFIG.preprocessing, arrays, [0], tmp_path / "right.png")
+    encoded = EncodedPairs(described, described, np.arange(6), np.arange(6), arrays.positions)
+    figures.retrieval(encoded, CONFIG.preprocessing, arrays, [0], tmp_path / "right.png")
     assert {RIGHT, WRONG} <= colours(tmp_path / "right.png")
 
 
 def test_a_right_tile_that_is_not_among_the_best_is_still_shown(tmp_path, arrays):
     """Of seven tiles the right one is the last."""
     described = np.eye(7, dtype=np.float32)
-    search = Search(-described, described, np.arange(7), np.arange(7), np.zeros((7, 3)))
+    encoded = EncodedPairs(-described, described, np.arange(7), np.arange(7), np.zeros((7, 3)))
     seven = replace(arrays, **{n: getattr(arrays, n)[[*range(6), 0]] for n in ("strips", "chips")})
-    figures.retrieval(search, CONFIG.preprocessing, seven, [0], tmp_path / "last.png")
+    figures.retrieval(encoded, CONFIG.preprocessing, seven, [0], tmp_path / "last.png")
     assert {RIGHT, WRONG} <= colours(tmp_path / "last.png")
 
 

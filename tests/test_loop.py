@@ -13,14 +13,15 @@ from safetensors import safe_open
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.errors import PretrainedError
+from training.data.arrays import Arrays, read_arrays
 from training.data.augmentation import Batch, batches
 from training.data.datasets import load
-from training.data.pairs import Arrays, read_arrays
-from training.evaluate.protocols import centre
-from training.recipes import describe, find
-from training.run.folder_lock import HeldError, held
-from training.run.loop import rate, start, train
-from training.run.sampling import order
+from training.data.sampling import order
+from training.evaluate.encoded_pairs import measure_centre
+from training.recipes import find
+from training.run.folder_lock import LockedError, locked
+from training.run.loop import rate, train
+from training.run.start import start
 from training.run.state import ResumeError, TrainingError
 from training.run.step import step
 
@@ -51,22 +52,22 @@ def logged(out):
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def test_eight_pairs_are_learnt_by_heart(arrays, tmp_path):
+def test_eight_pairs_can_be_overfitted(arrays, tmp_path):
     """An overfit: it shows that loss, gradient and both branches work together."""
     chosen = recipe("batch_size=8", "epochs=14", "warmup_steps=5")
     path = train(chosen, arrays, tmp_path, validation=arrays, provenance={"data": "worlds"})
     assert path == tmp_path / "last.safetensors"
-    assert centre(Encoder.load(path), arrays)["1"] == 1.0
+    assert measure_centre(Encoder.load(path), arrays)["1"] == 1.0
     report = logged(tmp_path)
     assert [one["epoch"] for one in report] == list(range(14))
     assert report[0]["loss"] > math.log(2)
     assert report[-1]["loss"] < 0.1
     assert max(one["1"] for one in report) == 1.0
     checkpoint = Checkpoint.load(path)
-    assert checkpoint.provenance["recipe"] == json.loads(json.dumps(describe(chosen)))
+    assert checkpoint.provenance["recipe"] == json.loads(json.dumps(chosen.as_dict()))
     assert (checkpoint.provenance["data"], checkpoint.provenance["epochs"]) == ("worlds", 14)
     best = Encoder.load(tmp_path / "best.safetensors")
-    assert centre(best, arrays)["1"] == 1.0
+    assert measure_centre(best, arrays)["1"] == 1.0
     assert {one.name for one in tmp_path.iterdir()} == {
         "best.safetensors",
         "last.safetensors",
@@ -81,7 +82,7 @@ def test_every_projection_and_loss_takes_a_step(arrays, projection, loss):
     chosen = recipe(f"encoder.preprocessing.projection={projection}", f"loss={loss}", "mirror=true")
     state = start(chosen, arrays, 0, "cpu")
     before = {name: one.clone() for name, one in state.network.named_parameters()}
-    assert math.isfinite(step(state, whole(arrays), chosen, "cpu").loss())
+    assert math.isfinite(step(state, whole(arrays), chosen, "cpu").wait())
     moved = [
         not torch.equal(one, before[name])
         for name, one in state.network.named_parameters()
@@ -123,7 +124,7 @@ def test_what_batch_norm_counts_is_copied_into_the_average(arrays, tmp_path):
     counts = [one for name, one in stored.tensors.items() if "num_batches" in name]
     assert len(counts) == 2 * 20  # layers with batch norm in ResNet18, on both branches
     assert all(one.dtype == torch.int64 and one.item() == 2 for one in counts)
-    assert math.isfinite(centre(Encoder(stored), arrays)["1"])
+    assert math.isfinite(measure_centre(Encoder(stored), arrays)["1"])
 
 
 def test_the_queue_joins_the_loss_after_its_start_epoch(arrays, tmp_path):
@@ -167,7 +168,7 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(arrays, tmp_
 
 def test_two_processes_do_not_train_in_one_folder(arrays, tmp_path):
     """A lock is a process's own: here held through another opening of the folder."""
-    with held(tmp_path), pytest.raises(HeldError, match="another process is training in"):
+    with locked(tmp_path), pytest.raises(LockedError, match="another process is training in"):
         train(recipe("epochs=1"), arrays, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert train(recipe("epochs=1"), arrays, tmp_path).is_file()
@@ -180,13 +181,13 @@ def test_what_a_killed_process_was_writing_is_cleared_away(arrays, tmp_path):
     assert not rest.exists()
 
 
-def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with held(tmp_path / "new"):
-        assert "new cannot be held" in caplog.text
+    with locked(tmp_path / "new"):
+        assert "new cannot be locked" in caplog.text
 
 
 def test_the_same_places_in_other_pictures_are_another_run(arrays, tmp_path):
@@ -251,7 +252,7 @@ def test_one_step_of_the_paper_s_recipe():
     state.optimiser.param_groups[0]["lr"] = state.optimiser.param_groups[1]["lr"] = 1e-4
     head = state.network.street.head.weight
     before = head[0].detach().clone()
-    assert step(state, whole(pictures), paper, "cpu").loss() == pytest.approx(math.log(2), abs=0.5)
+    assert step(state, whole(pictures), paper, "cpu").wait() == pytest.approx(math.log(2), abs=0.5)
     for name, one in state.network.named_parameters():
         assert one.isfinite().all(), name
         assert one.grad.abs().max() > 0, name
@@ -269,7 +270,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(arrays, tmp_path):
             group["lr"] = chosen.learning_rate * rate(chosen, 2, number)
         state.order = order(chosen, arrays.positions, state.epoch, 0)
         batch = next(batches(arrays, chosen, state.epoch, 0, state.order, start=state.step))
-        state.total_loss = step(state, batch, chosen, "cpu").loss()
+        state.total_loss = step(state, batch, chosen, "cpu").wait()
     state.step += 1
     state.save(tmp_path / "killed" / "state.safetensors")
     resumed = train(chosen, arrays, tmp_path / "killed")

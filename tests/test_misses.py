@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from training.evaluate.protocols import Search
+from training.evaluate.encoded_pairs import EncodedPairs
 from training.evaluate.recall import recall_at
-from training.studies.misses import Miss, missed, told
+from training.studies.misses import Miss, missed, summary
 
 
-def turned(*degrees):
+def directions(*degrees):
     angles = np.radians(degrees)
     return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
 
@@ -18,10 +18,10 @@ def turned(*degrees):
 def test_those_that_lost_by_most_come_first():
     places = np.array([[0.0, 0, 0], [30, 0, 0], [100, 0, 0], [0, 400, 0]])
     # Street 1 lies nearest tile 0, and its own is the last; street 3 next to tile 2, then its own.
-    search = Search(
-        turned(0, 10, 40, 45), turned(0, 80, 40, 60), np.arange(4), np.arange(4), places
+    encoded = EncodedPairs(
+        directions(0, 10, 40, 45), directions(0, 80, 40, 60), np.arange(4), np.arange(4), places
     )
-    first, second = missed(search)
+    first, second = missed(encoded)
     assert (first.row, first.rank) == (1, 4)
     assert first.lost_by == pytest.approx(
         math.cos(math.radians(10)) - math.cos(math.radians(70)), abs=1e-6
@@ -33,9 +33,11 @@ def test_those_that_lost_by_most_come_first():
 
 def test_streets_of_one_tile_do_not_miss_it_for_each_other():
     """Row 1 shows the tile of row 0, and so its copy is no other tile that could come first."""
-    search = Search(turned(0, 5), turned(0), np.array([0]), np.array([0, 0]), np.zeros((2, 3)))
-    assert missed(search) == []
-    assert list(search.best(1, 5)) == [0]
+    encoded = EncodedPairs(
+        directions(0, 5), directions(0), np.array([0]), np.array([0, 0]), np.zeros((2, 3))
+    )
+    assert missed(encoded) == []
+    assert list(encoded.best(1, 5)) == [0]
 
 
 def test_as_many_are_missed_as_recall_says_also_where_tiles_are_the_same():
@@ -46,22 +48,24 @@ def test_as_many_are_missed_as_recall_says_also_where_tiles_are_the_same():
     aerial[1] = aerial[0]
     street = aerial + 0.2 * random.normal(size=aerial.shape).astype(np.float32)
     street /= np.linalg.norm(street, axis=1, keepdims=True)
-    misses = missed(Search(street, aerial, np.arange(50), np.arange(50), np.zeros((50, 3))))
+    misses = missed(EncodedPairs(street, aerial, np.arange(50), np.arange(50), np.zeros((50, 3))))
     assert {0, 1} <= {miss.row for miss in misses}
     assert 1 - len(misses) / 50 == pytest.approx(recall_at(street, aerial)["1"])
 
 
 def test_an_unknown_place_is_no_distance():
     places = np.array([[np.nan] * 3, [0.0, 0, 0]])
-    (miss,) = missed(Search(turned(90, 90), turned(0, 90), np.arange(2), np.arange(2), places))
+    (miss,) = missed(
+        EncodedPairs(directions(90, 90), directions(0, 90), np.arange(2), np.arange(2), places)
+    )
     assert miss.row == 0
     assert math.isnan(miss.metres)
-    assert told([miss], 2).endswith("within 25 m of 0, within 64 m of 0")
+    assert summary([miss], 2).endswith("within 25 m for 0, within 64 m for 0")
 
 
-def test_what_is_missed_is_counted():
+def test_the_summary_counts_misses():
     misses = [Miss(0, 2, 0.3, 500.0), Miss(1, 2, 0.01, 20.0), Miss(2, 7, 0.019, 50.0)]
-    assert told(misses, 40) == (
-        "3 of 40 are not first: 2 second, 2 lost by less than 0.02 of cosine; what was found first "
-        "is within 25 m of 1, within 64 m of 2"
+    assert summary(misses, 40) == (
+        "3 of 40 are not first: 2 second, 2 lost by less than 0.02 of cosine; the first tile "
+        "is within 25 m for 1, within 64 m for 2"
     )

@@ -12,16 +12,9 @@ from rasterio.transform import Affine
 
 from model.geo import LatLon, earth_centred
 from model.panorama import PanoramaGeometry
+from training.data.arrays import margin_pixels, read_arrays
 from training.data.datasets import load
-from training.data.pairs import (
-    AerialView,
-    Pair,
-    PairError,
-    margin_pixels,
-    raster_size,
-    read_arrays,
-    read_chip,
-)
+from training.data.pairs import AerialPoint, Pair, PairError, raster_size, read_chip
 
 FILL = (9, 8, 7)
 
@@ -38,7 +31,7 @@ def raster(tmp_path):
 @pytest.mark.parametrize("row", [25, 0, 48])
 def test_an_unscaled_chip_is_cut_pixel_by_pixel(raster, column, row):
     path, pixels = raster
-    chip = read_chip(AerialView(path, 0.5, column, row), size_m=8.0, pixels=16, fill=FILL)
+    chip = read_chip(AerialPoint(path, 0.5, column, row), size_m=8.0, pixels=16, fill=FILL)
     expected = np.empty((16, 16, 3), np.uint8)
     for y, x in np.ndindex(16, 16):
         v, u = row - 8 + y, column - 8 + x
@@ -52,7 +45,7 @@ def test_a_scaled_chip_shows_each_place_where_it_lies(tmp_path, pixels, column, 
     """A raster whose colour is its own coordinates, at three pixels a level."""
     y, x = np.mgrid[0:50, 0:70]
     Image.fromarray(np.stack([3 * x, 3 * y, 0 * x], -1).astype(np.uint8)).save(tmp_path / "a.png")
-    chip = read_chip(AerialView(tmp_path / "a.png", 0.25, column, row), 8.0, pixels, FILL)
+    chip = read_chip(AerialPoint(tmp_path / "a.png", 0.25, column, row), 8.0, pixels, FILL)
     centres = ((np.arange(pixels) + 0.5) / pixels - 0.5) * 32
     u, v = column + centres - 0.5, row + centres - 0.5
     inside = np.ix_((v > 1) & (v < 48), (u > 1) & (u < 68))
@@ -67,7 +60,7 @@ def test_a_scaled_chip_shows_each_place_where_it_lies(tmp_path, pixels, column, 
 
 def test_a_place_outside_is_refused(raster):
     with pytest.raises(PairError, match="outside"):
-        read_chip(AerialView(raster[0], 0.5, 200, 25), 8.0, 16, FILL)
+        read_chip(AerialPoint(raster[0], 0.5, 200, 25), 8.0, 16, FILL)
 
 
 def write_tiff(path, bands, dtype=np.uint8):
@@ -82,7 +75,7 @@ def test_a_geotiff_is_read_like_a_picture_and_other_bands_are_refused(raster, tm
     write_tiff(tmp_path / "a.tif", bands)
     assert raster_size(tmp_path / "a.tif") == (50, 70)
     picture, tiff = (
-        read_chip(AerialView(path, 1, 30, 20), 10, 20, FILL)
+        read_chip(AerialPoint(path, 1, 30, 20), 10, 20, FILL)
         for path in (raster[0], tmp_path / "a.tif")
     )
     assert (picture == tiff).all()
@@ -90,16 +83,15 @@ def test_a_geotiff_is_read_like_a_picture_and_other_bands_are_refused(raster, tm
     write_tiff(tmp_path / "deep.tif", bands.astype(np.uint16), np.uint16)
     for name in ("grey.tif", "deep.tif"):
         with pytest.raises(PairError, match=name):
-            read_chip(AerialView(tmp_path / name, 1, 30, 20), 10, 20, FILL)
+            read_chip(AerialPoint(tmp_path / name, 1, 30, 20), 10, 20, FILL)
 
 
 def test_arrays_hold_strips_norths_chips_and_positions(tmp_path):
     config = tiny().encoder
     pairs = load("folder", write_pairs(tmp_path, 3), "all")
-    seen = []
-    arrays = read_arrays(pairs, config, offset_m=5.0, advance=lambda: seen.append(1))
+    arrays = read_arrays(pairs, config, offset_m=5.0)
     margin = margin_pixels(config, 5.0)
-    assert (arrays.margin, margin, len(seen), len(arrays)) == (7, 7, 3, 3)
+    assert (arrays.margin, margin, len(arrays)) == (7, 7, 3)
     assert arrays.strips.shape == (3, 24, 128, 3)
     assert arrays.chips.shape == (3, 32 + 2 * margin, 32 + 2 * margin, 3)
     assert (arrays.norths == 0.5).all()
@@ -140,7 +132,7 @@ def test_a_raster_that_is_cut_off_is_named(tmp_path):
     write_raster(path, patchwork(400, 400, 0))
     path.write_bytes(path.read_bytes()[:30_000])
     with pytest.raises(PairError, match=r"town\.tif cannot be read: .*failed"):
-        read_chip(AerialView(path, 0.5, 300.0, 300.0), 24.0, 32, (0, 0, 0))
+        read_chip(AerialPoint(path, 0.5, 300.0, 300.0), 24.0, 32, (0, 0, 0))
 
 
 NAMES = ("strips", "norths", "chips", "positions", "tiles")
@@ -165,7 +157,7 @@ def test_arrays_too_large_for_memory_are_the_same_in_a_file(tmp_path, caplog):
 
 def test_a_full_disk_is_told_before_anything_is_decoded(tmp_path):
     vast = replace(tiny().encoder.preprocessing, strip_size=(10**7, 10**7))
-    pair = Pair("m", Path("none.jpg"), AerialView(Path("none.png"), 1.0, 0, 0), PanoramaGeometry())
+    pair = Pair("m", Path("none.jpg"), AerialPoint(Path("none.png"), 1.0, 0, 0), PanoramaGeometry())
     with pytest.raises(PairError, match=r"take 300000\.0 GB.* has only .* GB free"):
         read_arrays([pair], replace(tiny().encoder, preprocessing=vast), 0.0, cache=tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
@@ -200,5 +192,5 @@ def test_a_tile_narrower_than_the_footprint_is_told_with_its_width(tmp_path, cap
 
 
 def test_a_tile_of_unknown_size_is_refused(raster):
-    with pytest.raises(PairError, match=r"where the place lies in .*aerial\.png is unknown"):
-        read_chip(AerialView(raster[0], 0.5, np.nan, np.nan), 8.0, 16, FILL)
+    with pytest.raises(PairError, match=r"the point of the street in .*aerial\.png is unknown"):
+        read_chip(AerialPoint(raster[0], 0.5, np.nan, np.nan), 8.0, 16, FILL)

@@ -11,22 +11,21 @@ from rasterio.transform import Affine
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.panorama import PanoramaGeometry
+from training.data.arrays import Arrays, read_arrays
 from training.data.datasets import load
-from training.data.image_operations import limited
-from training.data.pairs import AerialView, Arrays, Pair, PairError, Reference, read_arrays
-from training.evaluate.gallery import dataset_tiles, in_chunks, lattice
+from training.data.image_operations import limit_view
+from training.data.pairs import AerialPoint, Pair, PairError, Reference
+from training.evaluate.encoded_pairs import centred_tiles, measure_centre
+from training.evaluate.gallery import dataset_tiles, lattice, read_in_chunks
 from training.evaluate.protocols import (
     PROTOCOLS,
     Options,
-    View,
-    centre,
-    centred_tiles,
-    describe,
-    described_streets,
+    description,
     evaluate,
     heading_error_deg,
 )
 from training.evaluate.recall import EvaluationError
+from training.evaluate.streets import Condition, encode_streets
 
 CONFIG = tiny().encoder
 
@@ -51,18 +50,18 @@ def test_the_tile_that_looks_like_the_ground_is_found(encoder, tmp_path):
     """Twin branches and a metric projection: a random network already knows its own picture."""
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
     arrays = read_arrays(pairs, CONFIG, offset_m=3.0)
-    known = centre(encoder, arrays)
+    known = measure_centre(encoder, arrays)
     assert (known["N"], known["K"]) == (12, 1)
     assert known["1"] >= 0.5
     turned = replace(arrays, norths=arrays.norths + 0.25)
-    assert centre(encoder, turned)["1"] < known["1"]
+    assert measure_centre(encoder, turned)["1"] < known["1"]
     assert known["10 m"] == known["50 m"] == known["1"]  # the worlds are a kilometre apart
 
 
 def test_without_positions_there_are_no_metres(encoder, tmp_path):
     arrays = read_arrays(load("folder", write_pairs(tmp_path, 3), "all"), CONFIG, 0.0)
     arrays.positions[1] = np.nan
-    assert set(centre(encoder, arrays)) == {"1", "5", "10", "1%", "N", "K"}
+    assert set(measure_centre(encoder, arrays)) == {"1", "5", "10", "1%", "N", "K"}
 
 
 def test_centred_tiles_are_the_chips_without_their_margin():
@@ -74,7 +73,7 @@ def test_centred_tiles_are_the_chips_without_their_margin():
 
 def test_the_lattice_covers_the_raster_with_whole_tiles(tmp_path):
     write_raster(tmp_path / "a.tif")
-    views = lattice(AerialView(tmp_path / "a.tif", 1.0, 0, 0), footprint_m=24.0, stride_m=12.0)
+    views = lattice(AerialPoint(tmp_path / "a.tif", 1.0, 0, 0), footprint_m=24.0, stride_m=12.0)
     columns = [12, 24, 36, 48, 60, 72, 84]
     assert [(one.row, one.column) for one in views] == [(r, c) for r in columns for c in columns]
 
@@ -83,7 +82,7 @@ def test_the_grid_is_judged_in_metres_from_the_true_place(encoder, tmp_path):
     """The panorama stands at the raster's centre, which is a tile's centre, and beside it."""
     write_raster(tmp_path / "aerial.tif")
     Image.fromarray(World(0).panorama(256, 512)).save(tmp_path / "street.png")
-    view = AerialView(tmp_path / "aerial.tif", 1.0, 48.0, 48.0)
+    view = AerialPoint(tmp_path / "aerial.tif", 1.0, 48.0, 48.0)
     pair = Pair("p", tmp_path / "street.png", view, PanoramaGeometry())
     aside = replace(pair, aerial=replace(view, column=51.0, row=52.0))
     for one, metres in [(pair, 0.0), (aside, 5.0)]:
@@ -101,17 +100,19 @@ def test_the_grid_needs_one_raster(encoder, tmp_path):
 
 def test_in_chunks_the_figures_are_those_of_all_at_once(encoder, tmp_path):
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
-    assert evaluate(encoder, pairs)["centre"] == centre(encoder, read_arrays(pairs, CONFIG, 0.0))
-    assert list(in_chunks(range(7), str, size=3)) == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert evaluate(encoder, pairs)["centre"] == measure_centre(
+        encoder, read_arrays(pairs, CONFIG, 0.0)
+    )
+    assert list(read_in_chunks(range(7), str, size=3)) == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
 
 
-def test_streets_are_searched_many_at_a_time_and_described_alike(encoder, tmp_path):
+def test_the_group_size_of_streets_does_not_change_descriptors(encoder, tmp_path):
     """In chunks of 64; one of 3 headings fills the third part of what is searched at once."""
     pairs = [*load("folder", write_pairs(tmp_path, 5), "all")] * 28
-    views = [View(), View(fov_deg=90.0), View(rolls=3)]
+    conditions = [Condition(), Condition(fov_deg=90.0), Condition(rolls=3)]
 
     def groups(at_once):
-        return list(described_streets(encoder, pairs, views, 0, at_once=at_once))
+        return list(encode_streets(encoder, pairs, conditions, 0, at_once=at_once))
 
     few, many, (whole,) = groups(1), groups(300), groups(2048)
     assert [len(one[0]) for one in few] == [64, 64, 12]
@@ -119,10 +120,10 @@ def test_streets_are_searched_many_at_a_time_and_described_alike(encoder, tmp_pa
     assert whole[0] == range(140)
     for some in (few, many):
         assert (np.concatenate([one[1] for one in some]) == whole[1]).all()
-        for view in views:
-            together = np.concatenate([one[2][view] for one in some])
-            assert (together == whole[2][view]).all()
-    assert whole[2][views[2]].shape == (140, 3, 16)
+        for condition in conditions:
+            together = np.concatenate([one[2][condition] for one in some])
+            assert (together == whole[2][condition]).all()
+    assert whole[2][conditions[2]].shape == (140, 3, 16)
 
 
 def test_an_unknown_heading_is_found_with_the_place(encoder, tmp_path):
@@ -147,7 +148,7 @@ def test_heading_errors_wrap():
 
 def test_a_limited_view_keeps_its_share_of_columns_around_its_centre():
     strip = torch.full((1, 4, 360, 3), 9, dtype=torch.uint8)
-    seen = (limited(strip, np.array([90.0]), np.zeros(1), (1, 2, 3)) == 9).numpy().all((0, 1, 3))
+    seen = (limit_view(strip, np.array([90.0]), np.zeros(1), (1, 2, 3)) == 9).numpy().all((0, 1, 3))
     assert seen.sum() == 90
     assert seen[:45].all()
     assert seen[-45:].all()
@@ -181,12 +182,15 @@ def test_a_tile_that_two_streets_share_does_not_stand_in_its_own_way(encoder, tm
     twice = [*pairs, *(replace(one, id=f"{one.id}-again") for one in pairs)]
     once = evaluate(encoder, pairs)["centre"]
     assert evaluate(encoder, twice)["centre"] == once
-    assert centre(encoder, read_arrays(twice, CONFIG, 3.0))["1"] == once["1"]
-    assert centre(encoder, read_arrays(twice, CONFIG, 0.0)) == once
+    assert measure_centre(encoder, read_arrays(twice, CONFIG, 3.0))["1"] == once["1"]
+    assert measure_centre(encoder, read_arrays(twice, CONFIG, 0.0)) == once
     # Another place in the same tile is another picture, which is that street's own.
     aside = [*pairs, *(replace(one, aerial=replace(one.aerial, column=36.0)) for one in pairs)]
     assert evaluate(encoder, aside)["centre"]["N"] == 24
-    assert centre(encoder, read_arrays(aside, CONFIG, 0.0)) == evaluate(encoder, aside)["centre"]
+    assert (
+        measure_centre(encoder, read_arrays(aside, CONFIG, 0.0))
+        == evaluate(encoder, aside)["centre"]
+    )
 
 
 def test_semi_positives_do_not_count_in_the_hit_rate(encoder, tmp_path):
@@ -209,5 +213,5 @@ def test_an_unknown_protocol_and_an_unreadable_panorama_are_named(encoder, tmp_p
     pairs[1].street.write_bytes(b"no picture")
     with pytest.raises(PairError, match="street-1: "):
         evaluate(encoder, pairs)
-    assert "best of 36 headings" in describe("hard", Options())
-    assert all(describe(name, Options()) for name in PROTOCOLS)
+    assert "best of 36 headings" in description("hard", Options())
+    assert all(description(name, Options()) for name in PROTOCOLS)

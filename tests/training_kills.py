@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from pair_samples import tiny
 
+from training.data.arrays import Arrays, read_arrays
 from training.data.datasets import load
-from training.data.pairs import Arrays, read_arrays
 from training.recipes import Recipe
 from training.run.loop import train
 

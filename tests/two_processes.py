@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from pair_samples import tiny
 
-from training import distributed as processes
+from training import distributed
+from training.data.arrays import Arrays, read_arrays
 from training.data.augmentation import batches
 from training.data.datasets import load
-from training.data.pairs import Arrays, read_arrays
-from training.run.loop import start, train
-from training.run.sampling import order
+from training.data.sampling import order
+from training.run.loop import train
+from training.run.start import start
 from training.run.state import TrainingError
 from training.run.step import step
 
@@ -36,7 +37,7 @@ def first_steps(arrays: Arrays) -> dict[str, object]:
     taken = order(RECIPE, arrays.positions, 0, 0)
     losses, gradients = [], []
     for batch in batches(arrays, RECIPE, 0, 0, taken):
-        losses.append(step(state, batch, RECIPE, "cpu").loss())
+        losses.append(step(state, batch, RECIPE, "cpu").wait())
         gradients.append(torch.cat([one.grad.flatten() for one in state.network.parameters()]))
     return {
         "losses": losses,
@@ -65,7 +66,7 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, out = map(Path, sys.argv[1:])
     arrays = read(folder)
-    with processes.joined("cpu") as device:
+    with distributed.process_group("cpu") as device:
         rank = torch.distributed.get_rank()
         apart = {"begun": begun(arrays, seed=rank), "refused": refused(arrays)}
         torch.save(first_steps(arrays) | apart, out / f"{rank}.pt")

@@ -1,7 +1,7 @@
-"""One training run on several processes (`torchrun`): each describes its share of every batch.
+"""One training run on several processes (`torchrun`): each encodes its share of every batch.
 
-Descriptors are gathered, so the loss and the queue are those of the whole batch in every process;
-each sends the gradients of its own share back through the network, and their sum is the whole
+Descriptors are gathered, so every process has the loss and the queue of the whole batch. Each
+process sends the gradients of its own share back through the network; their sum is the whole
 batch's gradient. In a single process all of this is the identity.
 """
 
@@ -17,76 +17,80 @@ from model.errors import SkyfixError
 
 
 class ProcessError(SkyfixError):
-    """The batch cannot be shared out."""
+    """The processes cannot share a batch evenly."""
 
 
-def count() -> int:
+def process_count() -> int:
     """Number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """Number of this process, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
 def is_first() -> bool:
     """Whether this process writes the files and draws the bars."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
+    return rank() == 0
 
 
-def share(batch_size: int) -> slice:
-    """The rows of a batch that are this process's own.
+def own_rows(batch_size: int) -> slice:
+    """The rows of a batch that this process encodes. Raises ProcessError."""
+    return rows_of(rank(), batch_size, process_count())
+
+
+def rows_of(process: int, batch_size: int, processes: int) -> slice:
+    """The rows of a batch that a process encodes.
 
     Raises:
-        ProcessError: the batch cannot be shared out evenly.
+        ProcessError: the batch cannot be shared evenly.
     """
-    number = distributed.get_rank() if distributed.is_initialized() else 0
-    return rows_of(batch_size, number, count())
-
-
-def rows_of(batch_size: int, number: int, processes: int) -> slice:
-    """The rows of a batch that process `number` of so many describes."""
     if batch_size % processes:
         raise ProcessError(
             f"a batch of {batch_size} cannot be shared by {processes} processes: "
             "override batch_size"
         )
     rows = batch_size // processes
-    return slice(rows * number, rows * (number + 1))
+    return slice(rows * process, rows * (process + 1))
 
 
 def gather(own: Tensor) -> Tensor:
-    """The rows of all processes in their order, (B / count, ...) -> (B, ...); no gradient."""
+    """The rows of all processes in order, (B / processes, ...) -> (B, ...); no gradient."""
     own = own.detach().contiguous()
-    if count() == 1:
+    if process_count() == 1:
         return own
-    rows = [torch.empty_like(own) for _ in range(count())]
+    rows = [torch.empty_like(own) for _ in range(process_count())]
     distributed.all_gather(rows, own)
     return torch.cat(rows)
 
 
-def agree(tensors: Iterable[Tensor]) -> None:
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Write the first process's values into every process's tensors."""
-    if count() > 1:
-        for one in tensors:
-            distributed.broadcast(one, 0)
+    if process_count() > 1:
+        for tensor in tensors:
+            distributed.broadcast(tensor, 0)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Add up every parameter's gradient over the processes."""
-    if count() > 1:
-        for one in parameters:
-            if one.grad is not None:
-                distributed.all_reduce(one.grad)
+    if process_count() > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad)
 
 
-def wait() -> None:
-    """Return once every process has come here."""
-    if count() > 1:
+def wait_for_all() -> None:
+    """Return once every process has called this."""
+    if process_count() > 1:
         distributed.barrier()
 
 
 @contextmanager
-def joined(device: str) -> Iterator[str]:
-    """Join the other processes if `torchrun` started this one; gives the device to use.
+def process_group(device: str) -> Iterator[str]:
+    """Join the other processes if `torchrun` started this one; yields the device to use.
 
-    A CUDA device becomes the one of this process's number on its machine.
+    With CUDA, each process uses the GPU of its number on the machine.
     """
     if not distributed.is_torchelastic_launched():
         yield device

@@ -1,4 +1,4 @@
-"""The losses, as functions of descriptors alone; they know nothing of networks or data sets.
+"""The losses, as functions of descriptors alone; they know nothing of networks or datasets.
 
 Convention: row i of `street` and row i of `aerial` belong together. Every mask is True where the
 pair is MASKED OUT, that is, where it is *not* a negative.
@@ -14,7 +14,7 @@ from model.errors import SkyfixError
 
 
 class LossError(SkyfixError):
-    """Descriptors or masks that make no loss: wrong shape, no possible negative, and the like."""
+    """Descriptors or masks that allow no loss, such as wrong shapes or no possible negative."""
 
 
 def soft_margin_triplet(
@@ -31,17 +31,19 @@ def soft_margin_triplet(
 
     The in-batch term is the mean over the 2B(B-1) triplets: street anchors against the other
     aerials, and aerial anchors against the other streets. The queue term, times `queue_weight`,
-    is the mean over street anchors against queued aerials. A term without any pair left is 0.
+    is the mean over street anchors against queued aerials. A term with every pair masked is 0.
 
     Args:
         street, aerial: (B, D) descriptors; alpha = 10 presumes unit rows.
         queue: (Q, D) earlier aerial descriptors; no gradient flows into them.
         queue_mask: bool (B, Q) or (Q,), **True = masked out**, no negative for that street.
         pair_mask: bool (B, B), **True = masked out**: street i and aerial j overlap and are no
-            negatives of each other, whichever of them is the anchor. The diagonal never counts.
+            negatives of each other in either direction. The diagonal never counts.
 
-    Returns: a scalar, float32 at least, also under autocast.
-    Raises LossError on shapes that do not fit, and for B = 1 with nothing in the queue.
+    Returns: a scalar, at least float32, also under autocast.
+
+    Raises:
+        LossError: shapes that do not fit, or B = 1 with an empty queue.
     """
     _check_pairs(street, aerial, pair_mask)
     if len(street) < 2 and (queue is None or len(queue) == 0):
@@ -52,14 +54,14 @@ def soft_margin_triplet(
         distance = _squared_distances(street, aerial)
         positive = (street - aerial).square().sum(1)
         excluded = _never_negative(street, pair_mask)
-        of_streets = functional.softplus(alpha * (positive[:, None] - distance))
-        of_aerials = functional.softplus(alpha * (positive[None, :] - distance))
-        loss = _mean_where((of_streets + of_aerials) / 2, ~excluded)
+        street_terms = functional.softplus(alpha * (positive[:, None] - distance))
+        aerial_terms = functional.softplus(alpha * (positive[None, :] - distance))
+        loss = _mean_where((street_terms + aerial_terms) / 2, ~excluded)
         if queue is not None:
             usable = _usable_queue(street, queue, queue_mask)
             negative = _squared_distances(street, queue.detach().to(street))
-            of_queue = functional.softplus(alpha * (positive[:, None] - negative))
-            loss = loss + queue_weight * _mean_where(of_queue, usable)
+            queue_terms = functional.softplus(alpha * (positive[:, None] - negative))
+            loss = loss + queue_weight * _mean_where(queue_terms, usable)
         return loss
 
 
@@ -75,16 +77,19 @@ def info_nce(
 ) -> Tensor:
     """Symmetric InfoNCE: mean cross-entropy of street -> aerial and of aerial -> street.
 
-    The queue's aerials join those that a street is told from; the other way knows no queue.
+    The queue's aerials are further negatives of the streets only.
 
     Args:
         street, aerial: (B, D) unit descriptors, B >= 2.
         temperature: divides the cosine similarities; a scalar tensor may be learnt.
-        label_smoothing: share of the target spread evenly over what is not masked out
-            (the positive among them), as torch's cross_entropy does over all.
+        label_smoothing: share of the target spread evenly over all unmasked aerials, the positive
+            among them. Torch's cross_entropy would spread it over the masked ones as well.
         pair_mask, queue, queue_mask: as in `soft_margin_triplet`, **True = masked out**.
 
-    Returns: a scalar, float32 at least, also under autocast. Raises LossError.
+    Returns: a scalar, at least float32, also under autocast.
+
+    Raises:
+        LossError: shapes or numbers that do not fit.
     """
     _check_pairs(street, aerial, pair_mask)
     if len(street) < 2:
@@ -99,12 +104,12 @@ def info_nce(
         logits = street @ aerial.T / temperature
         diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         kept = ~_never_negative(street, pair_mask) | diagonal
-        other_way = _cross_entropy(logits.T, kept.T, label_smoothing)
+        aerial_to_street = _cross_entropy(logits.T, kept.T, label_smoothing)
         if queue is not None:
             kept = torch.cat([kept, _usable_queue(street, queue, queue_mask)], 1)
             earlier = street @ queue.detach().to(street).T / temperature
             logits = torch.cat([logits, earlier], 1)
-        return (_cross_entropy(logits, kept, label_smoothing) + other_way) / 2
+        return (_cross_entropy(logits, kept, label_smoothing) + aerial_to_street) / 2
 
 
 def _cross_entropy(logits: Tensor, kept: Tensor, label_smoothing: float) -> Tensor:
@@ -120,18 +125,18 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _mean_where(values: Tensor, counted: Tensor) -> Tensor:
-    """Mean of the counted values; 0, still differentiable, where none is."""
+    """Mean of the counted values; 0, still differentiable, if no value counts."""
     return values.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
 
 
 def _never_negative(street: Tensor, pair_mask: Tensor | None) -> Tensor:
-    """Bool (B, B): the diagonal, and what `pair_mask` masks out."""
+    """Bool (B, B): the diagonal, and the pairs that `pair_mask` masks out."""
     diagonal = torch.eye(len(street), dtype=torch.bool, device=street.device)
     return diagonal if pair_mask is None else diagonal | pair_mask.to(street.device)
 
 
 def _usable_queue(street: Tensor, queue: Tensor, queue_mask: Tensor | None) -> Tensor:
-    """Bool (B, Q), True where the queue entry is a negative: the opposite of `queue_mask`."""
+    """Bool (B, Q), True for entries that are negatives: the opposite of `queue_mask`."""
     if queue.ndim != 2 or queue.shape[1] != street.shape[1]:
         raise LossError(f"queue is {tuple(queue.shape)}: expected (Q, {street.shape[1]})")
     shape = (len(street), len(queue))

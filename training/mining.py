@@ -1,7 +1,7 @@
-"""Global mining strategy (GMS): hard aerial negatives of earlier batches, for later ones.
+"""Global mining strategy (GMS): hard aerial negatives of earlier batches serve later batches.
 
-A queue entry is a detached descriptor with the tile it came from, so that no tile, and no tile
-overlapping it, ever serves as a negative of its own panorama.
+A queue entry is a detached descriptor with its tile. So neither a panorama's own tile nor an
+overlapping tile ever serves as its negative.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from model.errors import SkyfixError
 
 
 class QueueError(SkyfixError):
-    """What was pushed, asked or loaded does not fit the queue; the queue is unchanged."""
+    """Arguments or a state that do not fit the queue; the queue is unchanged."""
 
 
 def same_place(
@@ -25,11 +25,11 @@ def same_place(
     other_positions: Tensor | None,
     min_distance_m: float = 0.0,
 ) -> Tensor:
-    """Bool (N, M), **True = masked out**, no negatives: the same tile, or nearer than a distance.
+    """Bool (N, M), **True = masked out**: the same tile, or nearer than a distance.
 
     tile_ids, other_ids: int64 (N,), (M,). positions: (N, 3), (M, 3) earth-centred metres
-    (`geo.earth_centred`); None or NaN where unknown, and then only the id masks. With both
-    arguments of one batch it is the `pair_mask` of the losses.
+    (`geo.earth_centred`); None or NaN if unknown, and then only the ids mask. The losses'
+    `pair_mask` is this mask of a batch with itself.
     """
     masked = tile_ids[:, None] == other_ids[None, :]
     if positions is None or other_positions is None:
@@ -41,11 +41,11 @@ def same_place(
 def hardest_rows(distance: Tensor, masked: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The aerials of a batch that make the worst triplets; see `HardNegativeQueue.push`.
 
-    distance: (B, B), squared, from street i to aerial j, their own on the diagonal; masked: bool
-    (B, B), **True = masked out**.
+    distance: (B, B), squared, from street i to aerial j; the diagonal holds the pairs' own.
+    masked: bool (B, B), **True = masked out**.
 
-    Returns: `count` rows, fewer where B is less, int64, ascending; and bool, True where one is not
-    finite or makes no triplet. How many there are depends on no value.
+    Returns: min(count, B) rows, int64, ascending; and bool, True for rows that are not finite or
+    make no triplet.
     """
     violation = distance.diagonal()[:, None] - distance
     hardness = violation.masked_fill(masked, -torch.inf).amax(0)
@@ -54,12 +54,11 @@ def hardest_rows(distance: Tensor, masked: Tensor, count: int) -> tuple[Tensor, 
 
 
 class HardNegativeQueue:
-    """First in, first out, at most `length` aerial descriptors, the hardest of each batch only.
+    """First in, first out, at most `length` aerial descriptors: the hardest of each batch.
 
-    A tile mined again is appended again, as in the paper; its older entry leaves in its turn and
-    is masked by id until then. Tensors are replaced, never written to, so what `negatives`
-    returned stays valid through backward. No value decides how many entries there are, so a GPU
-    is not waited for.
+    A tile mined again is appended again, as in the paper; the mask covers both entries. Tensors
+    are replaced, never written to, so the result of `negatives` stays valid through backward. The
+    number of entries depends on no computed value, so the CPU need not wait for a GPU.
     """
 
     def __init__(self, length: int, dimension: int, device: torch.device | str = "cpu") -> None:
@@ -87,12 +86,15 @@ class HardNegativeQueue:
     ) -> None:
         """Append the `hardest` most difficult aerial negatives of a batch, in batch order.
 
-        aerial, street: (B, D), row i belonging together; tile_ids: int64 (B,); positions: (B, 3)
-        as in `same_place`. How difficult aerial j is: the largest d(i, i) - d(i, j), in squared
-        L2, over the streets i that it is a negative of, that is, the worst triplet of eq. 4 that
-        it makes. Ties go to the lower row; an aerial that is nobody's negative leaves its place
-        empty, that is, zeros which `mask` always masks. On a GPU a row that is not finite does so,
-        too, and may empty the places of others; on a CPU it is a QueueError.
+        aerial, street: (B, D), row i of both is a pair; tile_ids: int64 (B,); positions: (B, 3)
+        as in `same_place`. The difficulty of aerial j is its worst triplet of eq. 4: the largest
+        d(i, i) - d(i, j), in squared L2, over the streets i that it is a negative of. Ties go to
+        the lower row. An aerial that is no street's negative is stored as zeros, which `mask`
+        always masks.
+
+        Raises:
+            QueueError: shapes that do not fit; on a CPU also rows that are not finite. On a GPU
+                such rows are stored as zeros, and may turn other rows into zeros.
         """
         positions = self._check_batch(aerial, tile_ids, positions)
         if street.shape != aerial.shape:
@@ -107,26 +109,26 @@ class HardNegativeQueue:
             raise QueueError("descriptors to be queued are not finite: the training diverged")
         tile_ids = tile_ids.to(self._tile_ids)
         masked = same_place(tile_ids, positions, tile_ids, positions, min_distance_m)
-        chosen, empty = hardest_rows(distance, masked, min(hardest, self.length))
-        kept = aerial[chosen].masked_fill(empty[:, None], 0)
+        chosen, useless = hardest_rows(distance, masked, min(hardest, self.length))
+        kept = aerial[chosen].masked_fill(useless[:, None], 0)
         self._append(kept, tile_ids[chosen], positions[chosen])
 
     def negatives(self) -> Tensor:
-        """The descriptors held, oldest first: float32 (Q, D), detached; zeros in empty places."""
+        """The descriptors, oldest first: float32 (Q, D), detached; some rows may be zeros."""
         return self._descriptors
 
     def mask(
         self, tile_ids: Tensor, positions: Tensor | None = None, min_distance_m: float = 0.0
     ) -> Tensor:
         """Bool (B, Q), **True = masked out**: entries that are no negatives of these anchors."""
-        positions = self._check_places(tile_ids, positions)
+        positions = self._check_tiles(tile_ids, positions)
         masked = same_place(
             tile_ids.to(self._tile_ids), positions, self._tile_ids, self._positions, min_distance_m
         )
         return masked | ~self._descriptors.any(1)
 
     def to(self, device: torch.device | str) -> HardNegativeQueue:
-        """Move the contents; pushes and masks follow. Returns self."""
+        """Move the contents to a device. Returns self."""
         self._descriptors = self._descriptors.to(device)
         self._tile_ids = self._tile_ids.to(device)
         self._positions = self._positions.to(device)
@@ -141,7 +143,7 @@ class HardNegativeQueue:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace the contents by a `state_dict`; raises QueueError where it does not fit."""
+        """Replace the contents by a `state_dict`. Raises QueueError if it does not fit."""
         if state.keys() != self.state_dict().keys():
             raise QueueError(f"queue state holds {sorted(state)}: not one of this queue")
         tile_ids = state["tile_ids"]
@@ -163,10 +165,10 @@ class HardNegativeQueue:
                 f"descriptors are {tuple(aerial.shape)} with {tuple(tile_ids.shape)} tile ids: "
                 f"expected (B, {self.dimension}) and (B,)"
             )
-        return self._check_places(tile_ids, positions)
+        return self._check_tiles(tile_ids, positions)
 
-    def _check_places(self, tile_ids: Tensor, positions: Tensor | None) -> Tensor:
-        """Positions on the queue's device, (B, 3), NaN where none are given."""
+    def _check_tiles(self, tile_ids: Tensor, positions: Tensor | None) -> Tensor:
+        """Positions on the queue's device, (B, 3); NaN if none are given."""
         if tile_ids.ndim != 1 or tile_ids.dtype != torch.int64:
             raise QueueError(
                 f"tile ids are {tile_ids.dtype} {tuple(tile_ids.shape)}: expected int64 (B,)"

@@ -10,8 +10,8 @@ from rich.progress import Progress
 
 
 @contextmanager
-def bar(description: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar; call what it yields once for each thing done."""
+def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar; call the function it yields once for each item done."""
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)

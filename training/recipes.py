@@ -1,19 +1,20 @@
-"""Recipes: everything that decides what a training run makes, in one frozen dataclass.
+"""Recipes: every setting that decides what a training run makes, in one frozen dataclass.
 
-`msae-vgg16` is the paper to the letter; where the paper is silent, the field's comment says what
-was chosen and why. The resolved recipe is stored in the checkpoint that it made.
+`msae-vgg16` follows the paper to the letter. Where the paper is silent, a field's comment states
+the choice and the reason. A checkpoint stores the resolved recipe that made it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import types
-import typing
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, field, replace
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from model.checkpoint import EncoderConfig
 from model.errors import SkyfixError
@@ -22,150 +23,131 @@ from model.panorama import Band
 from model.preprocessing import Preprocessing
 from model.trunks import BATCH_NORM_TRUNKS, TRUNKS
 
+_TINY, _LARGEST = math.ulp(0.0), sys.float_info.max  # the least number above 0, the last finite
+
 
 class RecipeError(SkyfixError):
-    """An unknown recipe, or a value its field cannot take."""
+    """An unknown recipe, or a value that its field cannot take."""
 
 
-class _Range(NamedTuple):
-    words: str
-    holds: Callable[[Any], bool]  # False of NaN, which no comparison holds of
+def _check_encoder(encoder: EncoderConfig) -> EncoderConfig:
+    trunk, band = encoder.network.trunk, encoder.preprocessing.band
+    if trunk not in TRUNKS:
+        allowed = f"one of {', '.join(TRUNKS)}"
+        raise RecipeError(f"encoder.network.trunk is {trunk}: it must be {allowed}")
+    if band is not None and not 90 >= band.top_deg > band.bottom_deg >= -90:
+        allowed = "none, or within 90,-90 with its top above its bottom"
+        raise RecipeError(f"encoder.preprocessing.band is {band}: it must be {allowed}")
+    for name, least, most, allowed in (
+        ("network.neck", 1, _LARGEST, "at least 1"),
+        ("network.group_channels", 1, _LARGEST, "at least 1"),
+        ("network.dimension", 1, _LARGEST, "at least 1"),
+        ("preprocessing.input_size", 32, _LARGEST, "at least 32"),  # the stride of most trunks
+        ("preprocessing.strip_size", 1, _LARGEST, "at least 1"),
+        ("preprocessing.ground_span_m", _TINY, _LARGEST, "above 0, and finite"),
+        ("preprocessing.ground_camera_height_m", _TINY, _LARGEST, "above 0, and finite"),
+        ("preprocessing.mean", 0, 1, "from 0 to 1"),
+        ("preprocessing.std", _TINY, _LARGEST, "above 0, and finite"),
+        ("aerial_footprint_m", _TINY, _LARGEST, "above 0, and finite"),
+    ):
+        value = attrgetter(name)(encoder)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not least <= number <= most:  # also refuses NaN
+                raise RecipeError(f"encoder.{name} is {number}: it must be {allowed}")
+    return encoder
 
 
-def _at_least(low: int) -> _Range:
-    return _Range(f"at least {low}, and finite", lambda value: low <= value < math.inf)
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
+Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-_ABOVE_0 = _Range("above 0, and finite", lambda value: 0 < value < math.inf)
-_BELOW_1 = _Range("at least 0 and below 1", lambda value: 0 <= value < 1)
-_SHARE = _Range("from 0 to 1", lambda value: 0 <= value <= 1)
-
-# What a recipe's numbers may be; of a tuple, each of its numbers.
-_RANGES = {
-    "encoder.network.trunk": _Range(f"one of {', '.join(TRUNKS)}", TRUNKS.__contains__),
-    "encoder.network.neck": _at_least(1),
-    "encoder.network.group_channels": _at_least(1),
-    "encoder.network.dimension": _at_least(1),
-    "encoder.preprocessing.input_size": _at_least(32),  # the stride of most trunks
-    "encoder.preprocessing.strip_size": _at_least(1),
-    "encoder.preprocessing.band": _Range(
-        "none, or within 90,-90 with its top above its bottom",
-        lambda band: band is None or 90 >= band.top_deg > band.bottom_deg >= -90,
-    ),
-    "encoder.preprocessing.ground_span_m": _ABOVE_0,
-    "encoder.preprocessing.ground_camera_height_m": _ABOVE_0,
-    "encoder.preprocessing.mean": _SHARE,
-    "encoder.preprocessing.std": _ABOVE_0,
-    "encoder.aerial_footprint_m": _ABOVE_0,
-    "frozen_maps": _Range("from 0 to 3", lambda value: 0 <= value <= 3),
-    "alpha": _ABOVE_0,
-    "temperature": _ABOVE_0,
-    "label_smoothing": _BELOW_1,
-    "negative_distance_m": _at_least(0),
-    "queue_length": _at_least(0),
-    "queue_hardest": _at_least(1),
-    "queue_start_epoch": _at_least(0),
-    "queue_weight": _at_least(0),
-    "region_m": _ABOVE_0,
-    "sampling_group": _at_least(2),
-    "sampling_visual_epoch": _at_least(0),
-    "epochs": _at_least(1),
-    "batch_size": _at_least(2),
-    "learning_rate": _ABOVE_0,
-    "betas": _BELOW_1,
-    "weight_decay": _at_least(0),
-    "step_epochs": _at_least(1),
-    "warmup_steps": _at_least(0),
-    "ema": _BELOW_1,
-    "chunk_size": _at_least(0),
-    "ramp_epochs": _at_least(0),
-    "heading_noise_deg": _at_least(0),
-    "offset_m": _at_least(0),
-    "missing_band": _SHARE,
-    "limited_view": _SHARE,
-    "colour_jitter": _SHARE,
-    "random_convolution": _SHARE,
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False))
 class Recipe:
-    """One training run. Lengths in metres, angles in degrees, durations in epochs or steps."""
+    """One training run. Lengths in metres, angles in degrees, durations in epochs or steps.
+
+    Raises:
+        ValidationError, RecipeError: a value that its field cannot take.
+    """
 
     name: str
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Annotated[EncoderConfig, AfterValidator(_check_encoder)] = field(
+        default_factory=EncoderConfig
+    )
     pretrained: bool = False  # ImageNet initialisation of the trunk
-    # The trunk's weights up to so many of its maps stay as they begin: what ImageNet taught them
-    # of photographs is kept, and a step is cheaper.
-    frozen_maps: int = 0
+    # The first maps of the trunk keep their initial weights: they know photographs from ImageNet,
+    # and a step costs less.
+    frozen_maps: Annotated[int, Field(ge=0, le=3)] = 0
 
     loss: Literal["triplet", "info_nce"] = "triplet"
-    alpha: float = 10.0  # "triplet", eq. 4-6
-    temperature: float = 0.07  # "info_nce"
-    label_smoothing: float = 0.1  # "info_nce"
+    alpha: Positive = 10.0  # "triplet", eq. 4-6
+    temperature: Positive = 0.07  # "info_nce"
+    label_smoothing: Decay = 0.1  # "info_nce"
     # Two views nearer than this show the same place and are no negatives of each other. The paper
-    # knows no positions; 0 keeps every other pair a negative.
-    negative_distance_m: float = 0.0
+    # uses no positions; 0 keeps every other pair a negative.
+    negative_distance_m: Amount = 0.0
 
-    # Global mining strategy (GMS). The paper fixes none of these. To "info_nce" the queue is more
-    # aerials that each street must be told from.
-    queue_length: int = 0  # descriptors kept; 0: without GMS
-    queue_hardest: int = 8  # "the most difficult negatives" of a batch: the top eighth
-    queue_start_epoch: int = 0  # fig. 7: at the beginning of training it hurts
-    queue_weight: float = 1.0  # "triplet": of the queue's mean beside the batch's mean
+    # Global mining strategy (GMS). The paper fixes none of these. For "info_nce" the queue holds
+    # further negatives of each street.
+    queue_length: Natural = 0  # descriptors kept; 0: without GMS
+    queue_hardest: Count = 8  # "the most difficult negatives" of a batch: the top eighth
+    queue_start_epoch: Natural = 0  # fig. 7: GMS hurts at the beginning of training
+    queue_weight: Amount = 1.0  # "triplet": weight of the queue's mean beside the batch's mean
 
-    # Which pairs share a batch: "shuffle" takes them from everywhere, as the paper does; "region"
-    # from ground `region_m` wide; "hard" groups neighbours on the ground, and from an epoch on,
-    # look-alikes by the descriptors of the epoch before.
+    # Which pairs share a batch. "shuffle": pairs from everywhere, as in the paper. "region": pairs
+    # from ground `region_m` wide. "hard": groups of neighbours on the ground, and from
+    # `sampling_visual_epoch` on of look-alikes by the previous epoch's descriptors.
     sampling: Literal["shuffle", "region", "hard"] = "shuffle"
-    region_m: float = 3000.0
-    sampling_group: int = 8
-    sampling_visual_epoch: int = 2
+    region_m: Positive = 3000.0
+    sampling_group: Several = 8
+    sampling_visual_epoch: Natural = 2
 
     # Optimisation.
-    epochs: int = 100
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
+    epochs: Count = 100
+    batch_size: Several = 64
+    learning_rate: Positive = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: Amount = 0.0
     schedule: Literal["step", "cosine"] = "step"
-    step_epochs: int = 80  # "step": every so many epochs the rate falls to a tenth
-    warmup_steps: int = 0
-    ema: float = 0.0  # decay of the moving average of weights that is stored; 0: the weights
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the network's arithmetic in training
-    # Pairs through the network at a time, 0: the whole batch. Smaller ones save memory and cost a
-    # second forward pass; the gradient is the whole batch's. Trunks with batch norm must be at 0.
-    chunk_size: int = 0
-    stored: Literal["fp32", "fp16"] = "fp32"  # of the checkpoint's weights
+    step_epochs: Count = 80  # "step": the rate falls to a tenth every so many epochs
+    warmup_steps: Natural = 0
+    ema: Decay = 0.0  # decay of the stored moving average of weights; 0: store the weights
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # arithmetic of the network in training
+    # Pairs through the network at a time; 0: the whole batch. A small number saves memory and
+    # costs a second forward pass; the gradient is the whole batch's. Batch norm requires 0.
+    chunk_size: Natural = 0
+    stored: Literal["fp32", "fp16"] = "fp32"  # type of the checkpoint's weights
 
-    # Augmentation.
-    # What follows but for rotation and mirror grows from nothing over so many epochs: at full
-    # strength from the start it costs most of what a short run can learn.
-    ramp_epochs: int = 0
-    # "street" turns the street view alone, as the paper does (which loses the north alignment);
-    # "joint" turns both views by the same quarter turn; "none".
+    # Augmentation. Everything except rotation and mirror grows from nothing over `ramp_epochs`:
+    # full strength from the start costs most of what a short run can learn.
+    ramp_epochs: Natural = 0
+    # "street" rolls the street view alone, as in the paper, which loses the north alignment;
+    # "joint" rotates both views by the same quarter turn.
     rotation: Literal["street", "joint", "none"] = "street"
-    mirror: bool = False  # both views, east for west
-    heading_noise_deg: float = 0.0  # uniform, street only: compass error, and rolls that miss
-    offset_m: float = 0.0  # the street may stand so far from the tile's centre, on each axis
-    missing_band: float = 0.0  # share of panoramas that lose a random top and bottom
-    limited_view: float = 0.0  # share of panoramas of which an arc is left, as of a photograph
-    colour_jitter: float = 0.0  # each view alone: brightness, contrast, colour balance
+    mirror: bool = False  # exchange east and west in both views
+    heading_noise_deg: Amount = 0.0  # uniform, street only: compass errors, rolls that miss
+    offset_m: Amount = 0.0  # largest offset of the street from the tile's centre, on each axis
+    missing_band: Share = 0.0  # share of panoramas that lose a random top and bottom
+    limited_view: Share = 0.0  # share of panoramas that keep only an arc, as a photograph does
+    colour_jitter: Share = 0.0  # each view alone: brightness, contrast, colour balance
     # Share of views, each alone, blended with a random convolution of themselves (RandConv, Xu et
-    # al. 2021): shapes stay, and neither colour nor texture can be relied on.
-    random_convolution: float = 0.0
+    # al. 2021): shapes stay; colour and texture become unreliable.
+    random_convolution: Share = 0.0
 
     def __post_init__(self) -> None:
-        for name, (words, holds) in _RANGES.items():
-            value = attrgetter(name)(self)
-            for one in value if type(value) is tuple else (value,):  # a Band is one value
-                if not holds(one):
-                    raise RecipeError(f"{name} is {one}: it must be {words}")
         if self.chunk_size and self.encoder.network.trunk in BATCH_NORM_TRUNKS:
             raise RecipeError(
                 f"chunk_size is {self.chunk_size}: {self.encoder.network.trunk} has batch norm, "
-                "which needs the batch whole; set chunk_size to 0, or choose another trunk"
+                "which needs the whole batch; set chunk_size to 0, or choose another trunk"
             )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON values."""
+        return asdict(self) | {"encoder": self.encoder.as_dict()}
 
 
 MSAE_VGG16 = Recipe(
@@ -179,14 +161,14 @@ MSAE_VGG16 = Recipe(
         aerial_footprint_m=176.0,
     ),
     pretrained=True,
-    queue_length=1024,  # two epochs' worth is stale, one batch's is not global: 16 batches of 64
+    queue_length=1024,  # 16 batches: two epochs would be stale, one batch is not global
     queue_start_epoch=10,
 )
 
 MSAE_DEMO = Recipe(
     name="msae-demo",
     encoder=EncoderConfig(NetworkConfig(), Preprocessing(), aerial_footprint_m=64.0),
-    negative_distance_m=11.0,  # within half a stride on both axes a tile still is the place
+    negative_distance_m=11.0,  # half a stride on both axes: such a tile shows the same place
     queue_length=1024,
     queue_hardest=16,
     queue_start_epoch=2,
@@ -206,15 +188,15 @@ MSAE_DEMO = Recipe(
     colour_jitter=0.2,
 )
 
-# What it does beyond the paper is for photographs, whose two views differ more than a town's:
+# Its additions to the paper are for photographs, whose two views differ more than a town's: see
 # docs/decisions.md.
 SKYFIX_MODERN = replace(
     MSAE_DEMO,
     name="skyfix-modern",
     encoder=EncoderConfig(
-        # It costs a CPU less than the small trunk, and ImageNet taught it photographs.
+        # It is cheaper on a CPU than the small trunk, and ImageNet taught it photographs.
         NetworkConfig(trunk="efficientnet_lite0", neck=64),
-        # It was taught with (level - 127) / 128, which this is but for 0.4 %.
+        # Its ImageNet weights expect (level - 127) / 128; this differs by 0.4 %.
         Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         aerial_footprint_m=64.0,
     ),
@@ -248,7 +230,7 @@ WITHOUT = {
 def find(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of that name with `field=value` overrides applied in order.
 
-    Fields of the encoder are reached by dots: `encoder.preprocessing.projection=ground`.
+    Dots reach the fields of the encoder: `encoder.preprocessing.projection=ground`.
 
     Raises:
         RecipeError: unknown recipe or field, or a value of the wrong type or out of its range.
@@ -258,68 +240,56 @@ def find(name: str, overrides: Sequence[str] = ()) -> Recipe:
     except KeyError:
         raise RecipeError(f"recipe {name!r} is unknown; known: {', '.join(RECIPES)}") from None
     for override in overrides:
-        path, separator, text = override.partition("=")
-        if not separator:
-            raise RecipeError(f"override {override!r} is not of the form field=value")
-        recipe = _replaced(recipe, path.split("."), text, override)
+        try:
+            recipe = Recipe(**_overridden(asdict(recipe), override))
+        except ValidationError as error:
+            raise RecipeError(f"override {override!r}: {_explained(error)}") from None
+        except RecipeError as error:
+            raise RecipeError(f"override {override!r}: {error}") from None
     return recipe
 
 
-def _replaced(config: Any, path: Sequence[str], text: str, override: str) -> Any:
-    hints = typing.get_type_hints(type(config))
-    name = path[0]
-    if name not in {one.name for one in dataclasses.fields(config)}:
-        known = ", ".join(sorted(hints))
-        raise RecipeError(f"override {override!r}: no field {name!r}; fields: {known}")
-    if len(path) > 1:
-        if not dataclasses.is_dataclass(hints[name]):
-            raise RecipeError(f"override {override!r}: {name!r} has no fields of its own")
-        value = _replaced(getattr(config, name), path[1:], text, override)
-    else:
-        try:
-            value = _parsed(text, hints[name])
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"override {override!r}: {error}") from None
-    try:
-        return replace(config, **{name: value})
-    except ValueError as error:
-        raise RecipeError(f"override {override!r}: {error}") from None
+def _overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """Nested `values` with the text of `override` in its field, which pydantic then parses."""
+    path, separator, text = override.partition("=")
+    if not separator:
+        raise RecipeError("it is not of the form field=value")
+    fields = values
+    *parents, last = path.split(".")
+    for parent in parents:
+        fields = _field(fields, parent)
+        if not isinstance(fields, dict):
+            raise RecipeError(f"{parent!r} has no fields")
+    before = _field(fields, last)
+    if isinstance(before, dict):
+        raise RecipeError(f"set the fields of {last} one by one: {', '.join(sorted(before))}")
+    fields[last] = _split(text, before) if isinstance(before, tuple | None) else text
+    return values
 
 
-def _parsed(text: str, hint: Any) -> Any:
-    """`text` as a value of a field's type."""
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if text not in options:
-            raise ValueError(f"{text!r} is not one of {', '.join(options)}")
-        return text
-    if origin in (types.UnionType, typing.Union):
-        if text.lower() == "none" and type(None) in options:
-            return None
-        return _parsed(text, next(one for one in options if one is not type(None)))
-    if origin is tuple:
-        return tuple(map(_parsed, _parts(text, len(options)), options))
-    if hint is Band:
-        return Band(*map(float, _parts(text, 2)))
-    if hint is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{text!r} is neither true nor false")
-        return text.lower() == "true"
-    if hint in (int, float, str):
-        return hint(text)
-    raise TypeError(f"a whole {getattr(hint, '__name__', hint)} cannot be given")
+def _field(fields: dict[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise RecipeError(f"no field {name!r}; fields: {', '.join(sorted(fields))}")
+    return fields[name]
 
 
-def _parts(text: str, count: int) -> list[str]:
-    parts = text.split(",")
+def _split(text: str, before: tuple[Any, ...] | None) -> list[str] | None:
+    """The parts of a tuple's text. Only a band can be None, before or now."""
+    if text.lower() == "none":
+        return None
+    parts, count = text.split(","), len(before or Band._fields)
     if len(parts) != count:
-        raise ValueError(f"{text!r} is not {count} values between commas")
+        raise RecipeError(f"{text!r} is not {count} values separated by commas")
     return parts
 
 
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values."""
-    return asdict(recipe) | {"encoder": recipe.encoder.as_dict()}
+def _explained(error: ValidationError) -> str:
+    """The first error: field, value, allowed values."""
+    first = error.errors()[0]
+    name = ".".join(part for part in first["loc"] if isinstance(part, str))
+    if first["type"] == "value_error":
+        return f"{name}: {first['ctx']['error']}"
+    return f"{name} is {first['input']}: {first['msg'].replace('Input should be', 'it must be')}"
 
 
 for _part, _less in WITHOUT.items():

@@ -1,15 +1,16 @@
-"""Options of several commands, and their numbers, which argparse refuses out of bounds."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from training.data import datasets
 
-# A private class where argparse returns its sub-parsers, and generic to typing alone.
+# argparse returns a private class, which is generic to type checkers only.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 MAX_SEED = 2**63 - 1  # torch's
@@ -20,14 +21,14 @@ def seeds(text: str) -> Sequence[int]:
     first, _, last = text.partition("-")
     found = range(int(first), int(last or first) + 1)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text} holds no seed: the first comes first")
+        raise argparse.ArgumentTypeError(f"{text} holds no seed: give the lower seed first")
     if found[-1] > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{found[-1]}: a seed is at most {MAX_SEED}")
     return found
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
+    """A whole number, 1 or more."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: it must be 1 or more")
@@ -35,36 +36,59 @@ def count(text: str) -> int:
 
 
 def angles(text: str) -> tuple[float, ...]:
-    """Numbers between commas."""
+    """Numbers separated by commas."""
     return tuple(map(float, text.split(",")))
 
 
-def of_data() -> argparse.ArgumentParser:
-    """A parent for commands that read a dataset and use a device."""
-    data = argparse.ArgumentParser(add_help=False)
-    data.add_argument(
+def dataset_options() -> argparse.ArgumentParser:
+    """A parent parser for commands that read a dataset and use a device."""
+    parent = argparse.ArgumentParser(add_help=False)
+    parent.add_argument(
         "--dataset",
         choices=sorted(datasets.DATASETS),
         default="town",
-        help="what the folder holds (town); folder: pairs.csv",
+        help="kind of dataset (town); folder: images listed in pairs.csv",
     )
-    data.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is"
+    parent.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: a GPU if there is one (auto)",
     )
-    return data
+    return parent
 
 
-def add_overrides(command: argparse.ArgumentParser, whose: str) -> None:
-    """`--set`, of which each one is a field of `whose` recipe."""
+def add_training_options(command: argparse.ArgumentParser, *, recipes: str) -> None:
+    """Options of the commands that train; `recipes` says in words which recipes `--set` changes."""
+    command.add_argument("--split", help="split to train on (the dataset's training split)")
+    command.add_argument(
+        "--validation-split", help="split to measure with (the dataset's split held out of --split)"
+    )
+    add_cache(command)
     command.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help=f"a field of {whose} recipe; may be given several times",
+        help=f"change a field of {recipes}; repeatable",
     )
 
 
 def add_cache(command: argparse.ArgumentParser) -> None:
     """`--cache`; see `pairs.read_arrays`."""
-    command.add_argument("--cache", type=Path, help="for pairs beyond memory; --out by default")
+    command.add_argument(
+        "--cache", type=Path, help="folder for pairs that do not fit in memory (--out)"
+    )
+
+
+def seed_folders(out: Path, run_seeds: Sequence[int]) -> list[tuple[int, Path]]:
+    """Each seed's result folder: `out` itself for a single seed.
+
+    Raises:
+        NotADirectoryError: a file is in the way.
+    """
+    folders = [out / f"{seed}" if len(run_seeds) > 1 else out for seed in run_seeds]
+    for folder in folders:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "--out is a file", str(folder))
+    return list(zip(run_seeds, folders, strict=True))

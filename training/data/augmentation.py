@@ -1,9 +1,8 @@
-"""Pair-consistent augmentation: what is done to one view is answered in the other.
+"""Pair-consistent augmentation: a change of one view is matched in the other.
 
 Every draw is a function of (seed, epoch, row), never of batch, order or worker, so a resumed run
-sees what an uninterrupted one would have seen. Whole batches are changed at once, on the device
-that trains: one pair at a time, a processor would keep a GPU waiting. What a GPU is sent, it is
-sent without waiting for what it still has to do.
+sees the same as an uninterrupted run. Whole batches are changed at once, on the device that
+trains: one pair at a time, a CPU would keep a GPU waiting.
 """
 
 from __future__ import annotations
@@ -20,44 +19,45 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training import distributed as processes
+from training import distributed
+from training.data.arrays import Arrays
 from training.data.image_operations import (
     Fill,
-    blanked,
-    convolved,
-    facing,
-    limited,
-    mirrored,
-    recoloured,
-    sent,
-    shifted,
-    turned,
+    Floats,
+    blank_rows,
+    change_colours,
+    convolve,
+    limit_view,
+    mirror,
+    quarter_turn,
+    send,
+    shift_tiles,
+    turn_norths,
 )
-from training.data.pairs import Arrays
+from training.data.sampling import generator
 from training.recipes import Recipe
-from training.run.sampling import generator
 
-BLANK_SHARE = 0.45  # at most so much of the band is lost at the top, and at the bottom
-ARC_DEG = (60.0, 300.0)  # what a limited view keeps
-RESIDENT_SHARE = 0.6  # of a GPU's free memory may be filled by the pictures
+BLANK_SHARE = 0.45  # of the band may be lost at the top, and as much at the bottom
+ARC_DEG = (60.0, 300.0)  # visible arc of a limited view
+RESIDENT_SHARE = 0.6  # of a GPU's free memory may hold images
 
 log = logging.getLogger(__name__)
 
 
-class Pictures(NamedTuple):
-    """The pictures of `Arrays`, same shapes and rows, and the device that trains on them."""
+class ImageTensors(NamedTuple):
+    """The images of `Arrays`, in the same shapes and rows, and the device that trains on them."""
 
     strips: Tensor
     chips: Tensor
     device: str
 
     @classmethod
-    def of(cls, arrays: Arrays, device: str = "cpu") -> Pictures:
-        """On `device` if they leave it room to train, else where they are, to be sent by batch."""
+    def of(cls, arrays: Arrays, device: str = "cpu") -> ImageTensors:
+        """On `device` if that leaves room to train; else in main memory, sent batch by batch."""
         here = cls(torch.from_numpy(arrays.strips), torch.from_numpy(arrays.chips), device)
         if torch.device(device).type != "cuda":
             return here
-        # What an earlier run of this process has left counts as taken.
+        # Free the leftovers of an earlier run of this process; they would count as taken.
         gc.collect()
         torch.cuda.empty_cache()
         size, free = here.strips.nbytes + here.chips.nbytes, torch.cuda.mem_get_info(device)[0]
@@ -71,130 +71,138 @@ class Pictures(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What is done to B pairs, float64, (B,) if no shape is given.
+    """The random changes of B pairs, float64, (B,) if no shape is given.
 
-    east, south: pixels by which the tile's centre is moved. quarters: of a turn, counter-clockwise,
-    of the ground; turn: of the street alone, as a fraction. flip: 1 for east and west exchanged.
-    blank: (B, 2) rows lost at the top and at the bottom. arc: fraction of the turn that is left,
-    around `arc_centre`. colours: (B, 2, 5) of both views: three gains, a shift, an exponent.
-    blend: (B, 2), how much of both views their convolution replaces. kernels: (B, 2, 3, 3, 3, 3)
-    of both: channels out, channels in, rows, columns.
+    east, south: pixels by which the tile's centre moves. quarters: quarter turns of the ground,
+    counter-clockwise. roll: of the street alone, as a fraction of 360 degrees. mirrored: 1 where
+    east and west are exchanged. blank: (B, 2) rows lost at the top and at the bottom. arc: visible
+    fraction of 360 degrees, around `arc_centre`. colours: (B, 2, 5) for street and aerial: three
+    gains, a shift, an exponent. blend: (B, 2), share of street and aerial that their convolution
+    replaces. kernels: (B, 2, 3, 3, 3, 3): channels out, channels in, rows, columns.
     """
 
-    east: NDArray[np.float64]
-    south: NDArray[np.float64]
-    quarters: NDArray[np.float64]
-    turn: NDArray[np.float64]
-    flip: NDArray[np.float64]
-    blank: NDArray[np.float64]
-    arc: NDArray[np.float64]
-    arc_centre: NDArray[np.float64]
-    colours: NDArray[np.float64]
-    blend: NDArray[np.float64]
-    kernels: NDArray[np.float64]
+    east: Floats
+    south: Floats
+    quarters: Floats
+    roll: Floats
+    mirrored: Floats
+    blank: Floats
+    arc: Floats
+    arc_centre: Floats
+    colours: Floats
+    blend: Floats
+    kernels: Floats
 
 
-def draws_of(recipe: Recipe) -> dict[str, int]:
-    """Uniform numbers a pair: of each thing that the recipe draws, so many."""
+def draw_counts(recipe: Recipe) -> dict[str, int]:
+    """How many uniform numbers a pair needs, by the change that uses them."""
     counts = {
-        "shift": 2, "turn": 2, "quarter": 1, "flip": 1, "blank": 3, "view": 3, "colour": 12,
+        "shift": 2, "roll": 2, "quarter": 1, "mirror": 1, "blank": 3, "arc": 3, "colours": 12,
     }  # fmt: skip
-    # Seven times all others: not for nothing.
-    return counts | ({"mixed": 2 * 3, "kernels": 2 * 3**4} if recipe.random_convolution else {})
+    # Convolution needs seven times as many numbers as all other changes.
+    return counts | ({"blend": 2 * 3, "kernels": 2 * 3**4} if recipe.random_convolution else {})
 
 
-def drawn(uniform: NDArray[np.float64], recipe: Recipe, epoch: int, margin: int) -> Draws:
-    """`uniform` (B, the sum of `draws_of`) in 0..1 as what the recipe does in that epoch."""
+def draw(uniform: Floats, recipe: Recipe, epoch: int, margin: int) -> Draws:
+    """The changes that the recipe makes in an epoch, from numbers in 0..1, (B, all counts)."""
     strength = min(1.0, epoch / recipe.ramp_epochs) if recipe.ramp_epochs else 1.0
-    counts = draws_of(recipe)
+    counts = draw_counts(recipe)
     ends = np.cumsum(list(counts.values()))[:-1]
-    of = dict(zip(counts, np.split(uniform, ends, axis=1), strict=True))
+    numbers = dict(zip(counts, np.split(uniform, ends, axis=1), strict=True))
     reach = min(margin, strength * recipe.offset_m / metres_per_pixel(recipe))
-    east, south = np.round(reach * (2.0 * of["shift"] - 1.0)).T
-    noise, around = of["turn"].T
-    turn = (2.0 * noise - 1.0) * strength * recipe.heading_noise_deg / 360.0
+    east, south = np.round(reach * (2.0 * numbers["shift"] - 1.0)).T
+    noise, around = numbers["roll"].T
+    roll = (2.0 * noise - 1.0) * strength * recipe.heading_noise_deg / 360.0
     if recipe.rotation == "street":
-        turn = turn + around
-    lost = of["blank"][:, :1] < strength * recipe.missing_band
-    rows = np.floor(BLANK_SHARE * recipe.encoder.preprocessing.strip_size[0] * of["blank"][:, 1:])
-    narrow, width, centre = of["view"].T
+        roll = roll + around
+    loses = numbers["blank"][:, :1] < strength * recipe.missing_band
+    height = recipe.encoder.preprocessing.strip_size[0]
+    rows = np.floor(BLANK_SHARE * height * numbers["blank"][:, 1:])
+    narrow, width, centre = numbers["arc"].T
     low, high = (degrees / 360.0 for degrees in ARC_DEG)
-    tone = (2.0 * of["colour"] - 1.0).reshape(-1, 2, 6) * strength * recipe.colour_jitter
-    blend, kernels = np.zeros((len(uniform), 2)), np.zeros((len(uniform), 2, 3, 3, 3, 3))
-    if recipe.random_convolution:
-        mixed, share, point = of["mixed"].reshape(-1, 2, 3).transpose(2, 0, 1)
-        blend = share * (mixed < strength * recipe.random_convolution)
-        kernels = 2.0 * of["kernels"].reshape(kernels.shape) - 1.0
-        middle = np.pad([[1.0]], 1)  # half of them have one pixel alone: they mix channels
-        kernels *= np.where(point[..., None, None, None, None] < 0.5, middle, 1.0)
-    gains = 1.0 + tone[..., :1] + 0.3 * tone[..., 1:4]
+    blend, kernels = _draw_convolutions(numbers, recipe, strength)
     return Draws(
         east,
         south,
-        np.floor(4.0 * of["quarter"][:, 0]) * (recipe.rotation == "joint"),
-        turn,
-        ((of["flip"][:, 0] < 0.5) & recipe.mirror).astype(np.float64),
-        rows * lost,
+        np.floor(4.0 * numbers["quarter"][:, 0]) * (recipe.rotation == "joint"),
+        roll,
+        ((numbers["mirror"][:, 0] < 0.5) & recipe.mirror).astype(np.float64),
+        rows * loses,
         np.where(narrow < strength * recipe.limited_view, low + (high - low) * width, 1.0),
         centre,
-        np.concatenate([gains, 0.3 * tone[..., 4:5], np.exp(tone[..., 5:6])], -1),
+        _draw_colours(numbers["colours"], strength, recipe.colour_jitter),
         blend,
         kernels,
     )
 
 
+def _draw_colours(uniform: Floats, strength: float, jitter: float) -> Floats:
+    tone = (2.0 * uniform - 1.0).reshape(-1, 2, 6) * strength * jitter
+    gains = 1.0 + tone[..., :1] + 0.3 * tone[..., 1:4]
+    return np.concatenate([gains, 0.3 * tone[..., 4:5], np.exp(tone[..., 5:6])], -1)
+
+
+def _draw_convolutions(
+    numbers: dict[str, Floats], recipe: Recipe, strength: float
+) -> tuple[Floats, Floats]:
+    count = len(numbers["shift"])
+    if not recipe.random_convolution:
+        return np.zeros((count, 2)), np.zeros((count, 2, 3, 3, 3, 3))
+    chance, share, point = numbers["blend"].reshape(-1, 2, 3).transpose(2, 0, 1)
+    blend = share * (chance < strength * recipe.random_convolution)
+    kernels = 2.0 * numbers["kernels"].reshape(count, 2, 3, 3, 3, 3) - 1.0
+    middle = np.pad([[1.0]], 1)  # half of the kernels keep one pixel: they only mix channels
+    kernels *= np.where(point[..., None, None, None, None] < 0.5, middle, 1.0)
+    return blend, kernels
+
+
 def metres_per_pixel(recipe: Recipe) -> float:
-    """Of the network's view of a tile."""
+    """Ground resolution of the network's aerial view."""
     return recipe.encoder.aerial_footprint_m / recipe.encoder.preprocessing.input_size
 
 
 def augment(
-    strips: Tensor,
-    norths: NDArray[np.float64],
-    chips: Tensor,
-    margin: int,
-    draws: Draws,
-    fill: Fill,
+    strips: Tensor, norths: Floats, chips: Tensor, margin: int, draws: Draws, fill: Fill
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(strips, norths, tiles) of B pairs after what was drawn, on the device of the pictures.
+    """(strips, norths, tiles) of B pairs after their changes, on the device of the images.
 
     strips: uint8 (B, h, w, 3). norths: (B,). chips: uint8 (B, P, P, 3), the tile and `margin`
     pixels around it.
     """
-    flip = draws.flip > 0.0
-    norths = facing(norths + draws.turn, draws.quarters, flip)
-    tiles = turned(shifted(chips, margin, draws.east, draws.south), draws.quarters)
-    strips, tiles = mirrored(strips, tiles, flip)
-    strips = blanked(strips, draws.blank, fill)
-    strips = limited(strips, 360.0 * draws.arc, draws.arc_centre, fill)
+    mirrored = draws.mirrored > 0.0
+    norths = turn_norths(norths + draws.roll, draws.quarters, mirrored)
+    tiles = quarter_turn(shift_tiles(chips, margin, draws.east, draws.south), draws.quarters)
+    strips, tiles = mirror(strips, tiles, mirrored)
+    strips = blank_rows(strips, draws.blank, fill)
+    strips = limit_view(strips, 360.0 * draws.arc, draws.arc_centre, fill)
 
-    def altered(images: Tensor, view: int) -> Tensor:
-        images = recoloured(images, draws.colours[:, view])
-        return convolved(images, draws.blend[:, view], draws.kernels[:, view])
+    def recolour(images: Tensor, view: int) -> Tensor:
+        images = change_colours(images, draws.colours[:, view])
+        return convolve(images, draws.blend[:, view], draws.kernels[:, view])
 
-    return altered(strips, 0), sent(norths, strips.device), altered(tiles, 1)
+    return recolour(strips, 0), send(norths, strips.device), recolour(tiles, 1)
 
 
-def moved(
-    positions: NDArray[np.float64], east_m: NDArray[np.float64], north_m: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def move_points(positions: Floats, east_m: Floats, north_m: Floats) -> Floats:
     """Points (B, 3) moved along the ground's tangent plane (NaN stays NaN)."""
     x, y, z = positions.T
     across = np.hypot(x, y)
     radius = np.hypot(across, z)
-    nothing = np.zeros_like(x)
-    east = np.stack([-y, x, nothing]) / across
-    # The geocentric vertical tilts by at most 0.2 degrees from the ellipsoid's: the point is off
-    # by at most 0.4 % of the way, upward.
+    east = np.stack([-y, x, np.zeros_like(x)]) / across
+    # The geocentric vertical differs by at most 0.2 degrees from the ellipsoid's: the moved point
+    # is too high by at most 0.4 % of the way.
     north = np.stack([-x * z / across, -y * z / across, across]) / radius
-    result: NDArray[np.float64] = (positions.T + east_m * east + north_m * north).T
-    return result
+    moved: Floats = (positions.T + east_m * east + north_m * north).T
+    return moved
 
 
 class Batch(NamedTuple):
-    """B augmented pairs. strips uint8 (B, 3, h, w), norths (B,), tiles uint8 (B, 3, S, S), ids
-    int64 (B,), equal for pairs of one tile; positions of streets and of tiles' centres (B, 3),
-    earth-centred metres. rows: int64 (B,), where the pairs lie in their arrays; empty: nowhere."""
+    """B augmented pairs.
+
+    strips: uint8 (B, 3, h, w). norths: (B,). tiles: uint8 (B, 3, S, S). ids: int64 (B,), equal for
+    pairs of one tile. street_positions, tile_positions (of the centres): (B, 3), earth-centred
+    metres. rows: int64 (B,), the pairs' rows in their arrays; empty if they have none.
+    """
 
     strips: Tensor
     norths: Tensor
@@ -214,25 +222,27 @@ def batches(
     *,
     start: int = 0,
     workers: int = 1,
-    pictures: Pictures | None = None,
+    images: ImageTensors | None = None,
 ) -> Iterator[Batch]:
-    """One epoch in this order, whole batches only.
+    """This process's share of each whole batch of an epoch.
 
-    Gives this process's share of each. `start` leaves out that many batches: where a resumed
-    epoch goes on. `pictures`: those of `arrays`, for another device than the CPU.
-    `workers` batches are made ahead of their use; none where the pictures lie on a GPU, which
-    makes them itself.
+    Args:
+        order: the pairs in the order in which the epoch takes them.
+        start: batches to leave out, for an epoch that resumes.
+        workers: batches made ahead of their use. A GPU that holds the images makes none ahead.
+        images: the images of `arrays`, for another device than the CPU.
     """
-    pictures = pictures or Pictures.of(arrays)
+    images = images or ImageTensors.of(arrays)
     size = recipe.batch_size
-    own = processes.share(size)
+    own = distributed.own_rows(size)
     chunks = [order[i : i + size][own] for i in range(start * size, len(order) - size + 1, size)]
-    uniform = generator(seed, epoch).random((len(arrays), sum(draws_of(recipe).values())))
+    uniform = generator(seed, epoch).random((len(arrays), sum(draw_counts(recipe).values())))
 
     def batch(rows: NDArray[np.int64]) -> Batch:
-        return _batch(arrays, pictures, rows, uniform[rows], recipe, epoch)
+        draws = draw(uniform[rows], recipe, epoch, arrays.margin)
+        return _batch(arrays, images, rows, draws, recipe)
 
-    if pictures.strips.is_cuda:
+    if images.strips.is_cuda:
         yield from map(batch, chunks)
         return
     with ThreadPoolExecutor(workers) as ahead:
@@ -246,32 +256,25 @@ def batches(
 
 
 def _batch(
-    arrays: Arrays,
-    pictures: Pictures,
-    rows: NDArray[np.int64],
-    uniform: NDArray[np.float64],
-    recipe: Recipe,
-    epoch: int,
+    arrays: Arrays, images: ImageTensors, rows: NDArray[np.int64], draws: Draws, recipe: Recipe
 ) -> Batch:
-    draws = drawn(uniform, recipe, epoch, arrays.margin)
-    at = sent(rows, pictures.strips.device)
+    at = send(rows, images.strips.device)
     strips, norths, tiles = augment(
-        pictures.strips.index_select(0, at).to(pictures.device, non_blocking=True),
+        images.strips.index_select(0, at).to(images.device, non_blocking=True),
         arrays.norths[rows],
-        pictures.chips.index_select(0, at).to(pictures.device, non_blocking=True),
+        images.chips.index_select(0, at).to(images.device, non_blocking=True),
         arrays.margin,
         draws,
         recipe.encoder.preprocessing.fill,
     )
-    pixel_m = metres_per_pixel(recipe)
+    scale = metres_per_pixel(recipe)
+    positions = arrays.positions[rows]
     return Batch(
         strips.permute(0, 3, 1, 2),
         norths,
         tiles.permute(0, 3, 1, 2),
         torch.from_numpy(rows if arrays.tiles is None else arrays.tiles[rows]),
-        torch.from_numpy(arrays.positions[rows]),
-        torch.from_numpy(
-            moved(arrays.positions[rows], draws.east * pixel_m, -draws.south * pixel_m)
-        ),
+        torch.from_numpy(positions),
+        torch.from_numpy(move_points(positions, draws.east * scale, -draws.south * scale)),
         torch.from_numpy(rows),
     )

@@ -1,6 +1,6 @@
-"""What a dataset's folder holds, what it lacks, and whether its files agree with each other.
+"""A check of a dataset's folder: what it holds, what it lacks, whether its files agree.
 
-Every listed file is looked for; of the pairs that are there, a sample is decoded.
+Every listed file is looked for. A sample of the pairs whose images exist is decoded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from training import recipes
 from training.data import datasets
 from training.data.datasets import Listing
 from training.data.pairs import (
-    AerialView,
+    AerialPoint,
     Pair,
     PairError,
     Reference,
@@ -34,11 +34,11 @@ from training.data.pairs import (
     read_chip,
     read_strip,
 )
-from training.progress import bar
+from training.progress import progress_bar
 
-SAMPLED = 24  # pairs that are decoded, spread evenly over those there
-SHOWN_BY = "msae-demo"  # the recipe as which pairs are read
-NAMED = 3  # absent files that are named
+SAMPLED = 24  # existing pairs to decode, spread evenly
+SHOWN_BY = "msae-demo"  # the recipe whose preprocessing reads the pairs
+NAMED = 3  # absent files to name
 SIDE = 384  # height of the picture in pixels
 GAP = 8  # between its parts
 
@@ -47,7 +47,7 @@ Sizes = Counter[tuple[int, int]]  # (height, width)
 
 @dataclass
 class Sample:
-    """Some pairs, decoded: their images' sizes, those that are sound, and why others are not."""
+    """Some decoded pairs: image sizes, sound pairs, and the errors of the others."""
 
     streets: Sizes = field(default_factory=Counter)
     aerials: Sizes = field(default_factory=Counter)
@@ -57,7 +57,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is in `root`: the splits that can be listed, why others cannot, all tiles by id."""
+    """The contents of `root`: splits that can be listed, errors of the others, tiles by id."""
 
     name: str
     root: Path
@@ -68,39 +68,39 @@ class Findings:
 
     @property
     def usable(self) -> bool:
-        """Whether there is a pair that can be read."""
+        """Whether any pair can be read."""
         return bool(self.sample.sound)
 
     @property
     def trouble(self) -> str:
-        """What is wrong though pairs can be read, in one line; empty where nothing is.
+        """The faults in one line; empty if there are none.
 
-        Absent images are not: a copy may hold a part.
+        Absent images are no fault: a copy may hold a part of the dataset.
         """
-        told = [f"{_title(split)} is unusable" for split in self.faults]
-        told += [f"{a} and {b} share {n} pairs" for a, b, n in _shared(self.listings) if n]
+        faults = [f"{_title(split)} is unusable" for split in self.faults]
+        faults += [f"{a} and {b} share {n} pairs" for a, b, n in _shared(self.listings) if n]
         if broken := len(self.sample.unreadable):
-            told.append(f"{broken} of {broken + len(self.sample.sound)} sampled are unreadable")
-        return "; ".join(told)
+            faults.append(f"{broken} of {broken + len(self.sample.sound)} sampled are unreadable")
+        return "; ".join(faults)
 
 
 def examine(name: str, root: Path) -> Findings:
-    """Look through a dataset's folder.
+    """Check a dataset's folder. Faults of the folder are in the findings.
 
     Raises:
-        PairError: the dataset is unknown. What is wrong with the folder is in the findings.
+        PairError: the dataset is unknown.
     """
     datasets.find(name)
     splits = _splits(name, root)
     listings: dict[str, Listing] = {}
     references: dict[str, Reference] = {}
     faults: dict[str, str] = {}
-    with bar(f"looking through {name}", len(splits)) as advance:
+    with progress_bar(f"looking through {name}", len(splits)) as advance:
         for split in splits:
             try:
                 listings[split] = datasets.listing(name, root, split)
                 gallery = datasets.list_references(name, root, split)
-                references |= {one.id: one for one in gallery}
+                references |= {tile.id: tile for tile in gallery}
             except (SkyfixError, OSError) as error:
                 faults[split] = str(error)
             advance()
@@ -112,7 +112,7 @@ def _splits(name: str, root: Path) -> Sequence[str]:
     try:
         return datasets.list_splits(name, root)
     except (SkyfixError, OSError):
-        return ["all"]  # of which the listing says the same
+        return ["all"]  # listing it reports the same error
 
 
 def _sampled(pairs: Sequence[Pair]) -> Sample:
@@ -124,7 +124,7 @@ def _sampled(pairs: Sequence[Pair]) -> Sample:
             sample.streets[height, width] += 1
             sample.aerials[aerial] += 1
             _check_inside(pair.aerial, *aerial)
-            read_strip(pair, preprocessing)  # which refuses an unknown heading
+            read_strip(pair, preprocessing)  # refuses an unknown heading
         except (SkyfixError, OSError) as error:
             sample.unreadable.append(f"{pair.id}: {error}")
             continue
@@ -132,13 +132,13 @@ def _sampled(pairs: Sequence[Pair]) -> Sample:
     return sample
 
 
-def _check_inside(view: AerialView, height: int, width: int) -> None:
-    if not (0.0 <= view.column <= width and 0.0 <= view.row <= height):
-        place = f"the place at column {view.column:g}, row {view.row:g}"
-        raise PairError(f"{place} lies outside {view.path}, which is {width}x{height}")
+def _check_inside(point: AerialPoint, height: int, width: int) -> None:
+    if not (0.0 <= point.column <= width and 0.0 <= point.row <= height):
+        place = f"the point at column {point.column:g}, row {point.row:g}"
+        raise PairError(f"{place} lies outside {point.path}, which is {width}x{height}")
 
 
-def describe(findings: Findings) -> Iterator[str]:
+def report_lines(findings: Findings) -> Iterator[str]:
     """The findings, line by line."""
     yield f"{findings.name} at {findings.root}"
     for split, listing in findings.listings.items():
@@ -148,14 +148,14 @@ def describe(findings: Findings) -> Iterator[str]:
     for training, other, common in _shared(findings.listings):
         verdict = f"{common} pairs SHARED" if common else "disjoint"
         yield f"{training} and {other}: {verdict}"
-    files = [one.aerial.path for one in findings.references.values()]
+    files = [tile.aerial.path for tile in findings.references.values()]
     if files:
         yield _absent_line("tiles of the gallery", files, datasets.absent_files(files), findings)
-    yield from _place_lines(findings)
+    yield from _position_lines(findings)
     dataset, sample = datasets.find(findings.name), findings.sample
     yield from _size_lines("panoramas", sample.streets, dataset.STREET_SIZE)
     yield from _size_lines("aerials", sample.aerials, dataset.AERIAL_SIZE)
-    yield from (f"UNREADABLE: {one}" for one in sample.unreadable)
+    yield from (f"UNREADABLE: {error}" for error in sample.unreadable)
     yield "usable" if findings.usable else "NOT USABLE: no pair can be read"
 
 
@@ -190,8 +190,8 @@ def _absent_line(
 
 
 def _shared(listings: Mapping[str, Listing]) -> Iterator[tuple[str, str, int]]:
-    """A split to train on, one to measure with, and how many pairs are in both: none may be."""
-    ids = {split: {pair.id for pair in one.pairs} for split, one in listings.items()}
+    """(split to train on, split to measure with, number of pairs in both, which must be 0)."""
+    ids = {split: {pair.id for pair in listing.pairs} for split, listing in listings.items()}
     for training in (split for split in ids if split.endswith("train")):
         prefix = training.removesuffix("train")
         for other in ids:
@@ -199,10 +199,11 @@ def _shared(listings: Mapping[str, Listing]) -> Iterator[tuple[str, str, int]]:
                 yield training, other, len(ids[training] & ids[other])
 
 
-def _place_lines(findings: Findings) -> Iterator[str]:
-    """Where a tile shows the street, against the street's own coordinates."""
+def _position_lines(findings: Findings) -> Iterator[str]:
+    """Compare the point where a tile shows the street with the street's own coordinates."""
     off_m, lost = [], 0
-    for pair in (pair for one in findings.listings.values() for pair in one.pairs if pair.tile):
+    pairs = [pair for listing in findings.listings.values() for pair in listing.pairs]
+    for pair in (pair for pair in pairs if pair.tile):
         tile = findings.references.get(pair.tile)
         if tile is None:
             lost += 1
@@ -212,7 +213,7 @@ def _place_lines(findings: Findings) -> Iterator[str]:
             north = (tile.aerial.row - pair.aerial.row) * scale
             off_m.append(distance_m(offset(tile.position, east, north), pair.position))
     if lost:
-        yield f"LOST: {lost} pairs name a tile that is not in the gallery"
+        yield f"LOST: {lost} pairs name a tile that the gallery lacks"
     if off_m:
         yield (
             f"places: {len(off_m)} streets stand {median(off_m):.2f} m (median), at most "
@@ -231,16 +232,16 @@ def _size_lines(kind: str, sizes: Sizes, published: tuple[int, int] | None) -> I
 
 
 def write_picture(pair: Pair, path: Path) -> None:
-    """A pair side by side: the panorama, its inverse polar transform, the aerial crop.
+    """Draw a pair side by side: the panorama, its inverse polar transform, the aerial crop.
 
-    North is up in both squares; band and footprint are those of the recipe SHOWN_BY.
+    North is up in both squares; the recipe SHOWN_BY gives band and footprint.
 
     Raises:
-        PairError: no format of pictures ends like `path`. SkyfixError: the pair cannot be read.
+        PairError: `path` has no image suffix. SkyfixError: the pair cannot be read.
     """
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in ("JPEG", "PNG", "WEBP"):
-        raise PairError(f"{path}: a picture's name ends in .png, .jpg or .webp")
+        raise PairError(f"{path}: give a name that ends in .png, .jpg or .webp")
     encoded = io.BytesIO()
     Image.fromarray(_side_by_side(_parts(pair))).save(encoded, kind)
     path.parent.mkdir(parents=True, exist_ok=True)

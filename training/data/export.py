@@ -1,4 +1,4 @@
-"""A dataset's tiles as a folder with tiles.csv, which `skyfix ingest` takes."""
+"""A dataset's tiles as a folder with tiles.csv, for `skyfix ingest`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from model.atomic_write import atomic_folder, sync
 from model.errors import SkyfixError
 from training.data import datasets
 from training.data.pairs import Reference
-from training.progress import bar
+from training.progress import progress_bar
 
 COLUMNS = ("id", "file", "latitude", "longitude", "size_m")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-# What ingest accepts as a tile's id.
-TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # as `skyfix ingest` requires
 
 
 class ExportError(SkyfixError):
-    """The tiles cannot be handed to `skyfix ingest`."""
+    """`skyfix ingest` could not use the tiles."""
 
 
 def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
-    """Write the tiles that a split is searched in; returns how many.
+    """Write the gallery of a split; returns the number of tiles.
 
-    The images are hard links where the file system allows it, else copies. The folder appears
-    whole or not at all.
+    The images are hard links if the file system allows it, else copies. The folder appears
+    complete or not at all.
 
     Raises:
         PairError: as `datasets.load_references`. ExportError: `out` exists, or a tile has no
@@ -44,7 +43,7 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_folder(out, ExportError) as folder,
-        bar("exporting tiles", len(references)) as advance,
+        progress_bar("exporting tiles", len(references)) as advance,
     ):
         rows = []
         for reference in references:
@@ -58,26 +57,26 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
 
 
 def _check(references: Sequence[Reference]) -> None:
-    """That all are images, under names of their own, before any is copied."""
+    """Refuse rasters and unusable or repeated ids before any image is copied."""
     seen: set[str] = set()
-    for one in references:
-        path = one.aerial.path
+    for tile in references:
+        path = tile.aerial.path
         if path.suffix.lower() not in SUFFIXES:
             raise ExportError(f"{path} is a raster: give it to `skyfix ingest` as it is")
-        if not TILE_ID.fullmatch(one.id):
+        if not TILE_ID.fullmatch(tile.id):
             allowed = "1-128 of A-Z a-z 0-9 . _ -"
-            raise ExportError(f"tile id {one.id!r} is not {allowed}: rename or move {path}")
-        if one.id in seen:
-            raise ExportError(f"two tiles have the id {one.id!r}: rename one of their files")
-        seen.add(one.id)
+            raise ExportError(f"tile id {tile.id!r} is not {allowed}: rename or move {path}")
+        if tile.id in seen:
+            raise ExportError(f"two tiles have the id {tile.id!r}: rename one of their files")
+        seen.add(tile.id)
 
 
 def _row(
     reference: Reference, size: tuple[int, int] | None
 ) -> tuple[str, str, float, float, float]:
-    """The line of tiles.csv, after a look at the image's header."""
-    path, place = reference.aerial.path, reference.position
-    if place is None:
+    """The line of tiles.csv; reads the image's header."""
+    path, position = reference.aerial.path, reference.position
+    if position is None:
         raise ExportError(f"tile {reference.id} has no coordinates: an index needs them")
     try:
         with Image.open(path) as image:
@@ -89,11 +88,11 @@ def _row(
         raise ExportError(f"{path} is {width}x{height}, not {expected}: its metres are unknown")
     size_m = round(width * reference.aerial.metres_per_pixel, 4)
     name = reference.id + path.suffix.lower()
-    return reference.id, name, place.latitude, place.longitude, size_m
+    return reference.id, name, position.latitude, position.longitude, size_m
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, never a symbolic one: the folder must stand on its own."""
+    """A hard link, never a symbolic link: the folder must stand on its own."""
     try:
         os.link(source.resolve(), target)
     except OSError as error:

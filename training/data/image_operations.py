@@ -1,7 +1,7 @@
-"""What augmentation does to images: uint8 (B, h, w, 3), whole batches at once, where they lie.
+"""Image operations of augmentation: uint8 (B, h, w, 3), whole batches, on the images' device.
 
-What is drawn comes as arrays of the host, so that it is known there which rows change; a GPU is
-sent it without being waited for.
+Random draws come as arrays in main memory, so the CPU knows which rows change; they are sent to a
+GPU without waiting for it.
 """
 
 from __future__ import annotations
@@ -16,133 +16,131 @@ from torch import Tensor
 from torch.nn import functional
 
 Fill = tuple[int, int, int]
+Floats = NDArray[np.float64]
 
 
-def sent(values: NDArray[Any], device: torch.device) -> Tensor:
-    """On the device, which is not waited for."""
+def send(values: NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on a device, without waiting for the device."""
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 
-def _where(
-    rows: NDArray[np.bool_], images: Tensor, change: Callable[[Tensor, NDArray[np.int64]], Tensor]
+def _change_rows(
+    where: NDArray[np.bool_], images: Tensor, change: Callable[[Tensor, NDArray[np.int64]], Tensor]
 ) -> Tensor:
-    """The images, those of some rows as `change` makes them, which is given them and the rows."""
-    at = np.flatnonzero(rows)
-    if not len(at):
+    """The images with some rows replaced by `change(those images, their row numbers)`."""
+    rows = np.flatnonzero(where)
+    if not len(rows):
         return images
-    changed = change(images.index_select(0, sent(at, images.device)), at)
-    # Rows taken from both cost a processor half of what writing into some does.
+    changed = change(images.index_select(0, send(rows, images.device)), rows)
+    # Selecting from both costs a CPU half as much as writing into some rows.
     order = np.arange(len(images))
-    order[at] = len(images) + np.arange(len(at))
-    return torch.cat([images, changed]).index_select(0, sent(order, images.device))
+    order[rows] = len(images) + np.arange(len(rows))
+    return torch.cat([images, changed]).index_select(0, send(order, images.device))
 
 
-def shifted(
-    chips: Tensor, margin: int, east: NDArray[np.float64], south: NDArray[np.float64]
-) -> Tensor:
-    """Tiles out of chips, their centres moved by so many whole pixels each, (B,)."""
-    count, size, on = len(chips), chips.shape[1], chips.device
-    side = torch.arange(size - 2 * margin, device=on)
+def shift_tiles(chips: Tensor, margin: int, east: Floats, south: Floats) -> Tensor:
+    """Tiles cut from chips, with their centres moved by whole pixels, (B,)."""
+    count, size, device = len(chips), chips.shape[1], chips.device
+    side = torch.arange(size - 2 * margin, device=device)
     corner = (np.arange(count) * size + margin + south) * size + margin + east
-    at = sent(corner.astype(np.int64), on)[:, None, None] + size * side[:, None] + side
-    return chips.reshape(-1, 3).index_select(0, at.flatten()).view(*at.shape, 3)
+    pixels = send(corner.astype(np.int64), device)[:, None, None] + size * side[:, None] + side
+    return chips.reshape(-1, 3).index_select(0, pixels.flatten()).view(*pixels.shape, 3)
 
 
-def turned(tiles: Tensor, quarters: NDArray[np.float64]) -> Tensor:
-    """Tiles turned counter-clockwise by so many quarters each: a quarter, and east is on top."""
+def quarter_turn(tiles: Tensor, quarters: Floats) -> Tensor:
+    """Rotate each tile counter-clockwise by quarter turns, (B,); after one, east is on top."""
 
-    def by(quarter: int) -> Callable[[Tensor, NDArray[np.int64]], Tensor]:
-        return lambda some, _: some.rot90(quarter, (1, 2))
+    def change(some: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        return some.rot90(int(quarters[rows[0]]), (1, 2))
 
     for quarter in (1, 2, 3):
-        tiles = _where(quarters == quarter, tiles, by(quarter))
+        tiles = _change_rows(quarters == quarter, tiles, change)
     return tiles
 
 
-def facing(
-    norths: NDArray[np.float64], quarters: NDArray[np.float64], flip: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """Where north lies, 0 to 1, after `turned` and `mirrored` have had their way."""
+def turn_norths(norths: Floats, quarters: Floats, mirrored: NDArray[np.bool_]) -> Floats:
+    """The fraction of the width that faces north, 0 to 1, after `quarter_turn` and `mirror`."""
     norths = norths + quarters / 4.0
-    return np.where(flip, -norths, norths) % 1.0
+    return np.where(mirrored, -norths, norths) % 1.0
 
 
-def mirrored(strips: Tensor, tiles: Tensor, flip: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """(strips, tiles) with east for west where `flip`."""
+def mirror(strips: Tensor, tiles: Tensor, mirrored: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """(strips, tiles) with east and west exchanged where `mirrored`, (B,)."""
     return (
-        # The transform counts columns by index: column 0 is its own mirror image.
-        _where(flip, strips, lambda some, _: some.flip(2).roll(1, 2)),
-        _where(flip, tiles, lambda some, _: some.flip(2)),
+        # The projection counts columns by index: column 0 is its own mirror image.
+        _change_rows(mirrored, strips, lambda some, _: some.flip(2).roll(1, 2)),
+        _change_rows(mirrored, tiles, lambda some, _: some.flip(2)),
     )
 
 
-def blanked(strips: Tensor, rows: NDArray[np.float64], fill: Fill) -> Tensor:
-    """The strips with so many rows filled at the top and at the bottom, (B, 2)."""
+def blank_rows(strips: Tensor, rows: Floats, fill: Fill) -> Tensor:
+    """Fill so many rows at the top and at the bottom of each strip, (B, 2)."""
     row = np.arange(strips.shape[1])
 
     def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
         top, bottom = rows[at, None].transpose(2, 0, 1)
         lost = (row < top) | (row >= len(row) - bottom)
-        return _filled(some, lost[:, :, None], fill)
+        return _fill(some, lost[:, :, None], fill)
 
-    return _where(rows.sum(1) > 0.0, strips, change)
+    return _change_rows(rows.sum(1) > 0.0, strips, change)
 
 
-def limited(
-    strips: Tensor, fov_deg: NDArray[np.float64], centre: NDArray[np.float64], fill: Fill
-) -> Tensor:
-    """The strips with every column more than half of `fov_deg` (B,) from `centre` (B,) filled.
+def limit_view(strips: Tensor, fov_deg: Floats, centre: Floats, fill: Fill) -> Tensor:
+    """Fill every column more than half of `fov_deg` (B,) away from `centre` (B,).
 
-    `centre` is a fraction of the width; a strip is a full turn, so the view may wrap.
+    `centre` is a fraction of the width; a strip spans 360 degrees, so the view may wrap.
     """
     columns = (np.arange(strips.shape[2]) + 0.5) / strips.shape[2]
 
     def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
         away = np.abs((columns - centre[at, None] + 0.5) % 1.0 - 0.5)
         lost = away > fov_deg[at, None] / 720.0
-        return _filled(some, lost.repeat(3, axis=1)[:, None], fill)
+        return _fill(some, lost.repeat(3, axis=1)[:, None], fill)
 
-    return _where(fov_deg < 360.0, strips, change)
+    return _change_rows(fov_deg < 360.0, strips, change)
 
 
-def _filled(images: Tensor, where: NDArray[np.bool_], fill: Fill) -> Tensor:
-    """Images (n, h, w, 3), `where` of (n, h or 1, w * 3 or 1): levels lie in one long row."""
+def _fill(images: Tensor, where: NDArray[np.bool_], fill: Fill) -> Tensor:
+    """Images (n, h, w, 3) filled at `where`, (n, h or 1, w * 3 or 1): columns times channels."""
     row = np.tile(np.array(fill, np.uint8), images.shape[2])
-    levels = torch.where(sent(where, images.device), sent(row, images.device), images.flatten(2))
+    levels = torch.where(send(where, images.device), send(row, images.device), images.flatten(2))
     return levels.view(images.shape)
 
 
-def recoloured(images: Tensor, colours: NDArray[np.float64]) -> Tensor:
-    """Each channel's gain, and a shift and an exponent for all: colours (B, 5), of levels 0..1."""
+def change_colours(images: Tensor, colours: Floats) -> Tensor:
+    """Apply (B, 5) to levels in 0..1: a gain for each channel, a shift and an exponent for all."""
     if (colours == [1.0, 1.0, 1.0, 0.0, 1.0]).all():  # saves time, changes nothing
         return images
-    of = sent(colours.astype(np.float32), images.device)[:, :, None]
-    gains, shift, exponent = of[:, :3], of[:, 3:4], of[:, 4:]
+    sent = send(colours.astype(np.float32), images.device)[:, :, None]
+    gains, shift, exponent = sent[:, :3], sent[:, 3:4], sent[:, 4:]
     levels = torch.arange(256, device=images.device) / 255.0
-    # A table for each channel: 256 powers in place of one for each pixel.
+    # A table for each channel: 256 powers instead of a power for each pixel.
     tables = (levels.pow(exponent) * gains + shift).clamp_(0.0, 1.0).mul_(255.0).round_()
     tables = tables.to(torch.uint8).flatten()  # (B * 3 * 256,)
     first = torch.arange(0, len(tables), 256, dtype=torch.int32, device=images.device)
-    # Of a row of pixels, which is added faster than three channels are.
+    # Repeated over a row of pixels: adding that is faster than adding three channels.
     first = first.view(-1, 1, 3).repeat(1, 1, images.shape[2])
     at = images.flatten(2).to(torch.int32).add_(first)
     return tables.index_select(0, at.flatten()).view(images.shape)
 
 
-def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.float64]) -> Tensor:
-    """uint8 (B, h, w, 3) of which so much, `blend` (B,), is replaced by a correlation with a kernel
-    of its own, (B, 3, 3, 3, 3), edges repeated, brought to the mean and spread that each channel
-    had. What `blanked` and `limited` have filled takes part, as it does in `recoloured`."""
+def convolve(images: Tensor, blend: Floats, kernels: Floats) -> Tensor:
+    """Replace a share of each image, `blend` (B,), by the image correlated with its own kernel.
+
+    kernels: (B, 3, 3, 3, 3): channels out, channels in, rows, columns. Edges are repeated. The
+    result gets the mean and spread that each channel had before. Filled pixels take part, as they
+    do in `change_colours`.
+    """
 
     def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
         share, weights = (
-            sent(one[at].astype(np.float32), images.device) for one in (blend, kernels)
+            send(values[at].astype(np.float32), images.device) for values in (blend, kernels)
         )
         share = share[:, None, None, None]
         before = some.permute(0, 3, 1, 2)
         before = before.to(torch.float32, memory_format=torch.contiguous_format)
         mean = before.mean((2, 3), keepdim=True)
-        # Around 0, so that neither sum below loses its digits; the padding stays around it, too.
+        # Centred on 0, so that the sums below lose no digits; the padding is centred as well.
         before = before.sub_(mean)
         padded = functional.pad(before, (1, 1, 1, 1), mode="replicate")
         by_channel = functional.conv2d(  # a group for each image
@@ -154,11 +152,11 @@ def convolved(images: Tensor, blend: NDArray[np.float64], kernels: NDArray[np.fl
         levels = before.mul_(1.0 - share).add_(mean).addcmul_(after, gain)
         return levels.clamp_(0.0, 255.0).round_().to(torch.uint8).permute(0, 2, 3, 1)
 
-    return _where(blend > 0.0, images, change)
+    return _change_rows(blend > 0.0, images, change)
 
 
 def _spread(levels: Tensor) -> Tensor:
-    """Of each channel, (B, 3, 1, 1), levels being around 0."""
+    """Standard deviation of each channel, (B, 3, 1, 1), of levels with mean 0."""
     flat = levels.flatten(2)
     spread: Tensor = torch.linalg.vector_norm(flat, dim=2) / flat.shape[2] ** 0.5
     return spread[..., None, None]

@@ -1,6 +1,6 @@
-"""What a query is searched in: reference tiles as descriptors, and which of them are right.
+"""Galleries: tiles as descriptors, and the right tiles of each street.
 
-Pictures are read and encoded a few at a time: only descriptors and positions stay in memory.
+Images are read and encoded a few at a time: only descriptors and positions stay in memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from scipy.spatial import cKDTree
 from model.encoder import Encoder
 from model.geo import LatLon, earth_centred
 from model.images import Rgb
-from training.data.pairs import AerialView, Pair, Reference, raster_size, read_chip
+from training.data.pairs import AerialPoint, Pair, Reference, raster_size, read_chip
 from training.evaluate.recall import EvaluationError
-from training.progress import bar
+from training.progress import progress_bar
 
-CHUNK = 64  # pictures in memory at a time, and as many being read
+CHUNK = 64  # images in memory at a time, and as many being read
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,10 +34,10 @@ class Gallery:
     Attributes:
         descriptors: float32 (N, D).
         tiles_at, streets_at: metres, (N, 2) and (Nq, 2) on one plane or (N, 3) and (Nq, 3)
-            earth-centred; None where a position is unknown.
-        right: int64 (Nq, M), the tiles that a search should find, -1 for none; None where
-            nothing but metres says what is right.
-        ignored: int64 (Nq, M), tiles that do not count in the hit rate, -1 for none.
+            earth-centred; None if a position is unknown.
+        right: int64 (Nq, M), the tiles that a search should find, padded with -1; None if only
+            metres decide.
+        ignored: int64 (Nq, M), tiles that the hit rate does not count, padded with -1.
     """
 
     descriptors: NDArray[np.float32]
@@ -51,11 +51,11 @@ class Gallery:
 
 
 def own_tiles(encoder: Encoder, pairs: Sequence[Pair]) -> Gallery:
-    """One tile around each panorama, which is its right one.
+    """A tile around each panorama, which is its right tile.
 
-    Panoramas at the same place of the same tile share it: two copies would tie.
+    Panoramas at the same point of the same tile share it: two copies would tie.
     """
-    references: dict[tuple[str, AerialView], Reference] = {}
+    references: dict[tuple[str, AerialPoint], Reference] = {}
     for pair in pairs:
         own = Reference(pair.tile_id, pair.aerial, pair.position)
         references.setdefault((pair.tile_id, pair.aerial), own)
@@ -65,7 +65,7 @@ def own_tiles(encoder: Encoder, pairs: Sequence[Pair]) -> Gallery:
 
 
 def tiles_within(gallery: Gallery, radius_m: float) -> Gallery:
-    """The same tiles; right is each within `radius_m` of the street.
+    """The same tiles; all within `radius_m` of the street are right.
 
     Raises:
         EvaluationError: a position is unknown.
@@ -79,12 +79,12 @@ def tiles_within(gallery: Gallery, radius_m: float) -> Gallery:
 def dataset_tiles(
     encoder: Encoder, pairs: Sequence[Pair], references: Sequence[Reference]
 ) -> Gallery:
-    """The dataset's own references, those without a query too; semi-positives are ignored.
+    """The dataset's own references, even without a query; semi-positives are ignored.
 
     Raises:
         EvaluationError: a pair's tile is not among them.
     """
-    row = {one.id: i for i, one in enumerate(references)}
+    row = {tile.id: number for number, tile in enumerate(references)}
     lost = [pair for pair in pairs if pair.tile_id not in row]
     if lost:
         raise EvaluationError(
@@ -94,12 +94,12 @@ def dataset_tiles(
     return replace(
         _encoded(encoder, references, pairs),
         right=np.array([[row[pair.tile_id]] for pair in pairs]),
-        ignored=_padded([[row.get(one, -1) for one in pair.semi_positives] for pair in pairs]),
+        ignored=_padded([[row.get(tile, -1) for tile in pair.semi_positives] for pair in pairs]),
     )
 
 
 def overlapping_tiles(encoder: Encoder, pairs: Sequence[Pair], stride_m: float) -> Gallery:
-    """A lattice of tiles over the pairs' one raster; the panoramas stand anywhere among them.
+    """A lattice of tiles over the raster that all pairs share; streets are anywhere in it.
 
     Raises:
         EvaluationError: the pairs do not share one raster.
@@ -107,77 +107,75 @@ def overlapping_tiles(encoder: Encoder, pairs: Sequence[Pair], stride_m: float) 
     rasters = {pair.aerial.path for pair in pairs}
     if len(rasters) != 1:
         raise EvaluationError(f"the grid protocol needs one raster, not {len(rasters)}")
-    views = lattice(pairs[0].aerial, encoder.aerial_footprint_m, stride_m)
-    if not views:
+    points = lattice(pairs[0].aerial, encoder.aerial_footprint_m, stride_m)
+    if not points:
         raise EvaluationError(
             f"{pairs[0].aerial.path} is narrower than one tile of {encoder.aerial_footprint_m:g} m"
         )
     return Gallery(
-        _encode_tiles(encoder, views), _plane(views), _plane([pair.aerial for pair in pairs])
+        _encode_tiles(encoder, points), _plane(points), _plane([pair.aerial for pair in pairs])
     )
 
 
-def lattice(view: AerialView, footprint_m: float, stride_m: float) -> list[AerialView]:
-    """Tile centres every `stride_m` over the view's raster, whole tiles only, row by row."""
-    height, width = raster_size(view.path)
-    half, step = (metres / view.metres_per_pixel for metres in (footprint_m / 2, stride_m))
+def lattice(point: AerialPoint, footprint_m: float, stride_m: float) -> list[AerialPoint]:
+    """Tile centres every `stride_m` over the point's raster, whole tiles only, row by row."""
+    height, width = raster_size(point.path)
+    half, step = (metres / point.metres_per_pixel for metres in (footprint_m / 2, stride_m))
     return [
-        replace(view, column=float(column), row=float(row))
+        replace(point, column=float(column), row=float(row))
         for row in np.arange(half, height - half + 1e-6, step)
         for column in np.arange(half, width - half + 1e-6, step)
     ]
 
 
-def in_chunks(
+def read_in_chunks(
     items: Sequence[T], read: Callable[[T], R], *, size: int = CHUNK, workers: int = 2
 ) -> Iterator[list[R]]:
-    """`read` of every item, `size` at a time, the next ones being read meanwhile."""
+    """`read` of every item, `size` at a time; threads read the next chunk meanwhile."""
     upcoming: list[Future[R]] = []
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(items), size):
-            current, upcoming = (
-                upcoming,
-                [pool.submit(read, one) for one in items[start : start + size]],
-            )
+            current = upcoming
+            upcoming = [pool.submit(read, item) for item in items[start : start + size]]
             if current:
-                yield [one.result() for one in current]
-        yield [one.result() for one in upcoming]
+                yield [future.result() for future in current]
+        yield [future.result() for future in upcoming]
 
 
 def _encoded(encoder: Encoder, references: Sequence[Reference], pairs: Sequence[Pair]) -> Gallery:
     return Gallery(
-        _encode_tiles(encoder, [one.aerial for one in references]),
-        _positions([one.position for one in references]),
+        _encode_tiles(encoder, [tile.aerial for tile in references]),
+        _positions([tile.position for tile in references]),
         _positions([pair.position for pair in pairs]),
     )
 
 
-def _encode_tiles(encoder: Encoder, views: Sequence[AerialView]) -> NDArray[np.float32]:
+def _encode_tiles(encoder: Encoder, points: Sequence[AerialPoint]) -> NDArray[np.float32]:
     preprocessing = encoder.config.preprocessing
 
-    def read(view: AerialView) -> Rgb:
+    def read(point: AerialPoint) -> Rgb:
         size_m, side = encoder.aerial_footprint_m, preprocessing.input_size
-        return read_chip(view, size_m, side, preprocessing.fill)
+        return read_chip(point, size_m, side, preprocessing.fill)
 
-    described = []
-    with bar("encoding tiles", len(views)) as advance:
-        for chips in in_chunks(views, read):
-            described.append(encoder.encode_aerials(chips))
+    descriptors = []
+    with progress_bar("encoding tiles", len(points)) as advance:
+        for chips in read_in_chunks(points, read):
+            descriptors.append(encoder.encode_aerials(chips))
             for _ in chips:
                 advance()
-    return np.concatenate(described)
+    return np.concatenate(descriptors)
 
 
-def _positions(places: Sequence[LatLon | None]) -> NDArray[np.float64] | None:
-    known = [earth_centred(one) for one in places if one is not None]
-    return np.array(known) if len(known) == len(places) else None
+def _positions(positions: Sequence[LatLon | None]) -> NDArray[np.float64] | None:
+    known = [earth_centred(position) for position in positions if position is not None]
+    return np.array(known) if len(known) == len(positions) else None
 
 
-def _plane(views: Sequence[AerialView]) -> NDArray[np.float64]:
-    return np.array([[one.column, -one.row] for one in views]) * views[0].metres_per_pixel
+def _plane(points: Sequence[AerialPoint]) -> NDArray[np.float64]:
+    return np.array([[point.column, -point.row] for point in points]) * points[0].metres_per_pixel
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Rows of different lengths as one array, filled up with -1."""
+    """Rows of different lengths as one array, padded with -1."""
     width = max(map(len, rows), default=0)
     return np.array([[*row, *[-1] * (width - len(row))] for row in rows], np.int64)

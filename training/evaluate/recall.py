@@ -1,20 +1,18 @@
 """Retrieval metrics: descriptors and positions in, numbers out.
 
-A street's rank is the number of *other* aerials at most as far from it (L2) as the right one: ties,
-exact duplicates of the right aerial among them, count against the query, so that a collapsed
-embedding scores 0 at rank 1. Distances are made in blocks: memory does not grow with the gallery
-beyond the descriptors themselves.
+A street's rank is the number of *other* aerials at most as far from it (L2) as its right aerial.
+So ties count against the street, even exact duplicates of the right aerial, and a collapsed
+embedding scores 0 at rank 1. Distances are computed in blocks: beyond the descriptors, memory does
+not grow with the gallery.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from model.errors import SkyfixError
@@ -23,15 +21,15 @@ from model.heading_estimate import north_between_rolls
 Array = Tensor | NDArray[np.generic]
 
 _BLOCK = 2048  # streets by aerials at a time: 32 MiB of float64 distances
-_FEW = 64  # streets at a time where each has candidates of its own
+_FEW = 64  # streets at a time if each has candidates of its own
 
 
 class EvaluationError(SkyfixError):
-    """Descriptors, truth or positions of which no metric can be made."""
+    """Descriptors, truth or positions that allow no metric."""
 
 
 class NonFiniteError(EvaluationError):
-    """A NaN or an infinity: no comparison with it means anything, so no score is given."""
+    """NaN or infinity among descriptors: a comparison means nothing, so no score is given."""
 
 
 def recall_depths(references: int) -> dict[str, int]:
@@ -39,20 +37,17 @@ def recall_depths(references: int) -> dict[str, int]:
     return {"1": 1, "5": 5, "10": 10, "1%": max(1, references // 100)}
 
 
-def recall_at(
-    street: Array, aerial: Array, truth: Array | None = None, *, progress: bool = False
-) -> dict[str, float]:
+def recall_at(street: Array, aerial: Array, truth: Array | None = None) -> dict[str, float]:
     """Share of streets whose right aerial is among the first K: {"1", "5", "10", "1%"} in 0..1.
 
-    The K are those of `recall_depths(len(aerial))`; report them, and N, with the result. Where K
-    is not below N everything is retrieved and the recall is 1: it then says nothing.
-    Arguments and errors as for `ranks`.
+    `recall_depths(len(aerial))` gives each K; report K and N with the result. A recall with K >= N
+    is always 1 and means nothing. Arguments and errors as for `ranks`.
     """
-    return recall_of(ranks(street, aerial, truth, progress=progress), len(aerial))
+    return recall_of(ranks(street, aerial, truth), len(aerial))
 
 
 def recall_of(rank: NDArray[np.int64], references: int) -> dict[str, float]:
-    """`recall_at` from ranks: share of them below each of `recall_depths(references)`."""
+    """`recall_at` from ranks: the share below each of `recall_depths(references)`."""
     return {name: float((rank < k).mean()) for name, k in recall_depths(references).items()}
 
 
@@ -63,32 +58,31 @@ def ranks(
     *,
     ignored: Array | None = None,
     block: int = _BLOCK,
-    progress: bool = False,
 ) -> NDArray[np.int64]:
     """Rank of the right aerial for each street, 0 = first, int64 (Nq,); ties count against.
 
-    A matrix product rounds equal rows differently by their place in it. So distances are float64,
-    and each is lowered by the bound of its own rounding (about 1e-13 for unit rows): whatever ties
-    is found to tie, on every machine and for every block size.
+    A matrix product rounds equal rows differently by their position. So distances are float64,
+    and each is lowered by the bound of its own rounding (about 1e-13 for unit rows): equal rows
+    tie on every machine and for every block size.
 
     Args:
-        street: (Nq, D), or (Nq, R, D): R descriptors of each, of which the nearest counts.
-        aerial: (N, D). Tensors or arrays, both.
+        street: (Nq, D), or (Nq, R, D): R descriptors of each street; the nearest counts.
+        aerial: (N, D). Both are tensors or arrays.
         truth: (Nq,) index of the right aerial of each street; row i for street i by default.
-        ignored: (Nq, M) indices of aerials that do not count for that street; -1 for none.
-        progress: draw a bar on standard error.
+        ignored: (Nq, M) indices of aerials that do not count for that street, padded with -1.
 
-    Raises NonFiniteError on NaN or infinity, EvaluationError on shapes that do not fit.
+    Raises:
+        NonFiniteError: NaN or infinity. EvaluationError: shapes that do not fit.
     """
     street, aerial = _descriptors(street, aerial)
     right = _truth(truth, len(street), len(aerial)).to(aerial.device)
     left_out = _ignored(ignored, right).to(aerial.device)
     ahead = torch.zeros(len(street), dtype=torch.int64, device=street.device)
-    for rows in _blocks(len(street), _rows(block, street), progress):
+    for rows in _blocks(len(street), _rows(block, street)):
         own = _own_distances(street[rows], aerial[right[rows], None])
         for columns in _blocks(len(aerial), block):
             at_most_as_far = _least_distances(street[rows], aerial[columns]) <= own[:, None]
-            # The right one itself counts neither: by its place, whatever the rounding.
+            # The right aerial does not count either; by its index, whatever the rounding.
             for skipped in (right[rows, None], left_out[rows]):
                 _clear(at_most_as_far, skipped - columns.start)
             ahead[rows] += at_most_as_far.sum(1)
@@ -96,14 +90,12 @@ def ranks(
     return result
 
 
-def nearest(
-    street: Array, aerial: Array, *, block: int = _BLOCK, progress: bool = False
-) -> NDArray[np.int64]:
+def nearest(street: Array, aerial: Array, *, block: int = _BLOCK) -> NDArray[np.int64]:
     """Index of the aerial nearest to each street, int64 (Nq,). Arguments and errors as `ranks`."""
     street, aerial = _descriptors(street, aerial)
     best = torch.full((len(street),), torch.inf, dtype=torch.float64, device=street.device)
     index = torch.zeros(len(street), dtype=torch.int64, device=street.device)
-    for rows in _blocks(len(street), _rows(block, street), progress):
+    for rows in _blocks(len(street), _rows(block, street)):
         for columns in _blocks(len(aerial), block):
             least, at = _least_distances(street[rows], aerial[columns], lowered=False).min(1)
             closer = least < best[rows]
@@ -114,7 +106,7 @@ def nearest(
 
 
 def best_north(street: Array, aerial: Array) -> NDArray[np.float64]:
-    """At which heading, a fraction of the turn, streets lie nearest to one aerial each.
+    """The fraction of the width that faces north when each street is nearest to its aerial.
 
     street: (n, R, D), R evenly spaced headings from 0; aerial: (n, D). Returns (n,) in 0..1.
     """
@@ -126,7 +118,7 @@ def best_north(street: Array, aerial: Array) -> NDArray[np.float64]:
 def best_among(street: Array, aerial: Array, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
     """The candidate nearest to each street: (n, R, D), (N, D), (n, M) -> index (n,).
 
-    Candidates are indices of aerials, -1 for none; every street needs one.
+    Candidates are indices of aerials, padded with -1; every street needs at least one.
     """
     street, aerial, right = _as_tensor(street), _as_tensor(aerial), torch.from_numpy(candidates)
     distance = torch.cat(
@@ -143,12 +135,12 @@ def best_among(street: Array, aerial: Array, candidates: NDArray[np.int64]) -> N
 def recall_within(
     found: Array, true: Array, radii_m: Sequence[float] = (10, 25, 50)
 ) -> dict[str, float]:
-    """Share of queries placed at most so many metres off, and the median error in metres.
+    """Share of queries with at most so many metres of error, and the median error in metres.
 
     found, true: in metres, (Nq, 2) east and north on one plane or (Nq, 3) earth-centred.
     Returns {"10 m": share, ..., "median_m": metres}. Raises EvaluationError.
     """
-    found, true = (_tensor(name, x) for name, x in (("found", found), ("true", true)))
+    found, true = _tensor("found", found), _tensor("true", true)
     if found.shape != true.shape or found.shape[1] not in (2, 3):
         raise EvaluationError(
             f"positions are {tuple(found.shape)} and {tuple(true.shape)}: "
@@ -162,7 +154,7 @@ def recall_within(
 def _least_distances(street: Tensor, aerial: Tensor, *, lowered: bool = True) -> Tensor:
     """Squared L2 in float64 of the nearest of R, (n, R, D), (m, D) -> (n, m).
 
-    Lowered by a bound of its rounding error: a sum of D + 3 roundings of 2^-53 each, of terms of
+    `lowered` subtracts a bound of the rounding error: D + 3 roundings of 2^-53 each, of terms of
     at most (|s| + |a|)^2 <= 2 (|s|^2 + |a|^2) (Higham, Accuracy and Stability, section 3.1).
     """
     rolls = street.shape[1]
@@ -175,7 +167,7 @@ def _least_distances(street: Tensor, aerial: Tensor, *, lowered: bool = True) ->
 
 
 def _own_distances(street: Tensor, right: Tensor) -> Tensor:
-    """Squared L2 of the nearest of R, (n, R, D), (n, 1, D) -> (n,), raised by that bound."""
+    """Squared L2 of the nearest of R, (n, R, D), (n, 1, D) -> (n,), raised by the same bound."""
     street, right = street.double(), right.double()
     norms = street.square().sum(2) + right.square().sum(2)
     raised = (street - right).square().sum(2) + _rounding(norms, street.shape[2])
@@ -187,21 +179,18 @@ def _rounding(norms: Tensor, dimension: int) -> Tensor:
 
 
 def _clear(matrix: Tensor, columns: Tensor) -> None:
-    """False in each row at its columns, (n, M); those outside the matrix are passed over."""
+    """Set each row to False at its columns, (n, M), unless they lie outside the matrix."""
     row, at = ((columns >= 0) & (columns < matrix.shape[1])).nonzero(as_tuple=True)
     matrix[row, columns[row, at]] = False
 
 
 def _rows(block: int, street: Tensor) -> int:
-    """Streets at a time such that their descriptors fill a block."""
+    """Streets whose descriptors fill a block."""
     return max(1, block // street.shape[1])
 
 
-def _blocks(count: int, block: int, progress: bool = False) -> Iterator[slice]:
-    starts: Iterable[int] = range(0, count, block)
-    if progress:
-        starts = track(starts, "ranking", console=Console(stderr=True), transient=True)
-    return (slice(start, min(start + block, count)) for start in starts)
+def _blocks(count: int, block: int) -> Iterator[slice]:
+    return (slice(start, min(start + block, count)) for start in range(0, count, block))
 
 
 def _descriptors(street: Array, aerial: Array) -> tuple[Tensor, Tensor]:
@@ -219,7 +208,7 @@ def _descriptors(street: Array, aerial: Array) -> tuple[Tensor, Tensor]:
 
 
 def _tensor(name: str, values: Array) -> Tensor:
-    """A detached, finite, non-empty (N, D) tensor of it."""
+    """Values as a detached tensor (N, D). Raises EvaluationError if empty or not finite."""
     tensor = _as_tensor(values)
     if tensor.ndim != 2 or tensor.numel() == 0:
         raise EvaluationError(f"{name} is {tuple(tensor.shape)}: expected (N, D), not empty")

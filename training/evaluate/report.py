@@ -1,5 +1,4 @@
-"""Figures of evaluations as one document: means over data sets and checkpoints, as JSON or
-Markdown."""
+"""Metrics of evaluations: means over datasets and checkpoints, and their text."""
 
 from __future__ import annotations
 
@@ -8,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-Figures = Mapping[str, Mapping[str, float]]  # protocol, name of the figure, value
+Metrics = Mapping[str, Mapping[str, float]]  # by protocol and by name of the metric
 _SHARES = ("1", "5", "10", "1%", "hit")
 
 
-def mean(reports: Sequence[Figures]) -> dict[str, dict[str, float]]:
-    """Mean of every figure over reports of the same protocols; one that any lacks is left out."""
+def mean(reports: Sequence[Metrics]) -> dict[str, dict[str, float]]:
+    """Mean of every metric that all reports of the same protocols have."""
     return {
         protocol: {
             name: float(np.mean([report[protocol][name] for report in reports]))
@@ -24,21 +23,21 @@ def mean(reports: Sequence[Figures]) -> dict[str, dict[str, float]]:
     }
 
 
-def deviation(reports: Sequence[Figures]) -> dict[str, dict[str, float]]:
-    """Sample standard deviation of every figure; 0 for a single report."""
+def deviation(reports: Sequence[Metrics]) -> dict[str, dict[str, float]]:
+    """Sample standard deviation of every metric; 0 for a single report."""
     return {
         protocol: {
-            name: float(np.std([one[protocol][name] for one in reports], ddof=1))
+            name: float(np.std([report[protocol][name] for report in reports], ddof=1))
             if len(reports) > 1
             else 0.0
-            for name in figures
+            for name in metrics
         }
-        for protocol, figures in mean(reports).items()
+        for protocol, metrics in mean(reports).items()
     }
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """What was measured, and a line for each protocol's mean, for people; shares in percent."""
+    """Weights, data and a line for each protocol's mean, for people; shares in percent."""
     return [
         *_weights(document),
         _caption(document),
@@ -47,37 +46,39 @@ def lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def line(values: Mapping[str, float]) -> str:
-    """One protocol's, in a line; shares in percent."""
-    return "  ".join(f"{_heading(name)} {_cell(name, one, None)}" for name, one in values.items())
+    """A protocol's metrics in a line; shares in percent."""
+    return "  ".join(
+        f"{_heading(name)} {_cell(name, value, None)}" for name, value in values.items()
+    )
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """A table, a row a protocol; mean ± deviation where several checkpoints were measured."""
+    """A table with a row for each protocol; several checkpoints give mean ± deviation."""
     means, spread = document["mean"], document.get("deviation", {})
-    names = list(dict.fromkeys(name for figures in means.values() for name in figures))
+    names = list(dict.fromkeys(name for metrics in means.values() for name in metrics))
     rows = [["protocol", *map(_heading, names)], ["---", *["---:"] * len(names)]]
-    for protocol, figures in means.items():
+    for protocol, metrics in means.items():
         cells = [
-            _cell(name, figures.get(name), spread.get(protocol, {}).get(name)) for name in names
+            _cell(name, metrics.get(name), spread.get(protocol, {}).get(name)) for name in names
         ]
         rows.append([protocol, *cells])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    told = [f"{name}: {text}" for name, text in document["protocols"].items()]
-    notes = "\n".join(f"- {one}" for one in (*_weights(document), *told))
+    protocols = [f"{name}: {text}" for name, text in document["protocols"].items()]
+    notes = "\n".join(f"- {note}" for note in (*_weights(document), *protocols))
     return f"{table}\n\n{_caption(document)}\n\n{notes}\n"
 
 
 def _weights(document: Mapping[str, Any]) -> list[str]:
     """Each checkpoint's file and fingerprint."""
-    each = document.get("checkpoints", [document])
-    return [f"weights {one['weights']} ({one['encoder'][:12]})" for one in each]
+    checkpoints = document.get("checkpoints", [document])
+    return [f"weights {each['weights']} ({each['encoder'][:12]})" for each in checkpoints]
 
 
 def _caption(document: Mapping[str, Any]) -> str:
-    """What was measured: data, number of queries, what chance decided, and the angles of "fov"."""
+    """The data, the number of queries, the random seed, and the angles of "fov"."""
     counts, options = document["queries"].values(), document["options"]
     sets = f" in {len(counts)} sets, averaged" if len(counts) > 1 else ""
-    angles = ", ".join(f"{one:g}" for one in options["fov_deg"])
+    angles = ", ".join(f"{angle:g}" for angle in options["fov_deg"])
     seen = f"; {angles} degrees seen" if "fov" in document["protocols"] else ""
     where = f"{document['dataset']}, split {document['split']}"
     return f"{where}: {sum(counts)} queries{sets}; seed {options['seed']}{seen}."

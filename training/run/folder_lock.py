@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""A lock that lets one process at a time work in a folder."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from model.errors import SkyfixError
 log = logging.getLogger(__name__)
 
 
-class HeldError(SkyfixError):
-    """Another process works in the folder."""
+class LockedError(SkyfixError):
+    """Another process holds the folder's lock."""
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Made if it is not there, and held until the end, or until the process is gone.
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder if it is absent, and hold its lock until the end or the process's death.
 
     Raises:
-        HeldError: another process holds it.
+        LockedError: another process holds the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    number = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock(number, folder)
-        for rest in folder.glob(".*.safetensors.*.tmp"):  # of whoever was killed writing it
-            rest.unlink(missing_ok=True)
+        _lock(descriptor, folder)
+        for left_over in folder.glob(".*.safetensors.*.tmp"):  # from a process killed in a write
+            left_over.unlink(missing_ok=True)
         yield
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
-def _lock(number: int, folder: Path) -> None:
+def _lock(descriptor: int, folder: Path) -> None:
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise HeldError(
+        raise LockedError(
             f"another process is training in {folder}: wait for it, or choose another --out"
         ) from None
     except OSError as error:  # some network file systems
-        log.warning("%s cannot be held (%s): see that nobody else trains in it", folder, error)
+        log.warning("%s cannot be locked (%s): run no second training in it", folder, error)

@@ -1,4 +1,4 @@
-"""All that a run needs to go on where it stopped, in one safetensors file.
+"""Everything that a run needs to resume, in one safetensors file.
 
 Randomness is a function of (seed, epoch, sample), so no generator's state is kept: position,
 weights, optimiser and queue are everything.
@@ -24,44 +24,44 @@ from model.errors import SkyfixError
 from model.network import SiameseNetwork
 from training.mining import HardNegativeQueue
 
-FORMAT = "skyfix-training-4"  # another number where a resumed run would go on differently
+FORMAT = "skyfix-training-4"  # another number where a resumed run would continue differently
 
 
 class ResumeError(SkyfixError):
-    """The saved state cannot be gone on with."""
+    """The saved state cannot be resumed."""
 
 
 class TrainingError(SkyfixError):
-    """Training cannot go on; the last checkpoint on disk is intact."""
+    """Training cannot continue; the last checkpoint on disk is intact."""
 
 
-class Told:
-    """A step's loss, and its gradient's length, on their way from the device."""
+class PendingLoss:
+    """A step's loss and its gradient's length, on their way from the device."""
 
     def __init__(self, where: str, loss: Tensor, length: Tensor) -> None:
         self._where = where
-        # Both at once: each number that is read waits for the GPU.
+        # Both in one copy: each copy from a GPU costs a wait.
         self._values = torch.stack([loss.detach(), length]).to("cpu", non_blocking=True)
         self._arrived = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:
             self._arrived.record()
 
-    def loss(self) -> float:
-        """Waits for the step.
+    def wait(self) -> float:
+        """Wait for the step and return its loss.
 
         Raises:
-            TrainingError: the loss or its gradient is not a number; that step moved no weight.
+            TrainingError: the loss or its gradient is not finite; the step moved no weight.
         """
         if self._arrived is not None:
             self._arrived.synchronize()
-        told: list[float] = self._values.tolist()
-        for name, value in zip(("loss", "gradient's length"), told, strict=True):
+        loss, length = self._values.tolist()
+        for name, value in (("loss", loss), ("gradient's length", length)):
             if not math.isfinite(value):
                 raise TrainingError(
                     f"the {name} is {value} {self._where}: "
                     "lower the learning rate, or look for broken images"
                 )
-        return told[0]
+        return float(loss)
 
 
 @dataclass
@@ -69,25 +69,24 @@ class TrainingState:
     """A run in progress.
 
     Attributes:
-        run: what must be the same to go on, by name; "recipe" is the resolved one.
+        run: values by name that must stay the same for a resume; "recipe" is the resolved one.
         epoch, step: the next batch to be trained on.
-        total_loss: of this epoch's batches so far, but for what `settle` has yet to read.
+        total_loss: sum over this epoch's batches so far, without `pending`.
         history: one report for each finished epoch.
         order: the pairs in the order in which this epoch takes them.
-        seen: (2, N, D), descriptors of streets and aerials as last seen; None: not needed.
-        scaler: of the loss in fp16; does nothing otherwise.
-        averaged: the weights that are stored: the network's own, or their moving average.
+        seen: (2, N, D), the most recent descriptors of streets and aerials; None: not needed.
+        scaler: loss scaling for fp16; does nothing otherwise.
+        averaged: the weights to store: the network's own, or their moving average.
+        pending: the last step's loss, which may not have arrived yet.
     """
 
     run: dict[str, Any]
     network: SiameseNetwork
     optimiser: torch.optim.Optimizer
     queue: HardNegativeQueue | None
-    seen: Tensor | None = None
-    scaler: torch.amp.GradScaler = field(  # type: ignore[name-defined]
-        default_factory=lambda: torch.amp.GradScaler(enabled=False)  # type: ignore[attr-defined]
-    )
-    seed: int = 0
+    seen: Tensor | None
+    scaler: torch.amp.GradScaler  # type: ignore[name-defined]
+    seed: int
     epoch: int = 0
     step: int = 0
     total_loss: float = 0.0
@@ -95,7 +94,7 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     averaged: dict[str, Tensor] = field(init=False)
     averaged_steps: int = 0
-    untold: Told | None = None
+    pending: PendingLoss | None = None
 
     def __post_init__(self) -> None:
         self.averaged = self.network.state_dict()
@@ -107,30 +106,30 @@ class TrainingState:
             self.averaged = weights
             return
         if not self.averaged_steps:
-            self.averaged = {name: one.clone() for name, one in weights.items()}
+            self.averaged = {name: tensor.clone() for name, tensor in weights.items()}
         # At first the average follows closely: the initial weights are worth nothing.
         self.averaged_steps += 1
-        floating = [name for name, one in weights.items() if one.is_floating_point()]
+        floating = [name for name, tensor in weights.items() if tensor.is_floating_point()]
         move = get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
             min(decay, self.averaged_steps / (self.averaged_steps + 10.0))
         )
         move([self.averaged[name] for name in floating], [weights[name] for name in floating], None)
-        for name in weights.keys() - floating:  # what batch norm counts has no mean
+        for name in weights.keys() - floating:  # batch norm's counters have no mean
             self.averaged[name].copy_(weights[name])
 
-    def tell(self, told: Told) -> None:
-        """Count the step before this one: a GPU has this one to do meanwhile."""
+    def add_loss(self, pending: PendingLoss) -> None:
+        """Add the previous step's loss to the total: a GPU computes this step meanwhile."""
         self.settle()
-        self.untold = told
+        self.pending = pending
 
     def settle(self) -> None:
-        """Count the last step as well. Raises TrainingError: see `Told.loss`."""
-        if self.untold is not None:
-            self.total_loss += self.untold.loss()
-            self.untold = None
+        """Add the last step's loss to the total. Raises TrainingError as `PendingLoss.wait`."""
+        if self.pending is not None:
+            self.total_loss += self.pending.wait()
+            self.pending = None
 
     def save(self, path: Path) -> None:
-        """Write atomically: killed at any moment, the previous state is intact."""
+        """Write atomically: a kill at any moment leaves the previous state intact."""
         self.settle()
         header = {
             "format": FORMAT,
@@ -143,7 +142,7 @@ class TrainingState:
         write_safetensors(path, self._tensors(), header)
 
     def resume(self, path: Path) -> bool:
-        """Take over the state at `path`; False where there is none yet.
+        """Load the state at `path`; False if there is none.
 
         Raises:
             ResumeError: unreadable, or of another recipe, seed or set of pairs.
@@ -156,38 +155,26 @@ class TrainingState:
             raise ResumeError(f"{path} is not a readable training state: {error}") from error
         if header.get("format") != FORMAT or header.get("run") != self._identity:
             raise ResumeError(
-                f"{path} belongs to {self._other(header)}: choose another --out, or delete that "
+                f"{path} belongs to {self._owner(header)}: choose another --out, or delete that "
                 "file to start over"
             )
         position = json.loads(header["position"])
         self.epoch, self.step, self.total_loss, self.history, self.averaged_steps = position
-        self.network.load_state_dict(_part(tensors, "network"))
-        weights, averaged = self.network.state_dict(), _part(tensors, "averaged")
-        # On the network's device and laid out as its weights: a file is neither.
-        self.averaged = {
-            name: one.clone().copy_(averaged.get(name, one)) for name, one in weights.items()
-        }
-        self._load_optimiser(_part(tensors, "optimiser"))
-        sampling = _part(tensors, "sampling")
-        self.order = sampling["order"].numpy()
-        if self.seen is not None:
-            self.seen.copy_(sampling["seen"])
         self.scaler.load_state_dict(json.loads(header["scaler"]))
-        if self.queue is not None:
-            self.queue.load_state_dict(_part(tensors, "queue"))
+        self._load_tensors(tensors)
         return True
 
     @property
     def _identity(self) -> str:
         return json.dumps(list(self.run.values()))
 
-    def _other(self, header: dict[str, str]) -> str:
-        """What else than this run a state is of, and how that differs."""
+    def _owner(self, header: dict[str, str]) -> str:
+        """The run that a state with this header belongs to, and its differences to this run."""
         if header.get("format") != FORMAT:
             return "an earlier version of Skyfix, or to none"
         before, now = (
-            _flat(dict(zip(self.run, json.loads(one), strict=True)))
-            for one in (header["run"], self._identity)
+            _flat(dict(zip(self.run, json.loads(identity), strict=True)))
+            for identity in (header["run"], self._identity)
         )
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         return f"another run (not the same: {', '.join(names)})"
@@ -206,13 +193,35 @@ class TrainingState:
             parts["sampling"]["seen"] = self.seen
         if self.queue is not None:
             parts["queue"] = self.queue.state_dict()
-        return {f"{part}/{name}": t for part, one in parts.items() for name, t in one.items()}
+        return {
+            f"{part}/{name}": tensor
+            for part, tensors in parts.items()
+            for name, tensor in tensors.items()
+        }
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"averaged": {}, "optimiser": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            parts.setdefault(part, {})[name] = tensor
+        self.network.load_state_dict(parts["network"])
+        # Copies of the weights: their device and memory layout, which a file does not keep.
+        self.averaged = {
+            name: weight.clone().copy_(parts["averaged"].get(name, weight))
+            for name, weight in self.network.state_dict().items()
+        }
+        self._load_optimiser(parts["optimiser"])
+        self.order = parts["sampling"]["order"].numpy()
+        if self.seen is not None:
+            self.seen.copy_(parts["sampling"]["seen"])
+        if self.queue is not None:
+            self.queue.load_state_dict(parts["queue"])
 
     def _load_optimiser(self, tensors: dict[str, Tensor]) -> None:
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             index, name = key.split(".")
-            if value.ndim == 4:  # as the weights are laid out
+            if value.ndim == 4:  # in the memory layout of the weights
                 value = value.contiguous(memory_format=torch.channels_last)
             state.setdefault(int(index), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
@@ -220,11 +229,6 @@ class TrainingState:
 
 
 def _flat(run: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's fields beside the others."""
+    """The recipe's fields beside the other values."""
     others = dict(run)
     return {**others.pop("recipe"), **others}
-
-
-def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    prefix = f"{part}/"
-    return {name[len(prefix) :]: one for name, one in tensors.items() if name.startswith(prefix)}

@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import SkyfixError
-from training import distributed as processes
+from training import distributed
 
 
-class EventsError(SkyfixError):
+class TensorboardError(SkyfixError):
     """TensorBoard is not installed."""
 
 
 @contextmanager
-def events(folder: Path, *, wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """What writes a line of the log as scalars by epoch; does nothing where not `wanted`.
+def tensorboard_log(folder: Path, *, wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A function that writes a line of the log as scalars by epoch; without `wanted`, nothing.
 
     Raises:
-        EventsError: the extra `tensorboard` is not installed.
+        TensorboardError: the extra `tensorboard` is not installed.
     """
-    if not wanted or not processes.is_first():
+    if not wanted or not distributed.is_first():
         yield lambda report: None
         return
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise EventsError(
+        raise TensorboardError(
             "tensorboard is not installed: pip install 'skyfix[tensorboard]'"
         ) from error
     with SummaryWriter(folder) as writer:

@@ -1,7 +1,7 @@
 """The paper's table 2 as a study: each row trained alike over several seeds, then compared.
 
-A run is a folder that `train` can go on with, so a study that was stopped goes on where it was.
-Rows are paired by seed: with one seed, every row saw the same pairs in the same order.
+A run is a folder that `train` can resume, so a stopped study resumes as well. Rows are paired by
+seed: with the same seed, every row sees the same pairs in the same order.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from model.atomic_write import write_atomically
+from model.checkpoint import EncoderConfig
 from model.encoder import Encoder
 from model.errors import SkyfixError
+from model.network import NetworkConfig
 from training import recipes
-from training.data.augmentation import Pictures, batches
-from training.data.pairs import SKIP_SHARE, Arrays, Pair, read_arrays
+from training.data.arrays import SKIP_SHARE, Arrays, read_arrays
+from training.data.augmentation import ImageTensors, batches
+from training.data.pairs import Pair
+from training.data.sampling import order
 from training.evaluate import report
 from training.evaluate.protocols import Options, evaluate
-from training.progress import bar
-from training.recipes import Recipe, describe
-from training.run.loop import start, train
-from training.run.sampling import order
+from training.recipes import Recipe
+from training.run.loop import train
+from training.run.start import start
 from training.run.step import step
+from training.studies.ablation_table import summary
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +47,16 @@ _TIMED_STEPS = 5
 
 
 class AblationError(SkyfixError):
-    """The study cannot be made of what was given."""
+    """These arguments make no study."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared, and at what cost.
+    """The rows to compare, and their cost.
 
     Attributes:
-        rows: recipe by name of row; the others are compared with the first.
-        minutes: that the training of each run may take; None: the recipes' own epochs.
+        rows: recipe by name of row; the first row is the reference of the others.
+        minutes: training time of each run; None: the recipes' own epochs.
         protocols: of the final measurement; the table shows the first.
     """
 
@@ -73,12 +77,12 @@ class Study:
 def table_2(overrides: Sequence[str] = (), *, modern: bool = False) -> dict[str, Recipe]:
     """The paper's rows; `overrides` apply to every row.
 
-    modern: skyfix-modern beside them, on their network and at their rate: its loss, batches and
-    augmentation are compared, not what it begins with.
+    modern: add skyfix-modern with the paper's network and learning rate, so that the row compares
+    its loss, batches and augmentation, not its initial weights.
     """
     full = recipes.find(FULL, overrides)
     rows = {FULL: full}
-    # What a row leaves out comes last: an override for all rows must not undo it.
+    # Each row's own override comes last: an override for all rows must not undo it.
     rows |= {
         f"w/o {part.upper()}": recipes.find(f"{FULL}-without-{part}", (*overrides, less))
         for part, less in recipes.WITHOUT.items()
@@ -89,52 +93,63 @@ def table_2(overrides: Sequence[str] = (), *, modern: bool = False) -> dict[str,
     return rows
 
 
+Validation = Mapping[str, Sequence[Pair]]  # pairs by name of dataset
+Read = Callable[[Recipe], Arrays]
+
+
 def ablate(
     study: Study,
     pairs: Sequence[Pair],
-    validation: Mapping[str, Sequence[Pair]],
+    validation: Validation,
     out: Path,
-    cache: Path | None = None,
+    cache_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Train and measure every run that `out` does not hold yet; returns `summary`.
 
     Args:
-        validation: pairs by name of data set; the first is measured every epoch, for figure 7.
-        cache: folder for pairs that memory does not hold; `out` by default.
+        validation: the first dataset is measured every epoch, for figure 7.
+        cache_folder: folder for pairs that do not fit in memory; `out` by default.
 
     Raises:
-        AblationError: no validation set, or `out` holds another study, or one of other data.
+        AblationError: no validation set, or `out` holds a study of other rows or data.
     """
     if not validation:
-        raise AblationError("a study needs a validation set: what rows are compared on")
-    read = _reader(cache or out)
-    asked = _asked(study, pairs, validation)
-    epochs = _plan(
-        study, asked, lambda recipe: read(recipe, pairs, recipe.offset_m, SKIP_SHARE), out
-    )
-    results: dict[str, dict[int, report.Figures]] = {name: {} for name in study.rows}
+        raise AblationError("a study needs a validation set to compare its rows on")
+    held_out = next(iter(validation.values()))
+    read_training = _reader(pairs, cache_folder or out, SKIP_SHARE)
+    read_validation = _reader(held_out, cache_folder or out, 0.0)
+    epochs = _plan(study, _asked(study, pairs, validation), read_training, out)
+    results: dict[str, dict[int, report.Metrics]] = {name: {} for name in study.rows}
     for seed in study.seeds:  # by seed first: a study that is stopped early is a smaller study
         for name, recipe in study.rows.items():
             chosen = replace(recipe, epochs=epochs[name])
             folder = run_folder(out, name, seed)
             if not (folder / "result.json").exists():
                 log.info("%s, seed %d: %d epochs", name, seed, chosen.epochs)
-                _run(chosen, seed, study, read, pairs, validation, folder)
+                weights = train(
+                    chosen,
+                    read_training(chosen),
+                    folder,
+                    validation=read_validation(replace(chosen, offset_m=0.0)),
+                    seed=seed,
+                    device=study.device,
+                )
+                _measure(weights, study, validation, folder)
             results[name][seed] = json.loads((folder / "result.json").read_text())["mean"]
     return summary(results, study.protocols[0])
 
 
 def run_folder(out: Path, row: str, seed: int) -> Path:
-    """Where a run's checkpoints, log and result lie."""
+    """The folder of a run's checkpoints, log and result."""
     return out / row.replace("w/o ", "without-").lower() / str(seed)
 
 
 def histories(study: Study, out: Path) -> dict[str, list[list[dict[str, Any]]]]:
-    """Of the rows with and without GMS, the log of every run: what figure 7 draws."""
-    shown = [name for name in study.rows if name in (FULL, "w/o GMS")]
+    """The log of every run of the rows with and without GMS, for figure 7."""
     return {
         name: [_log(run_folder(out, name, seed) / "log.jsonl") for seed in study.seeds]
-        for name in shown
+        for name in study.rows
+        if name in (FULL, "w/o GMS")
     }
 
 
@@ -142,63 +157,39 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-Read = Callable[[Recipe, Sequence[Pair], float, float], Arrays]
+def _reader(pairs: Sequence[Pair], folder: Path, skip_share: float) -> Read:
+    """A function that reads the pairs once for all recipes with the same strips and chips."""
 
+    @cache
+    def read(config: EncoderConfig, offset_m: float) -> Arrays:
+        return read_arrays(pairs, config, offset_m, skip_share=skip_share, cache=folder)
 
-def _reader(cache: Path) -> Read:
-    """Reads arrays once for all recipes that start from the same strips and chips."""
-    known: dict[tuple[Any, ...], Arrays] = {}
-
-    def read(recipe: Recipe, pairs: Sequence[Pair], offset_m: float, skip_share: float) -> Arrays:
+    def read_for(recipe: Recipe) -> Arrays:
         config = recipe.encoder
-        same = replace(config.preprocessing, projection="polar", ground_span_m=0.0)
-        key = (id(pairs), same, config.aerial_footprint_m, offset_m, skip_share)
-        if key not in known:
-            with bar("reading pairs", len(pairs)) as advance:
-                known[key] = read_arrays(
-                    pairs, config, offset_m, advance=advance, skip_share=skip_share, cache=cache
-                )
-        return known[key]
+        strips = replace(config.preprocessing, projection="polar", ground_span_m=0.0)
+        shared = EncoderConfig(NetworkConfig(), strips, config.aerial_footprint_m)
+        return read(shared, recipe.offset_m)
 
-    return read
+    return read_for
 
 
-def _run(
-    recipe: Recipe,
-    seed: int,
-    study: Study,
-    read: Read,
-    pairs: Sequence[Pair],
-    validation: Mapping[str, Sequence[Pair]],
-    folder: Path,
-) -> None:
-    held_out = next(iter(validation.values()))
-    weights = train(
-        recipe,
-        read(recipe, pairs, recipe.offset_m, SKIP_SHARE),
-        folder,
-        validation=read(recipe, held_out, 0.0, 0.0),
-        seed=seed,
-        device=study.device,
-    )
+def _measure(weights: Path, study: Study, validation: Validation, folder: Path) -> None:
     encoder = Encoder.load(weights, study.device)
     each = {
-        name: evaluate(encoder, one, study.protocols, options=study.options)
-        for name, one in validation.items()
+        name: evaluate(encoder, held_out, study.protocols, options=study.options)
+        for name, held_out in validation.items()
     }
     _write(folder / "result.json", {"mean": report.mean(list(each.values())), "each": each})
 
 
-def _asked(
-    study: Study, pairs: Sequence[Pair], validation: Mapping[str, Sequence[Pair]]
-) -> dict[str, Any]:
-    """All that decides the results, but for the seeds: more of these may be asked for later."""
+def _asked(study: Study, pairs: Sequence[Pair], validation: Validation) -> dict[str, Any]:
+    """Everything that decides the results except the seeds, which may be added later."""
     asked = {
         "minutes": study.minutes,
         "protocols": list(study.protocols),
-        "rows": {name: describe(one) for name, one in study.rows.items()},
-        "training": _data(pairs),
-        "validation": [_data(one) for one in validation.values()],
+        "rows": {name: recipe.as_dict() for name, recipe in study.rows.items()},
+        "training": _hash(pairs),
+        "validation": [_hash(held_out) for held_out in validation.values()],
         "options": asdict(study.options),
         "device": study.device,
     }
@@ -206,18 +197,16 @@ def _asked(
     return plain
 
 
-def _data(pairs: Sequence[Pair]) -> str:
-    """A hash of which pairs these are: ids, tiles, and places to a metre. Not of their images."""
+def _hash(pairs: Sequence[Pair]) -> str:
+    """sha256 of ids, tiles and positions to a metre. The images do not count."""
     digest = hashlib.sha256()
     for pair in pairs:
-        place = [round(degrees, 5) for degrees in pair.position or ()]
-        digest.update(f"{[pair.id, pair.tile_id, *map(float, place)]}\n".encode())
+        position = [float(round(degrees, 5)) for degrees in pair.position or ()]
+        digest.update(f"{[pair.id, pair.tile_id, *position]}\n".encode())
     return digest.hexdigest()
 
 
-def _plan(
-    study: Study, asked: Mapping[str, Any], read: Callable[[Recipe], Arrays], out: Path
-) -> dict[str, int]:
+def _plan(study: Study, asked: Mapping[str, Any], read: Read, out: Path) -> dict[str, int]:
     """Epochs of each row, decided once and kept in plan.json, so that a resumed study agrees."""
     path = out / "plan.json"
     if not path.exists():
@@ -231,7 +220,7 @@ def _plan(
         }
         _write(path, {"epochs": epochs, "asked": asked})
     plan = json.loads(path.read_text())
-    other = [name for name, one in asked.items() if plan["asked"].get(name) != one]
+    other = [name for name, value in asked.items() if plan["asked"].get(name) != value]
     if other:
         raise AblationError(
             f"{path} is of another study: {', '.join(other)} differ; choose another --out, or "
@@ -241,76 +230,20 @@ def _plan(
 
 
 def epochs_within(minutes: float, recipe: Recipe, arrays: Arrays, device: str) -> int:
-    """How many epochs a budget pays for, at least one, by the time that some steps take."""
+    """The epochs that fit in a time budget, at least 1, from the time of a few steps."""
     timed = replace(recipe, queue_start_epoch=0)
     state = start(timed, arrays, 0, device)
     shuffled = order(timed, arrays.positions, 0, 0)
-    pictures = Pictures.of(arrays, device)
+    images = ImageTensors.of(arrays, device)
     times, began = [], time.monotonic()
-    for batch in islice(batches(arrays, timed, 0, 0, shuffled, pictures=pictures), _TIMED_STEPS):
-        step(state, batch, timed, device).loss()
+    for batch in islice(batches(arrays, timed, 0, 0, shuffled, images=images), _TIMED_STEPS):
+        step(state, batch, timed, device).wait()
         times.append(time.monotonic() - began)
         began = time.monotonic()
     if not times:
         raise AblationError(f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}")
     epoch_s = float(np.median(times)) * (len(arrays) // recipe.batch_size)
     return max(1, math.floor(minutes * 60.0 / epoch_s))
-
-
-def summary(results: Mapping[str, Mapping[int, report.Figures]], protocol: str) -> dict[str, Any]:
-    """Rows with mean and deviation over seeds, and R@1's difference to the first row.
-
-    The difference is paired by seed; its 95 % interval is Student's t, None for a single seed.
-    """
-    full = next(iter(results.values()))
-    rows = {}
-    for name, by_seed in results.items():
-        figures = [{protocol: one[protocol]} for one in by_seed.values()]
-        difference = [by_seed[seed][protocol]["1"] - full[seed][protocol]["1"] for seed in by_seed]
-        rows[name] = {
-            "mean": report.mean(figures)[protocol],
-            "deviation": report.deviation(figures)[protocol],
-            "difference": float(np.mean(difference)),
-            "interval": interval(difference),
-            "seeds": len(by_seed),
-        }
-    return {"protocol": protocol, "rows": rows}
-
-
-def interval(differences: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean, by Student's t; None for fewer than two values."""
-    count = len(differences)
-    if count < 2:
-        return None
-    centre = float(np.mean(differences))
-    half = float(stats.t.ppf(0.975, count - 1) * np.std(differences, ddof=1) / math.sqrt(count))
-    return centre - half, centre + half
-
-
-def markdown(table: Mapping[str, Any]) -> str:
-    """Table 2: percentages, mean ± deviation over seeds, difference of R@1 with its interval."""
-    names = ["1", "5", "10", "1%"]
-    lines = [
-        f"| {table['protocol']} | {' | '.join(f'R@{name}' for name in names)} | Δ R@1 [95 %] |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, row in table["rows"].items():
-        cells = [
-            f"{100 * row['mean'][one]:.1f} ± {100 * row['deviation'][one]:.1f}" for one in names
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} | {_difference(row)} |")
-    first = next(iter(table["rows"].values()))
-    size = f"N = {first['mean']['N']:.10g}, K = {first['mean']['K']:.10g}"
-    told = f"{size}; {first['seeds']} seeds; differences are paired by seed."
-    return "\n".join(lines) + f"\n\n{told}\n"
-
-
-def _difference(row: Mapping[str, Any]) -> str:
-    text = f"{100 * row['difference']:+.1f}"
-    if row["interval"] is None:
-        return text
-    low, high = row["interval"]
-    return f"{text} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

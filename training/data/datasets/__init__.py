@@ -1,7 +1,7 @@
-"""Datasets, one small file each, all with the attributes of `Dataset`.
+"""Datasets, a small module each, all with the attributes of `Dataset`.
 
-Adding one: a module here, and its name below. A module lists what its files promise; what of it
-is there is found out here, once for all of them.
+To add a dataset, write a module here and name it in `DATASETS`. A module returns the pairs that
+the dataset's files list; this module finds out which of their images exist.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from training.data.datasets import cvact, cvusa, town, vigor
-from training.data.datasets import own_pairs as folder
+from training.data.datasets import cvact, cvusa, own_pairs, town, vigor
 from training.data.pairs import Pair, PairError, Reference
 
 log = logging.getLogger(__name__)
@@ -23,12 +22,12 @@ Listed = TypeVar("Listed")
 
 
 class Dataset(Protocol):
-    """What a module of this package offers.
+    """The contents of a dataset's module.
 
-    MARK: glob pattern of files that only this dataset has. SPLITS: its splits beside "all", with
-    the number of pairs each officially lists; empty where the files name them. HELD_OUT: the
-    split to measure with, by the one trained on; the first are the defaults. STREET_SIZE,
-    AERIAL_SIZE: official (height, width); None where any will do.
+    MARK: glob pattern of files that only this dataset has. SPLITS: the splits beside "all", with
+    the published number of pairs; empty if the files name them. HELD_OUT: the split to measure
+    with, by the split trained on; the first entry is the default. STREET_SIZE, AERIAL_SIZE:
+    published (height, width); None: any.
     """
 
     @property
@@ -43,19 +42,19 @@ class Dataset(Protocol):
     def AERIAL_SIZE(self) -> tuple[int, int] | None: ...
 
     def splits(self, root: Path) -> Sequence[str]:
-        """Its splits beside "all", "" for pairs of none; empty where "all" is the only one."""
+        """The splits beside "all"; "" for pairs without a split; empty if only "all" exists."""
 
     def pairs(self, root: Path, split: str) -> Sequence[Pair]:
-        """All listed pairs, their images there or not. Raises PairError, and what `lists` does."""
+        """All listed pairs, even if images are absent. Raises PairError, ValueError (`lists`)."""
 
     def references(self, root: Path, split: str) -> Sequence[Reference]:
-        """The whole gallery that the split is searched in, listed likewise. Raises PairError."""
+        """The whole gallery of the split, even if images are absent. Raises PairError."""
 
 
 DATASETS: dict[str, Dataset] = {
     "cvact": cvact,
     "cvusa": cvusa,
-    "folder": folder,
+    "folder": own_pairs,
     "town": town,
     "vigor": vigor,
 }
@@ -63,14 +62,14 @@ DATASETS: dict[str, Dataset] = {
 
 @dataclass(frozen=True)
 class Listing:
-    """The pairs that a split lists, and which of their images are absent."""
+    """The pairs that a split lists, and the absent ones of their images."""
 
     pairs: Sequence[Pair]
     absent: Collection[Path]
 
     @property
     def present(self) -> list[Pair]:
-        """The pairs of which both images are there."""
+        """The pairs whose images both exist."""
         gone = self.absent
         return [p for p in self.pairs if p.street not in gone and p.aerial.path not in gone]
 
@@ -83,20 +82,20 @@ def find(name: str) -> Dataset:
 
 
 def default_splits(name: str, training: str | None = None) -> tuple[str, str]:
-    """The split to train on, unless given, and the one to measure with. Raises PairError."""
+    """The split to train on, unless given, and the split to measure with. Raises PairError."""
     held_out = find(name).HELD_OUT
     first = next(iter(held_out))
     return training or first, held_out.get(training or first, held_out[first])
 
 
 def list_splits(name: str, root: Path) -> Sequence[str]:
-    """The splits that make up a dataset, each pair in one of them. Raises PairError."""
+    """The splits that partition a dataset. Raises PairError."""
     dataset = find(name)
     return _listed(name, root, "all", lambda folder, _: dataset.splits(folder)) or ["all"]
 
 
 def listing(name: str, root: Path, split: str) -> Listing:
-    """What a dataset's split lists, and what of it is absent.
+    """The pairs that a dataset's split lists, and their absent images.
 
     Raises:
         PairError: unknown dataset or split, or the folder is not that dataset.
@@ -107,53 +106,53 @@ def listing(name: str, root: Path, split: str) -> Listing:
 
 
 def list_references(name: str, root: Path, split: str) -> Sequence[Reference]:
-    """The tiles that a split is searched in, as listed. Raises PairError as `listing`."""
+    """The gallery of a split, as listed. Raises PairError as `listing`."""
     return _listed(name, root, split, find(name).references)
 
 
 def load(name: str, root: Path, split: str) -> Sequence[Pair]:
-    """The pairs of a dataset's split of which both images are there; absent ones are logged.
+    """The pairs of a dataset's split whose images both exist; the others are counted in the log.
 
     Raises:
-        PairError: unknown dataset or split, the folder is not that dataset, or no pair is there.
+        PairError: unknown dataset or split, the folder is not that dataset, or no pair exists.
     """
     listed = listing(name, root, split)
     present = listed.present
     where = f"{name} at {root}, split {split!r}"
-    _report(where, "pairs", len(listed.pairs), len(present), listed.absent)
+    _check_present(where, "pairs", len(listed.pairs), len(present), listed.absent)
     return present
 
 
 def warn_of_overlap(training: Sequence[Pair], held_out: Sequence[Pair]) -> None:
-    """Log how many pairs are both trained on and measured with, by their ids."""
+    """Log how many ids are among both the training pairs and the pairs to measure with."""
     known = {pair.id for pair in training}
     shared = [pair.id for pair in held_out if pair.id in known]
     if shared:
         log.warning(
-            "%d of %d pairs to measure with have the id of a training pair, as %s: where they are "
-            "the same, the figures are of what was learnt by heart",
+            "%d of %d pairs to measure with have the id of a training pair, such as %s: if they "
+            "are the same pairs, the results are too good",
             len(shared), len(held_out), shared[0],
         )  # fmt: skip
 
 
 def load_references(name: str, root: Path, split: str) -> Sequence[Reference]:
-    """The tiles that a split is searched in, those without a street among them.
+    """The existing tiles of a split's gallery, including tiles without a street.
 
-    A pair's `tile_id` and `semi_positives` are ids of these. Absent tiles are logged.
+    A pair's `tile_id` and `semi_positives` are ids of these tiles. Absent tiles are logged.
 
     Raises:
         PairError: as `load`.
     """
     listed = list_references(name, root, split)
-    absent = absent_files([one.aerial.path for one in listed])
-    present = [one for one in listed if one.aerial.path not in absent]
+    absent = absent_files([tile.aerial.path for tile in listed])
+    present = [tile for tile in listed if tile.aerial.path not in absent]
     where = f"{name} at {root}, split {split!r}"
-    _report(where, "tiles", len(listed), len(present), absent)
+    _check_present(where, "tiles", len(listed), len(present), absent)
     return present
 
 
 def absent_files(files: Sequence[Path]) -> frozenset[Path]:
-    """Those of the files that are not there. Asks once for each folder, not for each file."""
+    """The files that do not exist. Lists each folder once instead of asking for each file."""
     names = {
         parent: frozenset(os.listdir(parent)) if parent.is_dir() else frozenset()
         for parent in {file.parent for file in files}
@@ -170,22 +169,25 @@ def _listed(
     try:
         return lists(root, split)
     except PairError as error:
-        likely = [key for key, one in DATASETS.items() if any(root.glob(one.MARK))]
+        likely = [key for key, other in DATASETS.items() if any(root.glob(other.MARK))]
         if not likely or name in likely:
             raise
         raise PairError(f"{error}; {root} looks like {' or '.join(likely)}") from error
-    except ValueError as error:  # other bytes than text, words for numbers
+    except ValueError as error:  # bytes that are not text, words that are not numbers
         raise PairError(f"a list of {name} at {root} cannot be read: {error}") from error
 
 
-def _report(where: str, kind: str, listed: int, present: int, absent: Collection[Path]) -> None:
+def _check_present(
+    where: str, kind: str, listed: int, present: int, absent: Collection[Path]
+) -> None:
+    """Log absent images. Raises PairError if nothing is left."""
     if not listed:
         raise PairError(f"{where}: it lists no {kind}")
     if not absent:
         return
     first = min(absent, key=str)
     if not present:
-        raise PairError(f"{where}: none of the {listed} {kind} is there; first absent: {first}")
+        raise PairError(f"{where}: none of the {listed} {kind} exists; first absent: {first}")
     log.warning(
         "%s: %d of %d %s lack an image; first absent: %s",
         where, listed - present, listed, kind, first,

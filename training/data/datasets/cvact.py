@@ -19,7 +19,7 @@ from scipy.io import loadmat
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
-from training.data.pairs import AerialView, Pair, PairError, Reference, own_references
+from training.data.pairs import AerialPoint, Pair, PairError, Reference, own_references
 
 MARK = "ACT_data.mat"
 SPLITS = {"train": 35_532, "val": 8_884, "test": 92_802}
@@ -39,17 +39,17 @@ INDICES = {
 
 
 def splits(root: Path) -> Sequence[str]:
-    """Those published."""
+    """The published splits."""
     return list(SPLITS)
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
-    """As ACT_data.mat lists them; "all" is train and val."""
+    """The pairs of ACT_data.mat; "all" is train and val."""
     names = ["train", "val"] if split == "all" else [split]
     path = root / "ACT_data.mat"
     content = _read(path)
     try:
-        ids = [str(one).strip() for one in np.atleast_1d(content["panoIds"])]
+        ids = [str(name).strip() for name in np.atleast_1d(content["panoIds"])]
         fields = [INDICES[name] for name in names]
         rows = np.concatenate([np.atleast_1d(content[group][key]) for group, key in fields]) - 1
         utm = np.asarray(content["utm"], np.float64).reshape(len(ids), 2)[rows]
@@ -60,8 +60,8 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
         _check_utm(path, name, east, north)
     longitudes, latitudes = transform(POSITIONS_CRS, "EPSG:4326", utm[:, 0], utm[:, 1])
     folder = root / ("ANU_data_test" if split == "test" else "ANU_data_small")
-    places = map(LatLon, latitudes, longitudes)
-    return [_pair(folder, *one) for one in zip(chosen, places, strict=True)]
+    positions = map(LatLon, latitudes, longitudes)
+    return [_pair(folder, *row) for row in zip(chosen, positions, strict=True)]
 
 
 def references(root: Path, split: str) -> Sequence[Reference]:
@@ -72,7 +72,7 @@ def references(root: Path, split: str) -> Sequence[Reference]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         elsewhere = next(path.parent.glob(f"*/{path.name}"), None)
-        hint = f"; {elsewhere} is there: the root holds it, beside ANU_data_small"
+        hint = f"; {elsewhere} exists: give the folder that holds it and ANU_data_small"
         raise PairError(f"{path} is missing: is this the root of CVACT?{hint if elsewhere else ''}")
     try:
         content: dict[str, Any] = loadmat(path, simplify_cells=True)
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_utm(path: Path, name: str, east: float, north: float) -> None:
-    """One place that no projection holds would fail the transform of all, unnamed."""
+    """Refuse a bad pair by name: the transform of all pairs would fail without a name."""
     try:
         lists.number("utm east", east, *UTM_EAST)
         lists.number("utm north", north, *UTM_NORTH)
@@ -97,7 +97,7 @@ def _pair(folder: Path, name: str, position: LatLon) -> Pair:
     return Pair(
         id=name,
         street=folder / "streetview" / f"{name}_grdView.jpg",
-        aerial=AerialView(aerial, scale, centre, centre),
+        aerial=AerialPoint(aerial, scale, centre, centre),
         geometry=GEOMETRY,
         position=position,
     )

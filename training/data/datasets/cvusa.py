@@ -1,6 +1,6 @@
 """CVUSA: 35,532 training and 8,884 validation pairs, aligned to north.
 
-Layout: splits/{train,val}-19zl.csv, bingmap/19/, streetview/panos/, and where it is held
+Layout: splits/{train,val}-19zl.csv, bingmap/19/, streetview/panos/, and optionally
 split_locations/all.csv with the coordinates (row i is id i).
 """
 
@@ -14,7 +14,7 @@ from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
 from training.data.datasets.lists import Row
-from training.data.pairs import AerialView, Pair, PairError, Reference, own_references
+from training.data.pairs import AerialPoint, Pair, PairError, Reference, own_references
 
 MARK = "splits/*-19zl.csv"
 SPLITS = {"train": 35_532, "val": 8_884}
@@ -28,16 +28,16 @@ METRES_PER_PIXEL_AT_EQUATOR = 0.2986
 
 
 def splits(root: Path) -> Sequence[str]:
-    """Those published."""
+    """The published splits."""
     return list(SPLITS)
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
-    """As listed; without coordinates the ground resolution is that of latitude 38."""
+    """The listed pairs; without coordinates, the ground resolution of latitude 38."""
     names = list(SPLITS) if split == "all" else [split]
     positions = _positions(root / "split_locations" / "all.csv")
     files = [root / "splits" / f"{name}-19zl.csv" for name in names]
-    return [pair for path in files for pair in _listed(root, path, positions)]
+    return [pair for path in files for pair in _read_list(root, path, positions)]
 
 
 def references(root: Path, split: str) -> Sequence[Reference]:
@@ -45,13 +45,13 @@ def references(root: Path, split: str) -> Sequence[Reference]:
     return own_references(pairs(root, split))
 
 
-def _listed(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:
+def _read_list(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:
     if not path.is_file():
         raise PairError(f"{path} is missing: is this the root of CVUSA?")
-    return [_listed_pair(root, path, row, positions) for row in lists.rows(path)]
+    return [_read_pair(root, path, row, positions) for row in lists.rows(path)]
 
 
-def _listed_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) -> Pair:
+def _read_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) -> Pair:
     try:
         return _pair(root / row.cells[0], root / row.cells[1], positions)
     except (ValueError, IndexError) as error:
@@ -67,9 +67,9 @@ def _positions(path: Path) -> list[LatLon]:
 
 def _position(path: Path, row: Row) -> LatLon:
     try:
-        return lists.place(row.cells[2], row.cells[3])
+        return lists.position(row.cells[2], row.cells[3])
     except (ValueError, IndexError) as error:
-        raise PairError(f"{path}, line {row.line} is no place: {error}") from error
+        raise PairError(f"{path}, line {row.line} is no position: {error}") from error
 
 
 def _pair(aerial: Path, street: Path, positions: Sequence[LatLon]) -> Pair:
@@ -82,7 +82,7 @@ def _pair(aerial: Path, street: Path, positions: Sequence[LatLon]) -> Pair:
     return Pair(
         id=f"{number:07d}",
         street=street,
-        aerial=AerialView(aerial, scale, centre, centre),
+        aerial=AerialPoint(aerial, scale, centre, centre),
         geometry=GEOMETRY,
         position=position,
     )

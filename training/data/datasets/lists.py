@@ -1,7 +1,7 @@
-"""The lists that datasets come with, read in one way as scripts and spreadsheets write them.
+"""Reading the lists that come with datasets, as scripts and spreadsheets write them.
 
-What is wrong with one is a ValueError that names file and line; its caller names the dataset.
-What is wrong with a number is one that names the value and what it may be.
+A fault in a list raises ValueError with file and line; the caller adds the dataset. A bad number
+raises ValueError with the value and the allowed range.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 
 
 class Row(NamedTuple):
-    """A row of a CSV and the line it ends in, from 1."""
+    """A row of a CSV, and the number of its last line, from 1."""
 
     line: int
     cells: list[str]
 
 
 class Record(NamedTuple):
-    """A row by the names of its columns, empty where it ends early, and the line it ends in."""
+    """A row by column name, with empty cells where it ends early, and its last line."""
 
     line: int
     cells: dict[str, str]
 
 
 def text(path: Path) -> str:
-    """A file of UTF-8, with or without the mark that spreadsheets begin it with."""
+    """The text of a UTF-8 file, with or without a byte order mark."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -50,7 +50,9 @@ def rows(path: Path) -> list[Row]:
     """A CSV's rows, without empty lines and without rows of empty cells at its end."""
     reader = csv.reader(io.StringIO(text(path), newline=""), skipinitialspace=True)
     try:
-        found = [Row(reader.line_num, [one.strip() for one in cells]) for cells in reader if cells]
+        found = [
+            Row(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells
+        ]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
     while found and not any(found[-1].cells):
@@ -59,7 +61,7 @@ def rows(path: Path) -> list[Row]:
 
 
 def records(path: Path, required: Collection[str]) -> list[Record]:
-    """A CSV's rows below its header, without those of empty cells."""
+    """A CSV's rows below its header, without rows of empty cells."""
     header, *others = rows(path) or [Row(1, [])]
     names = header.cells
     if lacking := sorted(set(required) - set(names)):
@@ -84,8 +86,8 @@ def number(name: str, cell: str | float, low: float = -math.inf, high: float = m
     return value
 
 
-def place(latitude: str | float, longitude: str | float) -> LatLon:
-    """A place on Earth, in degrees."""
+def position(latitude: str | float, longitude: str | float) -> LatLon:
+    """A position from two cells, in degrees."""
     return LatLon(
         number("latitude", latitude, -90.0, 90.0), number("longitude", longitude, -180.0, 180.0)
     )
@@ -93,5 +95,5 @@ def place(latitude: str | float, longitude: str | float) -> LatLon:
 
 @cache
 def warn_once(message: str) -> None:
-    """Log it, once a process: each split, and its gallery, comes from the same lists."""
+    """Log a message once a process: the splits and galleries share their lists."""
     log.warning(message)

@@ -1,10 +1,10 @@
 """Own pairs: a folder with pairs.csv.
 
-Columns: street, aerial (file names relative to the folder) and metres_per_pixel of the aerial;
-optional: id, split, latitude and longitude, column and row (where the street stands in the aerial,
-in pixels; its middle by default), heading_deg (of the panorama's centre column), horizon,
-vertical_fov_deg. Without these three the panorama's metadata say it all; without heading_deg, they
-say the heading.
+Columns: street, aerial (file names relative to the folder) and metres_per_pixel of the aerial.
+Optional: id, split, latitude and longitude, column and row (the street's point in the aerial in
+pixels; default: its middle), heading_deg (of the panorama's centre column), horizon,
+vertical_fov_deg. Without the last three, the panorama's metadata state the geometry; without
+heading_deg, they state the heading.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from model.geo import LatLon, offset
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
 from training.data.datasets.lists import Record
-from training.data.pairs import AerialView, Pair, PairError, Reference
+from training.data.pairs import AerialPoint, Pair, PairError, Reference
 
 MARK = "pairs.csv"
-SPLITS: dict[str, int] = {}  # whatever the table names
+SPLITS: dict[str, int] = {}  # the table names them
 HELD_OUT = {"train": "val"}
 STREET_SIZE = AERIAL_SIZE = None
 REQUIRED = {"street", "aerial", "metres_per_pixel"}
 
 
 def splits(root: Path) -> Sequence[str]:
-    """Those that the table names, in its order."""
+    """The splits that the table names, in its order."""
     return _named(_rows(root))
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
-    """The rows of pairs.csv whose `split` is the one named; all of them for "all"."""
+    """The rows of pairs.csv with that `split`; all rows for "all"."""
     rows = _rows(root)
     wanted = [row for row in rows if split == "all" or row.cells.get("split", "") == split]
     if rows and not wanted:
@@ -46,20 +46,18 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
 
 def references(root: Path, split: str) -> Sequence[Reference]:
     """The aerial images of the split's rows, each once."""
-    return [
-        _reference(pair) for pair in {one.aerial.path: one for one in pairs(root, split)}.values()
-    ]
+    by_path = {pair.aerial.path: pair for pair in pairs(root, split)}
+    return [_reference(pair) for pair in by_path.values()]
 
 
 def _reference(pair: Pair) -> Reference:
-    view = pair.aerial
-    middle = _middle(view.path, view.metres_per_pixel)
+    point = pair.aerial
+    middle = _middle(point.path, point.metres_per_pixel)
     if not math.isfinite(middle.column):
         return Reference(pair.tile, middle)
-    east = (middle.column - view.column) * view.metres_per_pixel
-    north = (view.row - middle.row) * view.metres_per_pixel
-    place = pair.position and offset(pair.position, east, north)
-    return Reference(pair.tile, middle, place)
+    east = (middle.column - point.column) * point.metres_per_pixel
+    north = (point.row - middle.row) * point.metres_per_pixel
+    return Reference(pair.tile, middle, pair.position and offset(pair.position, east, north))
 
 
 def _rows(root: Path) -> list[Record]:
@@ -75,7 +73,7 @@ def _named(rows: Sequence[Record]) -> list[str]:
 
 
 def _known(rows: Sequence[Record]) -> str:
-    """What to ask for where a split was asked for that is not there."""
+    """The splits to ask for instead of an absent split."""
     if named := ", ".join(filter(None, _named(rows))):
         return f"it has the splits {named} and all"
     lacking = "its column split is empty" if "split" in rows[0].cells else "it has no column split"
@@ -91,7 +89,7 @@ def _pair(root: Path, record: Record, table: Path) -> Pair:
         return Pair(
             id=row.get("id") or _name(root, row["street"]),
             street=street,
-            aerial=_view(aerial, row),
+            aerial=_point(aerial, row),
             geometry=_geometry(row),
             position=_position(row),
             tile=_name(root, row["aerial"]),
@@ -101,7 +99,7 @@ def _pair(root: Path, record: Record, table: Path) -> Pair:
 
 
 def _name(root: Path, cell: str) -> str:
-    """An id for an image: its path from `root`, elsewhere the whole one in a tile id's letters."""
+    """An id for an image: its path from `root`, or its whole path in the letters of a tile id."""
     inside = root.absolute()
     path = inside / Path(cell).with_suffix("")
     if path.is_relative_to(inside):
@@ -110,7 +108,7 @@ def _name(root: Path, cell: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", lambda found: f"_{ord(found[0]):x}", whole)
 
 
-def _view(path: Path, row: dict[str, str]) -> AerialView:
+def _point(path: Path, row: dict[str, str]) -> AerialPoint:
     scale = float(row["metres_per_pixel"])
     if not 0.0 < scale < math.inf:
         raise ValueError(f"metres_per_pixel is {scale}: it must be above 0")
@@ -118,16 +116,16 @@ def _view(path: Path, row: dict[str, str]) -> AerialView:
     if given is None:
         return _middle(path, scale)
     column, line = map(lists.number, ("column", "row"), given)
-    return AerialView(path, scale, column, line)
+    return AerialPoint(path, scale, column, line)
 
 
-def _middle(path: Path, metres_per_pixel: float) -> AerialView:
-    """NaN where the image is absent or damaged: its pair is counted so, and the others are read."""
+def _middle(path: Path, metres_per_pixel: float) -> AerialPoint:
+    """The image's middle; NaN if the image is absent or damaged: other pairs can still be read."""
     try:
         width, height = _size(path)
     except (OSError, Image.DecompressionBombError):
         width = height = math.nan
-    return AerialView(path, metres_per_pixel, width / 2, height / 2)
+    return AerialPoint(path, metres_per_pixel, width / 2, height / 2)
 
 
 def _size(path: Path) -> tuple[float, float]:
@@ -152,11 +150,11 @@ def _geometry(row: dict[str, str]) -> PanoramaGeometry | None:
 
 def _position(row: dict[str, str]) -> LatLon | None:
     given = _both(row, "latitude", "longitude")
-    return lists.place(*given) if given else None
+    return lists.position(*given) if given else None
 
 
 def _both(row: dict[str, str], *names: str) -> list[str] | None:
-    """Two cells that say a thing together; None where both are empty. Raises ValueError."""
+    """Two cells that need each other; None if both are empty. Raises ValueError."""
     cells = [row.get(name, "") for name in names]
     if any(cells) and not all(cells):
         stated, lacking = names if cells[0] else reversed(names)

@@ -1,4 +1,4 @@
-"""Procedural towns as `skyfix-train synth` writes them: one raster, panoramas, true poses."""
+"""Procedural towns that `skyfix-train synth` wrote: a raster, panoramas and true poses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rasterio.warp import transform
 from model.geo import LatLon
 from training.data.datasets import lists
 from training.data.datasets.lists import Record
-from training.data.pairs import AerialView, Pair, PairError, Reference, own_references
+from training.data.pairs import AerialPoint, Pair, PairError, Reference, own_references
 
 MARK = "poses.csv"
 SPLITS: dict[str, int] = {}
-HELD_OUT = {"all": "all"}  # of another town
+HELD_OUT = {"all": "all"}  # but of another town
 STREET_SIZE = AERIAL_SIZE = None
 
 
@@ -27,19 +27,19 @@ def splits(root: Path) -> Sequence[str]:
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """All panoramas of the town at `root`, or of every town folder in it; `split` must be "all".
 
-    The geometry is left to the panoramas' own GPano, as in serving.
+    The geometry comes from the panoramas' own GPano, as in serving.
     """
     if split != "all":
         raise PairError(f"a town has only the split 'all', not {split!r}: give other seeds instead")
     towns = [root] if (root / "poses.csv").is_file() else sorted(root.glob("*/poses.csv"))
     if not towns:
         raise PairError(f"no town at {root}: make one with `skyfix-train synth`")
-    folders = [one if one.is_dir() else one.parent for one in towns]
+    folders = [town if town.is_dir() else town.parent for town in towns]
     return [pair for folder in folders for pair in _town(folder)]
 
 
 def references(root: Path, split: str) -> Sequence[Reference]:
-    """The place of every panorama in its raster."""
+    """A tile around every panorama."""
     return own_references(pairs(root, split))
 
 
@@ -52,8 +52,8 @@ def _town(folder: Path) -> list[Pair]:
         east, north = transform(
             "EPSG:4326",
             image.crs,
-            [one.longitude for one in positions],
-            [one.latitude for one in positions],
+            [position.longitude for position in positions],
+            [position.latitude for position in positions],
         )
         pixels = [~image.transform @ point for point in zip(east, north, strict=True)]
         metres_per_pixel = float(image.res[0])
@@ -61,7 +61,7 @@ def _town(folder: Path) -> list[Pair]:
         Pair(
             id=f"{folder.name}/{row['id']}",
             street=folder / row["file"],
-            aerial=AerialView(raster, metres_per_pixel, column, line),
+            aerial=AerialPoint(raster, metres_per_pixel, column, line),
             position=position,
         )
         for (_, row), position, (column, line) in zip(records, positions, pixels, strict=True)
@@ -70,6 +70,6 @@ def _town(folder: Path) -> list[Pair]:
 
 def _position(table: Path, record: Record) -> LatLon:
     try:
-        return lists.place(record.cells["latitude"], record.cells["longitude"])
+        return lists.position(record.cells["latitude"], record.cells["longitude"])
     except ValueError as error:
         raise ValueError(f"{table}, line {record.line}: {error}") from error

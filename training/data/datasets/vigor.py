@@ -2,7 +2,7 @@
 
 Layout: <City>/panorama and <City>/satellite, or rearranged as ground/ and satellite/, with or
 without a folder a city inside; the lists in splits/<City>/. The corrected lists, whose names end
-in __corrected.txt, come first: the published ones place the streets up to metres off.
+in __corrected.txt, are preferred: the published lists place streets metres off.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
-from training.data.pairs import AerialView, Pair, PairError, Reference
+from training.data.pairs import AerialPoint, Pair, PairError, Reference
 
 MARK = "*/*/satellite_list.txt"
 SPLITS = {
@@ -52,14 +52,14 @@ PARTS = {
 
 
 def splits(root: Path) -> Sequence[str]:
-    """Those published."""
+    """The published splits."""
     return list(SPLITS)
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
-    """As listed, with the positive tile; "all" is the same-area splits together."""
+    """The listed pairs, with the positive tile; "all" is both same-area splits."""
     names = ["same-train", "same-test"] if split == "all" else [split]
-    files = [one for name in names for one in _lists(root, *PARTS[name])]
+    files = [file for name in names for file in _lists(root, *PARTS[name])]
     return [pair for city, path in files for pair in _city_pairs(root, city, path)]
 
 
@@ -75,25 +75,25 @@ def references(root: Path, split: str) -> Sequence[Reference]:
 
 
 def _lists(root: Path, cities: Sequence[str], name: str) -> list[tuple[str, Path]]:
-    """The list of each city; those without one are logged, none at all is an error."""
+    """The list of each city. Cities without a list are logged. Raises PairError if all lack it."""
     every = {city: _list(root, city, name) for city in cities}
     found = [(city, path) for city, path in every.items() if path is not None]
     if not found:
         lacking = root / "splits" / cities[0] / f"{name}__corrected.txt"
-        raise PairError(f"{lacking} is missing, as for every other city: is this VIGOR's root?")
+        raise PairError(f"{lacking} is missing, as in every other city: is this VIGOR's root?")
     if len(found) < len(cities):
         lacking_cities = ", ".join(city for city, path in every.items() if path is None)
-        lists.warn_once(f"VIGOR at {root}: left out, for want of a list {name}: {lacking_cities}")
+        lists.warn_once(f"VIGOR at {root}: left out, without a list {name}: {lacking_cities}")
     for _, path in found:
         if name != "satellite_list" and "__corrected" not in path.name:
-            lists.warn_once(f"{path} is not the corrected list: its places are metres off")
+            lists.warn_once(f"{path} is not the corrected list: its positions are metres off")
     return found
 
 
 def _list(root: Path, city: str, name: str) -> Path | None:
     endings = ("__corrected.txt", ".txt")
     paths = [root / f / city / (name + end) for end in endings for f in LIST_FOLDERS]
-    return next((one for one in paths if one.is_file()), None)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _city_pairs(root: Path, city: str, path: Path) -> list[Pair]:
@@ -110,7 +110,7 @@ def _city_pairs(root: Path, city: str, path: Path) -> list[Pair]:
 
 
 def _pair(city: str, streets: Path, tiles: Path, fields: Sequence[str]) -> Pair:
-    """From panorama, then four times a tile and its middle less the street, north and east."""
+    """A line's pair: a panorama, then four times a tile and its middle, pixels north and east."""
     if len(fields) != 13:
         raise ValueError(f"{len(fields)} fields, not 13")
     street, tile, north, east = fields[:4]
@@ -120,22 +120,22 @@ def _pair(city: str, streets: Path, tiles: Path, fields: Sequence[str]) -> Pair:
         street=streets / street,
         aerial=_view(city, tiles / tile, lists.number("north", north), lists.number("east", east)),
         geometry=GEOMETRY,
-        position=lists.place(latitude, longitude),
+        position=lists.position(latitude, longitude),
         tile=Path(tile).stem,
         semi_positives=tuple(Path(other).stem for other in fields[4::3]),
     )
 
 
-def _view(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> AerialView:
-    """The place from which the tile's middle lies so many pixels to the north and east."""
+def _view(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> AerialPoint:
+    """The point whose tile's middle lies so many pixels to its north and east."""
     row, column = AERIAL_SIZE[0] / 2 + north, AERIAL_SIZE[1] / 2 - east
-    return AerialView(tile, METRES_PER_PIXEL[city], column, row)
+    return AerialPoint(tile, METRES_PER_PIXEL[city], column, row)
 
 
 def _tile_position(tile: Path, source: Path) -> LatLon:
     try:
         _, latitude, longitude = tile.stem.split("_")
-        return lists.place(latitude, longitude)
+        return lists.position(latitude, longitude)
     except ValueError as error:
         raise PairError(
             f"{source} names {tile.name!r}: expected satellite_<lat>_<lon>.png ({error})"
@@ -143,7 +143,7 @@ def _tile_position(tile: Path, source: Path) -> LatLon:
 
 
 def _folder(root: Path, city: str, *kinds: str) -> Path:
-    """Where a city's images of a kind are: as published, else as rearranged."""
+    """The folder of a city's images of a kind: as published, else as rearranged."""
     official = [root / city / kind for kind in kinds]
     others = [folder for kind in kinds for folder in (root / kind / city, root / kind)]
-    return next((one for one in (*official, *others) if one.is_dir()), official[0])
+    return next((folder for folder in (*official, *others) if folder.is_dir()), official[0])

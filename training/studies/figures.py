@@ -1,9 +1,5 @@
-"""The paper's pictures of a checkpoint: attention (figure 6), descriptors on a plane (figure 8),
-what is found for a query, or for those that were missed (figure 9), and recall over epochs
-(figure 7).
-
-Needs the extra `figures`.
-"""
+"""The paper's figures of a checkpoint: attention (6), recall over epochs (7), descriptors on a
+plane (8), and the tiles found for streets (9). Needs the extra `figures`."""
 
 from __future__ import annotations
 
@@ -23,8 +19,8 @@ from model.checkpoint import Checkpoint
 from model.errors import SkyfixError
 from model.images import Rgb
 from model.preprocessing import Preprocessing, to_pixels, to_tensor
-from training.data.pairs import Arrays
-from training.evaluate.protocols import Search, centred_tiles
+from training.data.arrays import Arrays
+from training.evaluate.encoded_pairs import EncodedPairs, centred_tiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,11 +30,11 @@ TOP = 5
 
 
 class FigureError(SkyfixError):
-    """A picture cannot be drawn."""
+    """A figure cannot be drawn."""
 
 
 def attention(checkpoint: Checkpoint, arrays: Arrays, rows: Sequence[int], path: Path) -> Path:
-    """Figure 6: what both branches look at, over the strip, its projection and the tile.
+    """Figure 6: both branches' masks over the strip, its projection and the tile.
 
     Raises:
         FigureError: the network has no attention.
@@ -52,8 +48,8 @@ def attention(checkpoint: Checkpoint, arrays: Arrays, rows: Sequence[int], path:
         strip, north = arrays.strips[row], float(arrays.norths[row])
         view, street_mask, aerial_mask = _masks(checkpoint, strip, north, tiles[row])
         seen = back_projected(street_mask, strip, north, preprocessing)
-        pictures = [(strip, seen), (view, street_mask), (tiles[row], aerial_mask)]
-        for axis, (image, mask) in zip(line, pictures, strict=True):
+        panels = [(strip, seen), (view, street_mask), (tiles[row], aerial_mask)]
+        for axis, (image, mask) in zip(line, panels, strict=True):
             axis.imshow(image)
             shown = axis.imshow(mask, cmap="jet", vmin=0.0, vmax=1.0, alpha=0.4)
             axis.set_xlabel(f"{np.nanmin(mask):.2f} to {np.nanmax(mask):.2f}", fontsize=7)
@@ -66,7 +62,7 @@ def attention(checkpoint: Checkpoint, arrays: Arrays, rows: Sequence[int], path:
 def _masks(
     checkpoint: Checkpoint, strip: Rgb, north: float, tile: Rgb
 ) -> tuple[Rgb, NDArray[np.float32], NDArray[np.float32]]:
-    """The projected street, and both branches' masks (shares, 0 to 1) at the input's size."""
+    """The projected street, and both branches' masks (0 to 1) at the input's size."""
     network, preprocessing = checkpoint.network(), checkpoint.config.preprocessing
     with torch.inference_mode():
         view = preprocessing.project(to_tensor([strip]), north)
@@ -84,18 +80,18 @@ def _masks(
 def back_projected(
     mask: NDArray[np.float32], strip: Rgb, north: float, preprocessing: Preprocessing
 ) -> NDArray[np.float32]:
-    """A mask (S, S) of the projection, as one of the strip (h, w); NaN where it shows nothing.
+    """A mask (S, S) of the projection as a mask of the strip (h, w); NaN outside the projection.
 
-    The projection is linear in the strip, so its gradient says how much of each strip pixel
-    every projected one holds: the mean over these, weighted so. Near the camera they hold few
-    strip pixels each; a finer projection and a mean over 7 pixels fill what lies between.
+    The projection is linear in the strip, so its gradient gives the weight of each strip pixel in
+    each projected pixel. A strip pixel gets the weighted mean of the mask. Projected pixels near
+    the camera hold few strip pixels: a finer projection and a mean over 7 pixels fill the gaps.
     """
     side = 4 * preprocessing.input_size
     fine = replace(preprocessing, input_size=side)
     values = functional.interpolate(torch.from_numpy(mask)[None, None], (side, side))
     weighted, weight = (
-        _gradient_of(fine, one.expand(1, 3, side, side), strip.shape[:2], north)
-        for one in (values, torch.ones_like(values))
+        _gradient_of(fine, view.expand(1, 3, side, side), strip.shape[:2], north)
+        for view in (values, torch.ones_like(values))
     )
     result: NDArray[np.float32] = torch.where(weight > 1e-6, weighted / weight, torch.nan).numpy()
     return result
@@ -113,51 +109,51 @@ def _gradient_of(
 
 
 def check_plane(pairs: int) -> Any:
-    """Whether `plane` can draw so many pairs; returns scikit-learn's module for it.
-
-    Raises:
-        FigureError: as `plane`.
-    """
+    """scikit-learn's module for `plane`, if `plane` can draw so many pairs. Raises FigureError."""
     if pairs < 3:
         raise FigureError(f"{pairs} pairs make no t-SNE: at least 3")
     return _extra("sklearn.manifold")
 
 
-def plane(search: Search, path: Path, seed: int = 0) -> Path:
+def plane(encoded: EncodedPairs, path: Path, seed: int = 0) -> Path:
     """Figure 8: t-SNE of street and aerial descriptors; each pair is joined by a line.
 
     Raises:
         FigureError: fewer than three pairs, or the extra `figures` is not installed.
     """
-    street, aerial = search.street, search.aerial[search.right]
+    street, aerial = encoded.street, encoded.aerial[encoded.right]
     manifold = check_plane(len(street))
     tsne = manifold.TSNE(
         perplexity=min(30.0, len(street) / 3.0), init="pca", metric="cosine", random_state=seed
     )
     points = tsne.fit_transform(np.concatenate([street, aerial]).astype(np.float64))
-    ours, theirs = points[: len(street)], points[len(street) :]
+    streets, aerials = points[: len(street)], points[len(street) :]
     figure = _figure(6.0, 6.0)
     axis = figure.subplots()
-    for pair in zip(ours, theirs, strict=True):
+    for pair in zip(streets, aerials, strict=True):
         axis.plot(*np.array(pair).T, color="0.7", linewidth=0.6, zorder=1)
-    axis.scatter(
-        ours[:, 0], ours[:, 1], s=14, marker="o", color="#4575b4", label="street", zorder=2
-    )
-    axis.scatter(
-        theirs[:, 0], theirs[:, 1], s=14, marker="^", color="#fc8d59", label="aerial", zorder=2
-    )
+    for points, marker, colour, name in (
+        (streets, "o", "#4575b4", "street"),
+        (aerials, "^", "#fc8d59", "aerial"),
+    ):
+        x, y = points.T
+        axis.scatter(x, y, s=14, marker=marker, color=colour, label=name, zorder=2)
     axis.legend(loc="best", fontsize=8)
     axis.set_title(f"t-SNE of {len(street)} pairs", fontsize=9)
     return _saved(figure, path)
 
 
 def retrieval(
-    search: Search, preprocessing: Preprocessing, arrays: Arrays, rows: Sequence[int], path: Path
+    encoded: EncodedPairs,
+    preprocessing: Preprocessing,
+    arrays: Arrays,
+    rows: Sequence[int],
+    path: Path,
 ) -> Path:
-    """Figure 9: queries, what the network sees of them, and the best tiles of all pairs', the
-    right one framed in green; that one again at the end, where it may be none of them."""
+    """Figure 9: streets, their projections, their best tiles among all pairs', and the right tile,
+    framed in green, again at the end."""
     tiles = centred_tiles(arrays)
-    top = min(TOP, len(search.aerial))
+    top = min(TOP, len(encoded.aerial))
     wide = arrays.strips.shape[2] / arrays.strips.shape[1]
     figure = _figure(1.5 * (wide + top + 2.4), 1.8 * len(rows) + 0.3)
     axes = figure.subplots(len(rows), top + 3, squeeze=False, width_ratios=[wide] + [1] * (top + 2))
@@ -166,12 +162,12 @@ def retrieval(
         line[0].imshow(strip)
         view = preprocessing.project(to_tensor([strip]), float(arrays.norths[row]))
         line[1].imshow(to_pixels(view))
-        own = search.right[row]
-        for axis, tile in zip(line[2:], (*search.best(row, top), own), strict=True):
-            axis.imshow(tiles[search.rows[tile]])
-            metres = search.metres(row, tile)
+        own = encoded.right[row]
+        for axis, tile in zip(line[2:], (*encoded.best(row, top), own), strict=True):
+            axis.imshow(tiles[encoded.rows[tile]])
+            metres = encoded.metres(row, tile)
             away = "" if np.isnan(metres) or tile == own else f", {metres:.0f} m off"
-            axis.set_xlabel(f"{search.cosine(row, tile):.3f}{away}", fontsize=7)
+            axis.set_xlabel(f"{encoded.cosine(row, tile):.3f}{away}", fontsize=7)
             for spine in axis.spines.values():
                 spine.set(color=RIGHT if tile == own else WRONG, linewidth=3.0)
     names = ("query", "projected", *range(1, top + 1), "right")
@@ -181,15 +177,15 @@ def retrieval(
 
 
 def curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path: Path) -> Path:
-    """Figure 7: recall@1 over epochs by row, the mean of its runs and their spread.
+    """Figure 7: recall@1 over epochs for each row: mean and spread of its runs.
 
-    histories: of each row, the log lines of each run.
+    histories: the log lines of each run, by row.
     """
     figure = _figure(6.0, 4.0)
     axis = figure.subplots()
     for name, runs in histories.items():
         length = min(map(len, runs))
-        recall = 100.0 * np.array([[one["1"] for one in run[:length]] for run in runs])
+        recall = 100.0 * np.array([[epoch["1"] for epoch in run[:length]] for run in runs])
         epochs = np.arange(1, length + 1)
         (line,) = axis.plot(epochs, recall.mean(0), marker=".", label=name)
         low, high = recall.min(0), recall.max(0)
@@ -201,9 +197,9 @@ def curves(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], path:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, drawn without a display."""
-    made: Figure = _extra("matplotlib.figure").Figure((width, height), layout="constrained")
-    return made
+    """An empty figure, sizes in inches, that needs no display."""
+    figure: Figure = _extra("matplotlib.figure").Figure((width, height), layout="constrained")
+    return figure
 
 
 def _saved(figure: Figure, path: Path, *, axes: bool = False, frames: bool = False) -> Path:

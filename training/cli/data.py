@@ -1,0 +1,106 @@
+"""The commands that make and check datasets: synth, doctor, export-tiles."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.cli import options
+from training.cli.options import Commands
+from training.data import datasets
+from training.data.doctor import examine, report_lines, write_picture
+from training.data.export import export_tiles
+from training.data.pairs import PairError
+
+
+def add_synth(commands: Commands) -> None:
+    """Add `synth`."""
+    command = commands.add_parser("synth", help="make procedural towns")
+    command.add_argument(
+        "out", type=Path, help="folder to make; several seeds get a folder each inside it"
+    )
+    command.add_argument(
+        "--seed", type=options.seeds, default=[0], help="a seed, or a range such as 100-139 (0)"
+    )
+    command.add_argument(
+        "--panoramas", type=options.count, default=500, help="panoramas of each town (500)"
+    )
+    command.add_argument(
+        "--size-m", type=float, default=800.0, help="side of each town in metres (800)"
+    )
+    command.add_argument(
+        "--width", type=int, default=1024, help="width of a panorama in pixels (1024)"
+    )
+    command.add_argument(
+        "--spacing-m", type=float, default=10.0, help="least distance of panoramas in metres (10)"
+    )
+    command.add_argument(
+        "--varied", action="store_true", help="vary climates, materials and cameras widely"
+    )
+    command.add_argument("--workers", type=options.count, default=2, help="drawing threads (2)")
+    command.set_defaults(run=_synth)
+
+
+def add_doctor(commands: Commands) -> None:
+    """Add `doctor`."""
+    command = commands.add_parser(
+        "doctor",
+        help="report what a dataset's folder holds and lacks",
+        epilog="The exit code is 1 if something is wrong. Absent images are not an error.",
+    )
+    _add_dataset(command)
+    command.add_argument(
+        "--picture", type=Path, help="image file to write: a pair's street, projection and aerial"
+    )
+    command.set_defaults(run=_doctor)
+
+
+def add_export_tiles(commands: Commands) -> None:
+    """Add `export-tiles`."""
+    command = commands.add_parser(
+        "export-tiles", help="write a dataset's tiles as a folder for `skyfix ingest`"
+    )
+    _add_dataset(command)
+    command.add_argument("out", type=Path, help="folder to make")
+    command.add_argument("--split", default="all", help="split whose gallery is exported (all)")
+    command.set_defaults(run=_export_tiles)
+
+
+def _add_dataset(command: argparse.ArgumentParser) -> None:
+    command.add_argument("dataset", choices=sorted(datasets.DATASETS))
+    command.add_argument("root", type=Path, help="the dataset's folder")
+
+
+def _synth(arguments: argparse.Namespace) -> None:
+    # The renderer compiles on import; the other commands must not wait for it.
+    from training.town import TownSpec, write_town
+
+    for seed, folder in options.seed_folders(arguments.out, arguments.seed):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_town(
+            folder,
+            TownSpec(seed=seed, size_m=arguments.size_m, varied=arguments.varied),
+            arguments.panoramas,
+            pano_size=(arguments.width // 2, arguments.width),
+            workers=arguments.workers,
+            min_spacing_m=arguments.spacing_m,
+        )
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    findings = examine(arguments.dataset, arguments.root)
+    for line in report_lines(findings):
+        print(line)
+    if not findings.usable:
+        raise PairError(f"no pair of {arguments.dataset} at {arguments.root} can be read")
+    if arguments.picture:
+        pair = findings.sample.sound[0]
+        write_picture(pair, arguments.picture)
+        print(f"picture of {pair.id}: {arguments.picture}")
+    if findings.trouble:
+        raise PairError(f"{arguments.dataset} at {arguments.root}: {findings.trouble}")
+
+
+def _export_tiles(arguments: argparse.Namespace) -> None:
+    count = export_tiles(arguments.dataset, arguments.root, arguments.split, arguments.out)
+    print(f"{count} tiles in {arguments.out}")
