@@ -166,21 +166,17 @@ def content_hash(image: Rgb) -> bytes:
     return hashlib.sha256(image.tobytes()).digest()
 
 
+@dataclass
 class _Cutting:
     """Turns a source into catalogue tiles; counts the tiles kept and skipped."""
 
-    def __init__(
-        self,
-        source: Source,
-        size_m: float | None,
-        stride_m: float | None,
-        min_valid: float,
-        progress: Progress,
-    ) -> None:
-        self._source, self._size_m, self._stride_m = source, size_m, stride_m
-        self._min_valid, self._progress = min_valid, progress
-        self.kept = 0
-        self.skipped = 0
+    source: Source
+    size_m: float | None
+    stride_m: float | None
+    min_valid: float
+    progress: Progress
+    kept: int = 0
+    skipped: int = 0
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile with enough imagery.
@@ -189,38 +185,37 @@ class _Cutting:
             BadImages: some tiles could not be read; all were tried.
             NothingToIngest: no tile was left.
         """
-        expected = self._source.count(self._size_m, self._stride_m)
-        cuts = self._source.cuts(self._size_m, self._stride_m)
+        expected = self.source.count(self.size_m, self.stride_m)
+        cuts = self.source.cuts(self.size_m, self.stride_m)
         bad: list[str] = []
         for run in runs(cuts, HASH_PIXELS):
             try:
-                images = self._source.read_run(run, HASH_PIXELS)
+                images = self.source.read_run(run, HASH_PIXELS)
             except SourceError as error:
                 bad += [f"{cut.tile_id}: {error}" for cut in run]
                 continue
             for cut, image in zip(run, images, strict=True):
-                if image.valid < self._min_valid:
+                if image.valid < self.min_valid:
                     self.skipped += 1
                 else:
                     self.kept += 1
-                    yield Tile(cut.tile_id, self._source.name, *cut.centre, cut.size_m,
+                    yield Tile(cut.tile_id, self.source.name, *cut.centre, cut.size_m,
                                content_hash(image.pixels))  # fmt: skip
             done = self.kept + self.skipped
-            self._progress(done, max(expected, done))
+            self.progress(done, max(expected, done))
         self._conclude(bad)
 
     def _conclude(self, bad: list[str]) -> None:
         if bad:
             shown = "; ".join(bad[:MAX_BAD_TILES_NAMED])
             raise BadImages(
-                f"{len(bad)} tiles of {self._source.path} cannot be read, nothing was changed: "
+                f"{len(bad)} tiles of {self.source.path} cannot be read, nothing was changed: "
                 f"{shown}"
             )
         if not self.kept:
             raise NothingToIngest(
-                f"{self._source.path} gives no tile: imagery covers less than "
-                f"{self._min_valid:.0%} of all {self.skipped} that were cut: use smaller tiles or "
-                "other imagery"
+                f"{self.source.path} gives no tile: imagery covers less than {self.min_valid:.0%} "
+                f"of each of the {self.skipped} that were cut: use smaller tiles or other imagery"
             )
 
 

@@ -45,12 +45,12 @@ def test_bounds_are_those_of_web_mercator(latitude: float, longitude: float) -> 
 
 
 @pytest.mark.parametrize("tile", [MapTile(1, 2, 0), MapTile(3, 0, -1), MapTile(23, 0, 0)])
-def test_what_is_no_tile_is_refused(tile: MapTile) -> None:
+def test_an_address_outside_the_world_is_refused(tile: MapTile) -> None:
     with pytest.raises(MapTileUnknown, match=f"{tile.z}/{tile.x}/{tile.y}"):
         tile.checked()
 
 
-def test_nothing_is_drawn_where_nothing_is(tmp_path: Path, base_map: BaseMap) -> None:
+def test_nothing_is_drawn_where_no_imagery_is(tmp_path: Path, base_map: BaseMap) -> None:
     tile = tile_at(50.0, 15.0, 16)
     assert base_map.draw(tile, []).result() is None
     raster = write_raster(tmp_path / "r.tif", patchwork(400, 400), crs="EPSG:32633")
@@ -59,7 +59,7 @@ def test_nothing_is_drawn_where_nothing_is(tmp_path: Path, base_map: BaseMap) ->
     assert base_map.draw(tile_at(0.0, 0.0, 16), []).result() is None
 
 
-def test_a_folder_s_images_lie_where_they_belong(tmp_path: Path, base_map: BaseMap) -> None:
+def test_a_folders_images_lie_at_their_positions(tmp_path: Path, base_map: BaseMap) -> None:
     region = coloured_region(tmp_path / "town", [5])
     with Catalogue.of(tmp_path) as catalogue:
         ingest(catalogue, region, size_m=64.0)
@@ -94,7 +94,7 @@ def test_a_raster_in_web_mercator_is_drawn_as_it_is(tmp_path: Path, base_map: Ba
     assert np.abs(drawn.astype(int) - picture).mean() < 6.0
 
 
-def test_so_many_may_wait_and_those_given_up_are_not_drawn(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_and_cancelled_tiles_are_not_drawn(tmp_path: Path) -> None:
     drawn: list[MapTile] = []
     go = threading.Event()
 

@@ -45,7 +45,9 @@ def test_a_raster_lies_where_its_points_say(bend_m: float, tmp_path: Path) -> No
     assert largest_error(write_placed(tmp_path / "a.tif", points), tmp_path) < 0.25 + misfit
 
 
-def test_what_cannot_be_bent_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_points_that_no_spline_can_join_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     corners = [point(row, column) for row in (0, SIDE) for column in (0, SIDE)]
     twice = GroundControlPoint(SIDE, SIDE, EAST_M, NORTH_M)  # of a pixel that lies elsewhere
     RasterSource(write_placed(tmp_path / "a.tif", [*corners, twice]))

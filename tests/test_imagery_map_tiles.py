@@ -29,7 +29,7 @@ def colour(east_m: np.ndarray, north_m: np.ndarray) -> np.ndarray:
     return np.stack([*ramps, np.full_like(ramps[0], 128)], axis=-1).round().astype(np.uint8)
 
 
-def write_pyramid(
+def write_map_tiles(
     folder: Path, levels: tuple[int, ...], reach: int = 1, suffix: str = "png"
 ) -> Path:
     """The map tiles around ORIGIN, coloured by place; at 60 degrees 256 pixels are 153 m at 17."""
@@ -53,7 +53,7 @@ def write_pyramid(
 
 @pytest.mark.parametrize("level", [16, 18, 19])
 def test_pixels_are_where_they_belong(tmp_path: Path, level: int) -> None:
-    source = MapTileSource(write_pyramid(tmp_path / "map", (level,), reach=2))
+    source = MapTileSource(write_map_tiles(tmp_path / "map", (level,), reach=2))
     for east, north in ((0.0, 0.0), (35.0, -20.0), (-30.0, 25.0)):
         cut = Cut("t", offset(ORIGIN, east, north), 32.0)
         picture = source.read(cut, 32)
@@ -64,7 +64,7 @@ def test_pixels_are_where_they_belong(tmp_path: Path, level: int) -> None:
 
 
 def test_cuts_cover_the_deepest_level_across_the_dateline(tmp_path: Path) -> None:
-    source = MapTileSource(write_pyramid(tmp_path / "map", (15, 18)))
+    source = MapTileSource(write_map_tiles(tmp_path / "map", (15, 18)))
     longitudes = {wrap_longitude(cut.centre.longitude) > 0 for cut in source.cuts(32.0, 16.0)}
     assert longitudes == {True, False}
     with Catalogue.of(tmp_path) as catalogue:
@@ -76,7 +76,7 @@ def test_cuts_cover_the_deepest_level_across_the_dateline(tmp_path: Path) -> Non
 
 
 def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path: Path) -> None:
-    folder = write_pyramid(tmp_path / "map", (16, 18))
+    folder = write_map_tiles(tmp_path / "map", (16, 18))
     for file in (folder / "16").rglob("*.png"):
         Image.new("RGB", (256, 256), (9, 9, 9)).save(file)
     source = MapTileSource(folder)
@@ -92,15 +92,15 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path: Path) -> None:
 
 
 def test_missing_map_tiles_are_counted_as_empty(tmp_path: Path) -> None:
-    folder = write_pyramid(tmp_path / "map", (18,), reach=0)
+    folder = write_map_tiles(tmp_path / "map", (18,), reach=0)
     source = MapTileSource(folder)
     cuts = list(source.cuts(64.0, 16.0))
     valid = [source.read(cut, 32).valid for cut in cuts]
     assert 0.2 < min(valid) < 0.5 < max(valid) <= 1.0
 
 
-def test_unusable_pyramids_are_refused_with_the_reason(tmp_path: Path) -> None:
-    folder = write_pyramid(tmp_path / "map", (12,))
+def test_unusable_map_tiles_are_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = write_map_tiles(tmp_path / "map", (12,))
     with pytest.raises(GridError, match=r"19\.1 m per pixel .* deeper levels"):
         list(MapTileSource(folder).cuts(64.0, 16.0))
     (folder / "13").mkdir()
@@ -117,7 +117,7 @@ def test_unusable_pyramids_are_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_damaged_map_tile_is_named(tmp_path: Path) -> None:
-    folder = write_pyramid(tmp_path / "map", (18,), reach=0)
+    folder = write_map_tiles(tmp_path / "map", (18,), reach=0)
     source = MapTileSource(folder)
     file = next(folder.rglob("*.png"))
     file.write_bytes(file.read_bytes()[:-3000])

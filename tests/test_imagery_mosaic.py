@@ -1,4 +1,4 @@
-"""Sheets make one picture, whichever way the ground was divided among them."""
+"""Sheets make one image, whichever way the ground was divided among them."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def test_two_halves_are_the_whole(tmp_path: Path) -> None:
 
 
 def test_one_value_has_one_colour_on_every_sheet(tmp_path: Path) -> None:
-    """Two sheets of one uint16 picture that grows brighter from west to east."""
+    """Two sheets of one uint16 image that grows brighter from west to east."""
     ramp = np.linspace(1_000, 5_000, 600).astype(np.uint16)[None, :, None].repeat(400, 0)
     write_raster(tmp_path / "a.tif", ramp[:, :300])
     write_raster(tmp_path / "b.tif", ramp[:, 300:], transform=moved(150.0))
     mosaic = open_source(tmp_path, "town")
     for cut in mosaic.cuts(32.0, 16.0):
-        picture = mosaic.read(cut, 64)
-        if picture.valid == 1.0:
-            levels = picture.pixels[..., 0].astype(int)
+        image = mosaic.read(cut, 64)
+        if image.valid == 1.0:
+            levels = image.pixels[..., 0].astype(int)
             assert (np.diff(levels, axis=1) >= 0).all()  # also across the seam
             west = (cut.centre.longitude - 15.0) * 111_320.0 * np.cos(np.radians(50.0)) - 16.0
             expected = np.interp(west, [0.0, 300.0], [0, 255])

@@ -1,4 +1,4 @@
-"""What a build cuts is what was ingested, or the build is told."""
+"""A build cuts the imagery that was ingested, or raises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
         yield catalogue
 
 
-def pictures_of(catalogue: Catalogue, pixels: int = 32) -> TileImages:
+def images_of(catalogue: Catalogue, pixels: int = 32) -> TileImages:
     sources = {source.name: source for source in catalogue.sources()}
     return TileImages(sources, list(catalogue.tiles()), pixels)
 
@@ -33,10 +33,10 @@ def test_what_is_cut_again_is_what_was_ingested(catalogue: Catalogue, tmp_path: 
         ingest(catalogue, tmp_path / "town.tif", size_m=32.0, stride_m=16.0)
         image[:40, :40] = 65_535
     tiles = list(catalogue.tiles())
-    with pictures_of(catalogue, HASH_PIXELS) as pictures:
-        for rows, images in pictures.batches(np.arange(len(tiles)), 64):
-            for row, picture in zip(rows, images, strict=True):
-                assert content_hash(picture) == tiles[row].sha256
+    with images_of(catalogue, HASH_PIXELS) as reader:
+        for rows, images in reader.batches(np.arange(len(tiles)), 64):
+            for row, image in zip(rows, images, strict=True):
+                assert content_hash(image) == tiles[row].sha256
 
 
 def edit_raster(town: Path) -> None:
@@ -67,12 +67,12 @@ def test_a_change_during_a_build_is_noticed(
     else:
         write_folder(town, 40)
     count = ingest(catalogue, town, size_m=64.0).tiles
-    with pictures_of(catalogue) as pictures:
-        batches = pictures.batches(np.arange(count), 8)
+    with images_of(catalogue) as reader:
+        batches = reader.batches(np.arange(count), 8)
         next(batches)
-        pictures.check()
+        reader.check()
         change(town)
         with pytest.raises(ImageryChanged, match=r"'town' .* has changed since"):
-            pictures.check()
+            reader.check()
         with pytest.raises(ImageryChanged, match=r"'town' .* has changed since"):
             list(batches)

@@ -80,7 +80,7 @@ def test_empty_tiles_are_skipped_and_counted(catalogue: Catalogue, tmp_path: Pat
 
 def test_imagery_that_gives_no_tile_is_an_error(catalogue: Catalogue, tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", np.zeros((300, 300, 3), np.uint8), nodata=0)
-    with pytest.raises(NothingToIngest, match=r"imagery covers less than 50% of all \d+"):
+    with pytest.raises(NothingToIngest, match=r"imagery covers less than 50% of each of the \d+"):
         ingest(catalogue, path, size_m=64.0)
     assert catalogue.sources() == []
 
@@ -105,7 +105,7 @@ def test_the_source_is_recorded(catalogue: Catalogue, tmp_path: Path) -> None:
         ingest(catalogue, path, size_m=32.0, name="a/b")
 
 
-def test_again_without_flags_keeps_what_the_flags_said(
+def test_without_options_the_former_ingests_values_are_kept(
     catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_raster(tmp_path / "town.tif", patchwork(200, 200))
