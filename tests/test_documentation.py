@@ -142,6 +142,15 @@ def test_the_modules_and_targets_exist() -> None:
     assert set(re.findall(r"`make (\w+)`", text)) <= targets
 
 
+def test_documents_named_in_the_code_exist() -> None:
+    sources = [ROOT / name for name in ("Dockerfile", "Makefile", "docker-compose.yml")]
+    for place in PLACES - {"docs"}:
+        sources += [f for f in (ROOT / place).rglob("*") if f.suffix in {".py", ".yml", ".conf"}]
+    for source in sources:
+        for name in re.findall(r"docs/[\w/-]+\.md", source.read_text()):
+            assert (ROOT / name).is_file(), f"{name} of {name_of(source)} is no file"
+
+
 def test_readme_fits_its_limit() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
     assert len((ROOT / "docs" / "benchmarks.md").read_text().splitlines()) <= 150
