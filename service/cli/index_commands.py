@@ -21,7 +21,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         metavar="TILES",
         help="Search approximately from this number of tiles on. 0: forget an earlier choice. "
-        "Default: as for the live version, or 300,000.",
+        "Default: as for the live version, else where a search takes 10 ms.",
     )
     parser.add_argument(
         "--milvus",
