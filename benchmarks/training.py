@@ -103,6 +103,19 @@ def seconds(run: Run, repeats: int, device: str) -> float:
     return (time.perf_counter() - began) / repeats
 
 
+def measure(runs: dict[str, Run], rounds: int, steps: int, device: str) -> list[dict[str, float]]:
+    """Seconds of each run in each round, a batch at a time, after a round that is not counted."""
+    for run in runs.values():
+        run()
+    return [
+        {
+            name: seconds(run, steps, device) / (LOADED if name == "loading" else 1)
+            for name, run in runs.items()
+        }
+        for _ in track(range(rounds), "rounds", console=Console(file=sys.stderr))
+    ]
+
+
 def median_and_interval(values: list[float]) -> list[float]:
     """The median and its 95 % interval, by the binomial distribution's normal approximation, which
     needs ten values or more."""
@@ -133,15 +146,7 @@ def main() -> None:
     }
     if device == "cuda":
         runs["bare, recorded"] = bare(recipe, arrays, device, recorded=True)
-    for run in runs.values():
-        run()
-    rounds = [
-        {
-            name: seconds(run, arguments.steps, device) / (LOADED if name == "loading" else 1)
-            for name, run in runs.items()
-        }
-        for _ in track(range(arguments.rounds), "rounds", console=Console(file=sys.stderr))
-    ]
+    rounds = measure(runs, arguments.rounds, arguments.steps, device)
 
     def ratio(name: str, other: str) -> list[float]:
         return median_and_interval([times[name] / times[other] for times in rounds])

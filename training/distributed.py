@@ -36,16 +36,12 @@ def is_first() -> bool:
 
 
 def own_rows(batch_size: int) -> slice:
-    """The rows of a batch that this process encodes. Raises ProcessError."""
+    """`rows_of` this process."""
     return rows_of(rank(), batch_size, process_count())
 
 
 def rows_of(process: int, batch_size: int, processes: int) -> slice:
-    """The rows of a batch that a process encodes.
-
-    Raises:
-        ProcessError: the batch cannot be shared evenly.
-    """
+    """The rows of a batch that a process encodes. Raises ProcessError."""
     if batch_size % processes:
         raise ProcessError(
             f"a batch of {batch_size} cannot be shared by {processes} processes: "

@@ -16,28 +16,15 @@ from training.data.pairs import PairError
 def add_synth(commands: Commands) -> None:
     """Add `synth`."""
     command = commands.add_parser("synth", help="make procedural towns")
-    command.add_argument(
-        "out", type=Path, help="folder to make; several seeds get a folder each inside it"
-    )
-    command.add_argument(
-        "--seed", type=options.seeds, default=[0], help="a seed, or a range such as 100-139 (0)"
-    )
-    command.add_argument(
-        "--panoramas", type=options.count, default=500, help="panoramas of each town (500)"
-    )
-    command.add_argument(
-        "--size-m", type=float, default=800.0, help="side of each town in metres (800)"
-    )
-    command.add_argument(
-        "--width", type=int, default=1024, help="width of a panorama in pixels (1024)"
-    )
-    command.add_argument(
-        "--spacing-m", type=float, default=10.0, help="least distance of panoramas in metres (10)"
-    )
-    command.add_argument(
-        "--varied", action="store_true", help="vary climates, materials and cameras widely"
-    )
-    command.add_argument("--workers", type=options.count, default=2, help="drawing threads (2)")
+    add = command.add_argument
+    add("out", type=Path, help="folder to make; several seeds get a folder each inside it")
+    add("--seed", type=options.seeds, default=[0], help="a seed, or a range such as 100-139 (0)")
+    add("--panoramas", type=options.count, default=500, help="panoramas of each town (500)")
+    add("--size-m", type=float, default=800.0, help="side of each town in metres (800)")
+    add("--width", type=int, default=1024, help="width of a panorama in pixels (1024)")
+    add("--spacing-m", type=float, default=10.0, help="least distance of panoramas in metres (10)")
+    add("--varied", action="store_true", help="vary climates, materials and cameras widely")
+    add("--workers", type=options.count, default=2, help="drawing threads (2)")
     command.set_defaults(run=_synth)
 
 
@@ -61,14 +48,16 @@ def add_export_tiles(commands: Commands) -> None:
         "export-tiles", help="write a dataset's tiles as a folder for `skyfix ingest`"
     )
     _add_dataset(command)
-    command.add_argument("out", type=Path, help="folder to make")
-    command.add_argument("--split", default="all", help="split whose gallery is exported (all)")
+    add = command.add_argument
+    add("out", type=Path, help="folder to make")
+    add("--split", default="all", help="split whose gallery is exported (all)")
     command.set_defaults(run=_export_tiles)
 
 
 def _add_dataset(command: argparse.ArgumentParser) -> None:
-    command.add_argument("dataset", choices=sorted(datasets.DATASETS))
-    command.add_argument("root", type=Path, help="the dataset's folder")
+    add = command.add_argument
+    add("dataset", choices=sorted(datasets.DATASETS))
+    add("root", type=Path, help="the dataset's folder")
 
 
 def _synth(arguments: argparse.Namespace) -> None:

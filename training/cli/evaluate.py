@@ -25,39 +25,23 @@ def add_evaluate(commands: Commands, dataset: argparse.ArgumentParser) -> None:
     """Add `evaluate`; `dataset` holds the options that name a dataset and a device."""
     defaults = Options()
     command = commands.add_parser("evaluate", parents=[dataset], help="measure checkpoints")
-    command.add_argument("root", type=Path, nargs="+", help="dataset folders; results are averaged")
-    command.add_argument(
-        "--weights", type=Path, required=True, nargs="+", help="checkpoints; results are averaged"
-    )
-    command.add_argument("--split", help="split to measure with (the dataset's held-out split)")
-    command.add_argument(
+    add = command.add_argument
+    add("root", type=Path, nargs="+", help="dataset folders; results are averaged")
+    add("--weights", type=Path, required=True, nargs="+", help="checkpoints; results are averaged")
+    add("--split", help="split to measure with (the dataset's held-out split)")
+    add(
         "--protocol",
         type=lambda text: text.split(","),
         help=f"protocols, separated by commas: {','.join(PROTOCOLS)} (centre)",
     )
-    command.add_argument(
-        "--stride-m",
-        type=float,
-        help="metres between the tiles of grid and hard (16); without --protocol: also runs grid",
-    )
-    command.add_argument(
-        "--rolls", type=int, default=defaults.rolls, help="headings tried by rolls and hard (36)"
-    )
-    command.add_argument(
-        "--fov",
-        type=options.angles,
-        default=defaults.fov_deg,
-        help="visible degrees of the panorama for fov, such as 70,90,180",
-    )
-    command.add_argument(
-        "--near-m",
-        type=float,
-        default=defaults.near_m,
-        help="for near: tiles within so many metres are right (5)",
-    )
-    command.add_argument(
-        "--seed", type=int, default=defaults.seed, help="random seed for fov's visible arc (0)"
-    )
+    help_text = "metres between tiles of grid and hard (16); without --protocol: also runs grid"
+    add("--stride-m", type=float, help=help_text)
+    add("--rolls", type=int, default=defaults.rolls, help="headings tried by rolls and hard (36)")
+    help_text = "for fov: visible degrees of the panorama, such as 70,90,180"
+    add("--fov", type=options.angles, default=defaults.fov_deg, help=help_text)
+    help_text = "for near: tiles within so many metres are right (5)"
+    add("--near-m", type=float, default=defaults.near_m, help=help_text)
+    add("--seed", type=int, default=defaults.seed, help="random seed for fov's visible arc (0)")
     form = command.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document")
     form.add_argument("--markdown", action="store_true", help="print a table")

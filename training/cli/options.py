@@ -43,42 +43,28 @@ def angles(text: str) -> tuple[float, ...]:
 def dataset_options() -> argparse.ArgumentParser:
     """A parent parser for commands that read a dataset and use a device."""
     parent = argparse.ArgumentParser(add_help=False)
-    parent.add_argument(
-        "--dataset",
-        choices=sorted(datasets.DATASETS),
-        default="town",
-        help="kind of dataset (town); folder: images listed in pairs.csv",
-    )
-    parent.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto: a GPU if there is one (auto)",
-    )
+    kinds, devices = sorted(datasets.DATASETS), ("auto", "cpu", "cuda")
+    help_text = "kind of dataset (town); folder: images listed in pairs.csv"
+    parent.add_argument("--dataset", choices=kinds, default="town", help=help_text)
+    help_text = "auto: a GPU if there is one (auto)"
+    parent.add_argument("--device", choices=devices, default="auto", help=help_text)
     return parent
 
 
 def add_training_options(command: argparse.ArgumentParser, *, recipes: str) -> None:
     """Options of the commands that train; `recipes` says in words which recipes `--set` changes."""
-    command.add_argument("--split", help="split to train on (the dataset's training split)")
-    command.add_argument(
-        "--validation-split", help="split to measure with (the dataset's split held out of --split)"
-    )
+    add = command.add_argument
+    add("--split", help="split to train on (the dataset's training split)")
+    add("--validation-split", help="split to measure with (the dataset's held-out split)")
     add_cache(command)
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help=f"change a field of {recipes}; repeatable",
-    )
+    help_text = f"change a field of {recipes}; repeatable"
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help=help_text)
 
 
 def add_cache(command: argparse.ArgumentParser) -> None:
-    """`--cache`; see `pairs.read_arrays`."""
-    command.add_argument(
-        "--cache", type=Path, help="folder for pairs that do not fit in memory (--out)"
-    )
+    """`--cache`; see `arrays.read_arrays`."""
+    help_text = "folder for pairs that do not fit in memory (--out)"
+    command.add_argument("--cache", type=Path, help=help_text)
 
 
 def seed_folders(out: Path, run_seeds: Sequence[int]) -> list[tuple[int, Path]]:

@@ -22,26 +22,19 @@ def add_ablate(commands: Commands, dataset: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "ablate", parents=[dataset], help="reproduce table 2 and figure 7 of the paper"
     )
-    command.add_argument("root", type=Path, help="dataset folder to train on")
-    command.add_argument(
+    add = command.add_argument
+    add("root", type=Path, help="dataset folder to train on")
+    add(
         "--validation",
         type=Path,
         nargs="+",
         required=True,
         help="dataset folders to measure with; results are averaged",
     )
-    command.add_argument(
-        "--out", type=Path, required=True, help="folder for runs, table.md, table.json, curve.png"
-    )
-    command.add_argument(
-        "--seeds", type=options.seeds, default=[0, 1, 2], help="training seeds (0-2)"
-    )
-    command.add_argument(
-        "--budget-minutes", type=float, help="training time of each run (the recipe's epochs)"
-    )
-    command.add_argument(
-        "--modern", action="store_true", help="add a row: the method of skyfix-modern"
-    )
+    add("--out", type=Path, required=True, help="folder for runs, table.md, table.json, curve.png")
+    add("--seeds", type=options.seeds, default=[0, 1, 2], help="training seeds (0-2)")
+    add("--budget-minutes", type=float, help="training time of each run (the recipe's epochs)")
+    add("--modern", action="store_true", help="add a row: the method of skyfix-modern")
     options.add_training_options(command, recipes="every row's recipe")
     command.set_defaults(run=_ablate)
 
@@ -51,17 +44,14 @@ def add_figures(commands: Commands, dataset: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "figures", parents=[dataset], help="draw figures 6, 8 and 9 of the paper"
     )
-    command.add_argument("root", type=Path, help="a dataset folder")
-    command.add_argument("--weights", type=Path, required=True, help="the checkpoint")
-    command.add_argument("--out", type=Path, required=True, help="folder for the figures")
-    command.add_argument("--split", help="split to draw (the dataset's held-out split)")
-    command.add_argument(
-        "--pairs", type=options.count, default=300, help="most pairs to search and draw (300)"
-    )
-    command.add_argument(
-        "--rows", type=options.count, default=5, help="rows of figures 6 and 9 (5)"
-    )
-    command.add_argument(
+    add = command.add_argument
+    add("root", type=Path, help="a dataset folder")
+    add("--weights", type=Path, required=True, help="the checkpoint")
+    add("--out", type=Path, required=True, help="folder for the figures")
+    add("--split", help="split to draw (the dataset's held-out split)")
+    add("--pairs", type=options.count, default=300, help="most pairs to search and draw (300)")
+    add("--rows", type=options.count, default=5, help="rows of figures 6 and 9 (5)")
+    add(
         "--missed",
         action="store_true",
         help="count streets that do not find their tile first; figures 6 and 9 show the worst",

@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,29 +31,26 @@ log = logging.getLogger(__name__)
 def add_train(commands: Commands, dataset: argparse.ArgumentParser) -> None:
     """Add `train`; `dataset` holds the options that name a dataset and a device."""
     command = commands.add_parser("train", parents=[dataset], help="train a recipe")
-    command.add_argument("recipe", help=", ".join(recipes.RECIPES))
-    command.add_argument("root", type=Path, help="the dataset's folder")
-    command.add_argument(
+    add = command.add_argument
+    add("recipe", help=", ".join(recipes.RECIPES))
+    add("root", type=Path, help="the dataset's folder")
+    add(
         "--out",
         type=Path,
         required=True,
         help="folder of the run; several seeds get a folder each inside it",
     )
-    command.add_argument("--validation", type=Path, help="dataset folder to measure every epoch")
+    add("--validation", type=Path, help="dataset folder to measure every epoch")
     options.add_training_options(command, recipes="the recipe")
-    command.add_argument(
-        "--seed", type=options.seeds, default=[0], help="a seed, or a range such as 0-2 (0)"
-    )
-    command.add_argument(
+    add("--seed", type=options.seeds, default=[0], help="a seed, or a range such as 0-2 (0)")
+    add(
         "--workers",
         type=options.count,
         default=2,
         help="threads that read pairs, and augment them if the images are not on a GPU (2)",
     )
-    command.add_argument("--init", type=Path, help="a checkpoint to start from")
-    command.add_argument(
-        "--tensorboard", action="store_true", help="write TensorBoard events into the run's folder"
-    )
+    add("--init", type=Path, help="a checkpoint to start from")
+    add("--tensorboard", action="store_true", help="write TensorBoard events into the run's folder")
     command.set_defaults(run=_train)
 
 
@@ -70,20 +68,9 @@ def _train_on(device: str, arguments: argparse.Namespace) -> None:
     init = Checkpoint.load(arguments.init) if arguments.init else None
     check(recipe, len(pairs), init)
     folders = options.seed_folders(arguments.out, arguments.seed)
-    cache = arguments.cache or arguments.out
-    arrays = read_arrays(
-        pairs,
-        recipe.encoder,
-        recipe.offset_m,
-        workers=arguments.workers,
-        skip_share=SKIP_SHARE,
-        cache=cache,
-    )
-    validation = None
-    if held_out:
-        validation = read_arrays(
-            held_out, recipe.encoder, 0.0, workers=arguments.workers, cache=cache
-        )
+    read = partial(read_arrays, workers=arguments.workers, cache=arguments.cache or arguments.out)
+    arrays = read(pairs, recipe.encoder, recipe.offset_m, skip_share=SKIP_SHARE)
+    validation = read(held_out, recipe.encoder, 0.0) if held_out else None
     provenance = {
         "init": None if init is None else init.fingerprint,
         "data": f"{arguments.dataset}, {len(arrays)} pairs",

@@ -16,19 +16,19 @@ from training.cli.options import Commands
 def add_turn(commands: Commands) -> None:
     """Add `turn`."""
     command = commands.add_parser("turn", help="make weights encode several quarter turns")
-    command.add_argument("weights", type=Path, help="the checkpoint to start from")
-    command.add_argument(
-        "--turns", type=int, default=4, choices=TURNS, help="views encoded of each image (4)"
-    )
-    command.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    add = command.add_argument
+    add("weights", type=Path, help="the checkpoint to start from")
+    add("--turns", type=int, default=4, choices=TURNS, help="views encoded of each image (4)")
+    add("--out", type=Path, required=True, help="the checkpoint to write")
     command.set_defaults(run=_turn)
 
 
 def add_mean(commands: Commands) -> None:
     """Add `mean`."""
     command = commands.add_parser("mean", help="average the weights of runs with the same start")
-    command.add_argument("weights", type=Path, nargs="+", help="the checkpoints")
-    command.add_argument("--out", type=Path, required=True, help="the checkpoint to write")
+    add = command.add_argument
+    add("weights", type=Path, nargs="+", help="the checkpoints")
+    add("--out", type=Path, required=True, help="the checkpoint to write")
     command.set_defaults(run=_mean)
 
 

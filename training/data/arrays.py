@@ -92,8 +92,8 @@ def read_arrays(
     strips, chips = _allocate(
         [(count, *preprocessing.strip_size, 3), (count, side, side, 3)], cache, memory_share
     )
-    norths, positions = np.empty(count, np.float64), np.full((count, 3), np.nan)
-    arrays = Arrays(strips, norths, chips, positions, margin, _tile_numbers(pairs))
+    norths = np.empty(count, np.float64)
+    arrays = Arrays(strips, norths, chips, _positions(pairs), margin, _tile_numbers(pairs))
     shown = np.full((count, 2), np.nan)
     failures: dict[int, str] = {}
 
@@ -106,8 +106,6 @@ def read_arrays(
             shown[index] = _shown(image, pair.aerial, config.aerial_footprint_m)
         except (SkyfixError, OSError) as error:
             failures[index] = f"{pair.id}: {error}"
-        if pair.position is not None:
-            positions[index] = earth_centred(pair.position)
         advance()
 
     with ThreadPoolExecutor(workers) as pool, progress_bar("reading pairs", count) as advance:
@@ -161,6 +159,12 @@ def _available_memory() -> float:
     if container.is_file() and (limit := container.read_text().strip()).isdigit():
         known.append(float(limit))
     return min(known)
+
+
+def _positions(pairs: Sequence[Pair]) -> np.ndarray:
+    unknown = (math.nan,) * 3
+    known = [earth_centred(pair.position) if pair.position else unknown for pair in pairs]
+    return np.array(known, np.float64).reshape(-1, 3)
 
 
 def _tile_numbers(pairs: Sequence[Pair]) -> np.ndarray:

@@ -9,7 +9,7 @@ the error of the best tile's heading, right or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -120,19 +120,9 @@ def evaluate(
     options = options or Options()
     for name in protocols:
         description(name, options)
-
-    @cache
-    def gallery(kind: str) -> Gallery:
-        if kind == "near":
-            return tiles_within(gallery("centre"), options.near_m)
-        if kind == "grid":
-            return overlapping_tiles(encoder, pairs, options.stride_m)
-        if kind == "vigor":
-            return dataset_tiles(encoder, pairs, references)
-        return own_tiles(encoder, pairs)
-
+    gallery_of = _galleries(encoder, pairs, references, options)
     searches = {
-        name: (gallery(kind), condition)
+        name: (gallery_of(kind), condition)
         for protocol in protocols
         for name, kind, condition in _searches(protocol, options)
     }
@@ -147,6 +137,24 @@ def evaluate(
         name: _metrics(_joined(found[name]), tiles, condition, np.concatenate(norths))
         for name, (tiles, condition) in searches.items()
     }
+
+
+def _galleries(
+    encoder: Encoder, pairs: Sequence[Pair], references: Sequence[Reference], options: Options
+) -> Callable[[str], Gallery]:
+    """A function that makes each kind of gallery once."""
+
+    @cache
+    def gallery_of(kind: str) -> Gallery:
+        if kind == "near":
+            return tiles_within(gallery_of("centre"), options.near_m)
+        if kind == "grid":
+            return overlapping_tiles(encoder, pairs, options.stride_m)
+        if kind == "vigor":
+            return dataset_tiles(encoder, pairs, references)
+        return own_tiles(encoder, pairs)
+
+    return gallery_of
 
 
 def _searches(protocol: str, options: Options) -> list[tuple[str, str, Condition]]:
