@@ -6,7 +6,7 @@ from pyproj import Transformer
 
 from model.geo import LatLon, distance_m
 from model.panorama import PanoramaGeometry
-from training.data.datasets import load, load_references
+from training.data.datasets import load, load_gallery
 from training.data.pairs import PairError
 
 
@@ -16,7 +16,7 @@ def test_splits_are_one_based_rows_of_the_table(tmp_path, as_cells):
     assert [one.id[0] for one in load("cvact", root, "train")] == ["d", "b"]
     assert [one.id[0] for one in load("cvact", root, "val")] == ["a"]
     assert [one.id[0] for one in load("cvact", root, "all")] == ["d", "b", "a"]
-    assert [one.id[0] for one in load_references("cvact", root, "train")] == ["d", "b"]
+    assert [one.id[0] for one in load_gallery("cvact", root, "train")] == ["d", "b"]
 
 
 def test_places_are_utm_of_canberra(tmp_path):

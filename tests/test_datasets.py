@@ -17,7 +17,7 @@ from training.data.datasets import (
     default_splits,
     list_splits,
     load,
-    load_references,
+    load_gallery,
     warn_of_overlap,
 )
 from training.data.pairs import PairError, read_chip, read_strip
@@ -44,7 +44,7 @@ def test_cvusa_splits_geometry_and_coordinates(cvusa, caplog):
 
 
 def test_each_cvusa_pair_has_its_own_tile(cvusa):
-    pairs, tiles = load("cvusa", cvusa, "all"), load_references("cvusa", cvusa, "all")
+    pairs, tiles = load("cvusa", cvusa, "all"), load_gallery("cvusa", cvusa, "all")
     assert [one.tile_id for one in pairs] == [one.id for one in tiles] == ["0000002", "0000001"]
     assert [one.position for one in tiles] == [one.position for one in pairs]
 
@@ -142,7 +142,7 @@ def test_an_aerial_that_cannot_be_opened_costs_its_own_pair_only(tmp_path):
     for pair in broken:
         with pytest.raises((SkyfixError, OSError)):
             read_chip(pair.aerial, 8.0, 16, (0, 0, 0))
-    assert [one.id for one in load_references("folder", root, "all")] == ["a", "broken", "torn"]
+    assert [one.id for one in load_gallery("folder", root, "all")] == ["a", "broken", "torn"]
 
 
 def test_a_folder_s_geotiff_is_opened_as_a_raster(tmp_path):
@@ -186,7 +186,7 @@ def test_aerials_of_a_folder_are_references_at_their_middle(tmp_path, caplog):
     header = ("street", "aerial", "metres_per_pixel", "latitude", "longitude", "column", "row")
     rows = [("s.png", "a.png", 0.5, 50, 8, 30, 4), ("s.png", "a.png", 0.5, 50, 8, 30, 4)]
     root = folder_of(tmp_path, [*rows, ("s.png", "in/none.png", 0.5, 50, 8, "", "")], header)
-    (tile,) = load_references("folder", root, "all")
+    (tile,) = load_gallery("folder", root, "all")
     assert "1 of 2 tiles lack an image" in caplog.text
     assert (tile.aerial.column, tile.aerial.row) == (20, 10)
     # From the street 5 m west and 3 m south.
@@ -280,11 +280,11 @@ def test_a_list_means_the_same_with_a_byte_order_mark_and_empty_lines(
     tmp_path, name, tree, split, files
 ):
     root = tree(tmp_path)
-    before = load(name, root, split), load_references(name, root, split)
+    before = load(name, root, split), load_gallery(name, root, split)
     for pattern in files:
         (path,) = root.glob(pattern)
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\n\n")
-    assert (load(name, root, split), load_references(name, root, split)) == before
+    assert (load(name, root, split), load_gallery(name, root, split)) == before
 
 
 def test_spaces_around_cells_and_rows_of_empty_cells_mean_nothing(tmp_path):

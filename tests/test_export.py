@@ -9,7 +9,7 @@ from pair_samples import write_pairs
 from model.geo import LatLon
 from service.imagery.image_folder import ImageFolderSource
 from training.__main__ import main
-from training.data.datasets import load_references
+from training.data.datasets import load_gallery
 from training.data.export import ExportError, export_tiles
 
 
@@ -26,7 +26,7 @@ def test_a_town_is_to_be_ingested_as_it_is(tmp_path, capsys):
 def test_ingest_reads_what_was_exported(tmp_path):
     root, out = cvusa_tree(tmp_path / "data"), tmp_path / "tiles"
     assert main(["export-tiles", "cvusa", str(root), str(out)]) == 0
-    tiles = {one.id: one for one in load_references("cvusa", root, "all")}
+    tiles = {one.id: one for one in load_gallery("cvusa", root, "all")}
     source = ImageFolderSource(out)
     cuts = list(source.cuts(None, None))
     assert {cut.tile_id for cut in cuts} == tiles.keys() == {"0000001", "0000002"}

@@ -14,7 +14,7 @@ from model.panorama import PanoramaGeometry
 from training.data.arrays import Arrays, read_arrays
 from training.data.datasets import load
 from training.data.image_operations import limit_view
-from training.data.pairs import AerialPoint, Pair, PairError, Reference
+from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 from training.evaluate.encoded_pairs import centred_tiles, measure_centre
 from training.evaluate.gallery import dataset_tiles, lattice, read_in_chunks
 from training.evaluate.protocols import (
@@ -195,10 +195,10 @@ def test_a_tile_that_two_streets_share_does_not_stand_in_its_own_way(encoder, tm
 
 def test_semi_positives_do_not_count_in_the_hit_rate(encoder, tmp_path):
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
-    tiles = [Reference(f"t{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
-    copies = [Reference(f"c{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
+    tiles = [GalleryTile(f"t{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
+    copies = [GalleryTile(f"c{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
     asked = [replace(one, tile=f"t{i}", semi_positives=(f"c{i}",)) for i, one in enumerate(pairs)]
-    figures = evaluate(encoder, asked, ["vigor"], references=[*tiles, *copies])["vigor"]
+    figures = evaluate(encoder, asked, ["vigor"], gallery_tiles=[*tiles, *copies])["vigor"]
     assert figures["N"] == 24
     assert figures["1"] == 0.0
     assert figures["hit"] == evaluate(encoder, pairs)["centre"]["1"]

@@ -31,12 +31,12 @@ def brute_ranks(street, aerial, truth):
     return result
 
 
-def random_gallery(seed, references=60, queries=40, dimension=9):
+def random_gallery(seed, tiles=60, queries=40, dimension=9):
     """Descriptors with exact duplicates among the aerials, streets near their right aerial."""
     random = np.random.default_rng(seed)
-    aerial = random.normal(size=(references, dimension)).astype(np.float32)
-    aerial[random.integers(references, size=15)] = aerial[random.integers(references, size=15)]
-    truth = random.integers(references, size=queries)
+    aerial = random.normal(size=(tiles, dimension)).astype(np.float32)
+    aerial[random.integers(tiles, size=15)] = aerial[random.integers(tiles, size=15)]
+    truth = random.integers(tiles, size=queries)
     noise = random.normal(size=(queries, dimension)) * random.choice([0, 1, 2], (queries, 1))
     street = (aerial[truth] + noise).astype(np.float32)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (street, aerial)]
@@ -59,7 +59,7 @@ def test_ranks_equal_brute_force_where_most_distances_tie(seed):
 
 
 def test_recall_counts_ranks():
-    street, aerial, truth = random_gallery(3, references=250)
+    street, aerial, truth = random_gallery(3, tiles=250)
     brute = np.array(brute_ranks(street, aerial, truth))
     expected = {"1": brute < 1, "5": brute < 5, "10": brute < 10, "1%": brute < 2}
     recall = recall_at(torch.from_numpy(street), torch.from_numpy(aerial), truth)

@@ -3,7 +3,7 @@ import pytest
 from dataset_samples import MIDDLE, QUERY_M, SCALE, vigor_tree
 
 from model.geo import distance_m, offset
-from training.data.datasets import DATASETS, load, load_references
+from training.data.datasets import DATASETS, load, load_gallery
 from training.data.pairs import PairError, read_chip
 
 LAYOUTS = [
@@ -26,7 +26,7 @@ def test_a_street_is_found_where_it_stands_in_its_tile(tmp_path, ground, satelli
 
 def test_the_gallery_holds_tiles_without_a_street(tmp_path):
     root = vigor_tree(tmp_path)
-    (pair,), tiles = load("vigor", root, "same-train"), load_references("vigor", root, "same-train")
+    (pair,), tiles = load("vigor", root, "same-train"), load_gallery("vigor", root, "same-train")
     assert pair.tile_id == tiles[0].id
     assert pair.semi_positives == (tiles[1].id,) * 3
     assert [one.position for one in tiles] == [MIDDLE, MIDDLE._replace(latitude=47.61)]
@@ -62,7 +62,7 @@ def test_a_tile_named_for_no_place_on_earth_is_told(tmp_path):
     path = vigor_tree(tmp_path) / "splits/Seattle/satellite_list.txt"
     path.write_text("satellite_nan_-122.3.png")
     with pytest.raises(PairError, match=r"satellite_list\.txt names .*latitude is nan: it must be"):
-        load_references("vigor", tmp_path, "same-train")
+        load_gallery("vigor", tmp_path, "same-train")
 
 
 @pytest.mark.parametrize(("split", "count"), [("same-train", 11_876), ("same-test", 11_875)])
@@ -70,7 +70,7 @@ def test_places_in_real_tiles_agree_with_real_coordinates(real, split, count):
     """The corrected lists of Seattle: pixels in a tile and degrees say the same."""
     vigor = DATASETS["vigor"]
     pairs = vigor.pairs(real / "vigor", split)
-    tiles = {one.id: one for one in vigor.references(real / "vigor", split)}
+    tiles = {one.id: one for one in vigor.gallery(real / "vigor", split)}
     assert len(pairs) == count
     off_m = []
     for pair in pairs[::40]:

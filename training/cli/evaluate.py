@@ -14,11 +14,11 @@ from model.encoder import Encoder
 from training.cli import options
 from training.cli.options import Commands
 from training.data import datasets
-from training.data.pairs import Pair, Reference
+from training.data.pairs import GalleryTile, Pair
 from training.evaluate import report
 from training.evaluate.protocols import PROTOCOLS, Options, description, evaluate
 
-Queries = tuple[Sequence[Pair], Sequence[Reference]]  # pairs; tiles of vigor's own gallery
+Queries = tuple[Sequence[Pair], Sequence[GalleryTile]]  # pairs; tiles of vigor's own gallery
 
 
 def add_evaluate(commands: Commands, dataset: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     encoders = [Encoder.load(path, arguments.device) for path in arguments.weights]
     split = arguments.split or datasets.default_splits(arguments.dataset)[1]
     queries = {
-        str(root): _load(arguments.dataset, root, split, references="vigor" in protocols)
+        str(root): _load(arguments.dataset, root, split, with_gallery="vigor" in protocols)
         for root in arguments.root
     }
     checkpoints = [
@@ -90,9 +90,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print("\n".join(report.lines(document)))
 
 
-def _load(dataset: str, root: Path, split: str, *, references: bool) -> Queries:
+def _load(dataset: str, root: Path, split: str, *, with_gallery: bool) -> Queries:
     pairs = datasets.load(dataset, root, split)
-    return pairs, datasets.load_references(dataset, root, split) if references else ()
+    return pairs, datasets.load_gallery(dataset, root, split) if with_gallery else ()
 
 
 def _measure(
@@ -101,8 +101,8 @@ def _measure(
     """Results of one checkpoint on every dataset folder."""
     encoder.accelerate(exact_backends(encoder.device))
     reports = {
-        root: evaluate(encoder, pairs, protocols, references=references, options=chosen)
-        for root, (pairs, references) in queries.items()
+        root: evaluate(encoder, pairs, protocols, gallery_tiles=gallery_tiles, options=chosen)
+        for root, (pairs, gallery_tiles) in queries.items()
     }
     return {
         "encoder": encoder.fingerprint,

@@ -27,9 +27,9 @@ from training.data import datasets
 from training.data.datasets import Listing
 from training.data.pairs import (
     AerialPoint,
+    GalleryTile,
     Pair,
     PairError,
-    Reference,
     raster_size,
     read_chip,
     read_strip,
@@ -63,7 +63,7 @@ class Findings:
     root: Path
     listings: Mapping[str, Listing]
     faults: Mapping[str, str]
-    references: Mapping[str, Reference]
+    tiles: Mapping[str, GalleryTile]
     sample: Sample
 
     @property
@@ -93,19 +93,19 @@ def examine(name: str, root: Path) -> Findings:
     datasets.find(name)
     splits = _splits(name, root)
     listings: dict[str, Listing] = {}
-    references: dict[str, Reference] = {}
+    tiles: dict[str, GalleryTile] = {}
     faults: dict[str, str] = {}
     with progress_bar(f"looking through {name}", len(splits)) as advance:
         for split in splits:
             try:
                 listings[split] = datasets.listing(name, root, split)
-                gallery = datasets.list_references(name, root, split)
-                references |= {tile.id: tile for tile in gallery}
+                gallery = datasets.list_gallery(name, root, split)
+                tiles |= {tile.id: tile for tile in gallery}
             except (SkyfixError, OSError) as error:
                 faults[split] = str(error)
             advance()
     present = [pair for listing in listings.values() for pair in listing.present]
-    return Findings(name, root, listings, faults, references, _sampled(present))
+    return Findings(name, root, listings, faults, tiles, _sampled(present))
 
 
 def _splits(name: str, root: Path) -> Sequence[str]:
@@ -148,7 +148,7 @@ def report_lines(findings: Findings) -> Iterator[str]:
     for training, other, common in _shared(findings.listings):
         verdict = f"{common} pairs SHARED" if common else "disjoint"
         yield f"{training} and {other}: {verdict}"
-    files = [tile.aerial.path for tile in findings.references.values()]
+    files = [tile.aerial.path for tile in findings.tiles.values()]
     if files:
         yield _absent_line("tiles of the gallery", files, datasets.absent_files(files), findings)
     yield from _position_lines(findings)
@@ -204,7 +204,7 @@ def _position_lines(findings: Findings) -> Iterator[str]:
     off_m, lost = [], 0
     pairs = [pair for listing in findings.listings.values() for pair in listing.pairs]
     for pair in (pair for pair in pairs if pair.tile):
-        tile = findings.references.get(pair.tile)
+        tile = findings.tiles.get(pair.tile)
         if tile is None:
             lost += 1
         elif pair.position and tile.position:

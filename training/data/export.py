@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from model.atomic_write import atomic_folder, sync
 from model.errors import SkyfixError
 from training.data import datasets
-from training.data.pairs import Reference
+from training.data.pairs import GalleryTile
 from training.progress import progress_bar
 
 COLUMNS = ("id", "file", "latitude", "longitude", "size_m")
@@ -34,32 +34,32 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
     complete or not at all.
 
     Raises:
-        PairError: as `datasets.load_references`. ExportError: `out` exists, or a tile has no
+        PairError: as `datasets.load_gallery`. ExportError: `out` exists, or a tile has no
             position, no usable id, or no square image of the published size.
     """
-    references = datasets.load_references(name, root, split)
+    tiles = datasets.load_gallery(name, root, split)
     size = datasets.find(name).AERIAL_SIZE
-    _check(references)
+    _check(tiles)
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         atomic_folder(out, ExportError) as folder,
-        progress_bar("exporting tiles", len(references)) as advance,
+        progress_bar("exporting tiles", len(tiles)) as advance,
     ):
         rows = []
-        for reference in references:
-            rows.append(_row(reference, size))
-            _link(reference.aerial.path, folder / rows[-1][1])
+        for tile in tiles:
+            rows.append(_row(tile, size))
+            _link(tile.aerial.path, folder / rows[-1][1])
             advance()
         with (folder / "tiles.csv").open("w", newline="") as file:
             csv.writer(file).writerows([COLUMNS, *rows])
         sync(folder / "tiles.csv")
-    return len(references)
+    return len(tiles)
 
 
-def _check(references: Sequence[Reference]) -> None:
+def _check(tiles: Sequence[GalleryTile]) -> None:
     """Refuse rasters and unusable or repeated ids before any image is copied."""
     seen: set[str] = set()
-    for tile in references:
+    for tile in tiles:
         path = tile.aerial.path
         if path.suffix.lower() not in SUFFIXES:
             raise ExportError(f"{path} is a raster: give it to `skyfix ingest` as it is")
@@ -71,13 +71,11 @@ def _check(references: Sequence[Reference]) -> None:
         seen.add(tile.id)
 
 
-def _row(
-    reference: Reference, size: tuple[int, int] | None
-) -> tuple[str, str, float, float, float]:
+def _row(tile: GalleryTile, size: tuple[int, int] | None) -> tuple[str, str, float, float, float]:
     """The line of tiles.csv; reads the image's header."""
-    path, position = reference.aerial.path, reference.position
+    path, position = tile.aerial.path, tile.position
     if position is None:
-        raise ExportError(f"tile {reference.id} has no coordinates: an index needs them")
+        raise ExportError(f"tile {tile.id} has no coordinates: an index needs them")
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -86,9 +84,9 @@ def _row(
     if (height, width) != (size or (width, width)):
         expected = f"{size[1]}x{size[0]}" if size else "square"
         raise ExportError(f"{path} is {width}x{height}, not {expected}: its metres are unknown")
-    size_m = round(width * reference.aerial.metres_per_pixel, 4)
-    name = reference.id + path.suffix.lower()
-    return reference.id, name, position.latitude, position.longitude, size_m
+    size_m = round(width * tile.aerial.metres_per_pixel, 4)
+    name = tile.id + path.suffix.lower()
+    return tile.id, name, position.latitude, position.longitude, size_m
 
 
 def _link(source: Path, target: Path) -> None:

@@ -47,8 +47,8 @@ class Pair:
     Attributes:
         geometry: None, or with an unknown north: read from the panorama's own metadata.
         position: of the street; None: unknown.
-        tile: id of the reference that shows the street; empty: the pair's own id.
-        semi_positives: ids of further references that show the street nearer to their edge.
+        tile: id of the gallery tile that shows the street; empty: the pair's own id.
+        semi_positives: ids of further gallery tiles that show the street nearer to their edge.
     """
 
     id: str
@@ -61,12 +61,12 @@ class Pair:
 
     @property
     def tile_id(self) -> str:
-        """Id of the reference that a search should find."""
+        """Id of the gallery tile that a search should find."""
         return self.tile or self.id
 
 
 @dataclass(frozen=True)
-class Reference:
+class GalleryTile:
     """A tile of the gallery: its middle, which lies at `position` (None: unknown)."""
 
     id: str
@@ -74,9 +74,9 @@ class Reference:
     position: LatLon | None = None
 
 
-def own_references(pairs: Sequence[Pair]) -> list[Reference]:
-    """A reference for each pair, for datasets whose streets stand at the middle of own tiles."""
-    return [Reference(pair.id, pair.aerial, pair.position) for pair in pairs]
+def gallery_of_pairs(pairs: Sequence[Pair]) -> list[GalleryTile]:
+    """A tile for each pair, for datasets whose streets stand at the middle of own tiles."""
+    return [GalleryTile(pair.id, pair.aerial, pair.position) for pair in pairs]
 
 
 def read_strip(pair: Pair, preprocessing: Preprocessing) -> tuple[Rgb, float]:

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from model.encoder import Encoder
 from model.geo import LatLon, earth_centred
 from model.images import Rgb
-from training.data.pairs import AerialPoint, Pair, Reference, raster_size, read_chip
+from training.data.pairs import AerialPoint, GalleryTile, Pair, raster_size, read_chip
 from training.evaluate.recall import EvaluationError
 from training.progress import progress_bar
 
@@ -55,12 +55,12 @@ def own_tiles(encoder: Encoder, pairs: Sequence[Pair]) -> Gallery:
 
     Panoramas at the same point of the same tile share it: two copies would tie.
     """
-    references: dict[tuple[str, AerialPoint], Reference] = {}
+    gallery_tiles: dict[tuple[str, AerialPoint], GalleryTile] = {}
     for pair in pairs:
-        own = Reference(pair.tile_id, pair.aerial, pair.position)
-        references.setdefault((pair.tile_id, pair.aerial), own)
-    row = {key: number for number, key in enumerate(references)}
-    gallery = _encoded(encoder, list(references.values()), pairs)
+        own = GalleryTile(pair.tile_id, pair.aerial, pair.position)
+        gallery_tiles.setdefault((pair.tile_id, pair.aerial), own)
+    row = {key: number for number, key in enumerate(gallery_tiles)}
+    gallery = _encoded(encoder, list(gallery_tiles.values()), pairs)
     return replace(gallery, right=np.array([[row[pair.tile_id, pair.aerial]] for pair in pairs]))
 
 
@@ -77,22 +77,22 @@ def tiles_within(gallery: Gallery, radius_m: float) -> Gallery:
 
 
 def dataset_tiles(
-    encoder: Encoder, pairs: Sequence[Pair], references: Sequence[Reference]
+    encoder: Encoder, pairs: Sequence[Pair], gallery_tiles: Sequence[GalleryTile]
 ) -> Gallery:
-    """The dataset's own references, even without a query; semi-positives are ignored.
+    """The dataset's own tiles, even without a query; semi-positives are ignored.
 
     Raises:
         EvaluationError: a pair's tile is not among them.
     """
-    row = {tile.id: number for number, tile in enumerate(references)}
+    row = {tile.id: number for number, tile in enumerate(gallery_tiles)}
     lost = [pair for pair in pairs if pair.tile_id not in row]
     if lost:
         raise EvaluationError(
             f"tile {lost[0].tile_id!r} of pair {lost[0].id!r} is not among the "
-            f"{len(references)} references ({len(lost)} such pairs)"
+            f"{len(gallery_tiles)} tiles of the gallery ({len(lost)} such pairs)"
         )
     return replace(
-        _encoded(encoder, references, pairs),
+        _encoded(encoder, gallery_tiles, pairs),
         right=np.array([[row[pair.tile_id]] for pair in pairs]),
         ignored=_padded([[row.get(tile, -1) for tile in pair.semi_positives] for pair in pairs]),
     )
@@ -142,10 +142,12 @@ def read_in_chunks(
         yield [future.result() for future in upcoming]
 
 
-def _encoded(encoder: Encoder, references: Sequence[Reference], pairs: Sequence[Pair]) -> Gallery:
+def _encoded(
+    encoder: Encoder, gallery_tiles: Sequence[GalleryTile], pairs: Sequence[Pair]
+) -> Gallery:
     return Gallery(
-        _encode_tiles(encoder, [tile.aerial for tile in references]),
-        _positions([tile.position for tile in references]),
+        _encode_tiles(encoder, [tile.aerial for tile in gallery_tiles]),
+        _positions([tile.position for tile in gallery_tiles]),
         _positions([pair.position for pair in pairs]),
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.encoder import Encoder
-from training.data.pairs import Pair, Reference
+from training.data.pairs import GalleryTile, Pair
 from training.evaluate.gallery import (
     Gallery,
     dataset_tiles,
@@ -46,7 +46,7 @@ PROTOCOLS = {
     "near": "one tile around each panorama, heading known; any within {near_m:g} m is right",
     "grid": "tiles every {stride_m:g} m, panoramas anywhere, heading known",
     "hard": "tiles every {stride_m:g} m, panoramas anywhere, best of {rolls} headings",
-    "vigor": "the dataset's references, heading known; hit: semi-positives do not count",
+    "vigor": "the dataset's gallery, heading known; hit: semi-positives do not count",
 }
 
 
@@ -102,7 +102,7 @@ def evaluate(
     pairs: Sequence[Pair],
     protocols: Sequence[str] = ("centre",),
     *,
-    references: Sequence[Reference] = (),
+    gallery_tiles: Sequence[GalleryTile] = (),
     options: Options | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The metrics of each protocol by name; "fov" gives a set for each angle ("fov-70").
@@ -111,7 +111,7 @@ def evaluate(
     and the pair's row.
 
     Args:
-        references: the dataset's gallery, for "vigor".
+        gallery_tiles: the dataset's gallery, for "vigor".
 
     Raises:
         EvaluationError: unknown protocol, or a protocol that these pairs do not allow.
@@ -120,7 +120,7 @@ def evaluate(
     options = options or Options()
     for name in protocols:
         description(name, options)
-    gallery_of = _galleries(encoder, pairs, references, options)
+    gallery_of = _galleries(encoder, pairs, gallery_tiles, options)
     searches = {
         name: (gallery_of(kind), condition)
         for protocol in protocols
@@ -140,7 +140,7 @@ def evaluate(
 
 
 def _galleries(
-    encoder: Encoder, pairs: Sequence[Pair], references: Sequence[Reference], options: Options
+    encoder: Encoder, pairs: Sequence[Pair], gallery_tiles: Sequence[GalleryTile], options: Options
 ) -> Callable[[str], Gallery]:
     """A function that makes each kind of gallery once."""
 
@@ -151,7 +151,7 @@ def _galleries(
         if kind == "grid":
             return overlapping_tiles(encoder, pairs, options.stride_m)
         if kind == "vigor":
-            return dataset_tiles(encoder, pairs, references)
+            return dataset_tiles(encoder, pairs, gallery_tiles)
         return own_tiles(encoder, pairs)
 
     return gallery_of

@@ -32,9 +32,9 @@ class NonFiniteError(EvaluationError):
     """NaN or infinity among descriptors: a comparison means nothing, so no score is given."""
 
 
-def recall_depths(references: int) -> dict[str, int]:
-    """How many of N references a query may retrieve, by metric; "1%" is K = max(1, N // 100)."""
-    return {"1": 1, "5": 5, "10": 10, "1%": max(1, references // 100)}
+def recall_depths(tiles: int) -> dict[str, int]:
+    """How many of N tiles a query may retrieve, by metric; "1%" is K = max(1, N // 100)."""
+    return {"1": 1, "5": 5, "10": 10, "1%": max(1, tiles // 100)}
 
 
 def recall_at(street: Array, aerial: Array, truth: Array | None = None) -> dict[str, float]:
@@ -46,9 +46,9 @@ def recall_at(street: Array, aerial: Array, truth: Array | None = None) -> dict[
     return recall_of(ranks(street, aerial, truth), len(aerial))
 
 
-def recall_of(rank: NDArray[np.int64], references: int) -> dict[str, float]:
-    """`recall_at` from ranks: the share below each of `recall_depths(references)`."""
-    return {name: float((rank < k).mean()) for name, k in recall_depths(references).items()}
+def recall_of(rank: NDArray[np.int64], tiles: int) -> dict[str, float]:
+    """`recall_at` from ranks: the share below each of `recall_depths(tiles)`."""
+    return {name: float((rank < k).mean()) for name, k in recall_depths(tiles).items()}
 
 
 def ranks(

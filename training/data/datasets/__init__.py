@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from training.data.datasets import cvact, cvusa, own_pairs, town, vigor
-from training.data.pairs import Pair, PairError, Reference
+from training.data.pairs import GalleryTile, Pair, PairError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Dataset(Protocol):
     def pairs(self, root: Path, split: str) -> Sequence[Pair]:
         """All listed pairs, even if images are absent. Raises PairError, ValueError (`lists`)."""
 
-    def references(self, root: Path, split: str) -> Sequence[Reference]:
+    def gallery(self, root: Path, split: str) -> Sequence[GalleryTile]:
         """The whole gallery of the split, even if images are absent. Raises PairError."""
 
 
@@ -105,9 +105,9 @@ def listing(name: str, root: Path, split: str) -> Listing:
     return Listing(pairs, absent_files(files))
 
 
-def list_references(name: str, root: Path, split: str) -> Sequence[Reference]:
+def list_gallery(name: str, root: Path, split: str) -> Sequence[GalleryTile]:
     """The gallery of a split, as listed. Raises PairError as `listing`."""
-    return _listed(name, root, split, find(name).references)
+    return _listed(name, root, split, find(name).gallery)
 
 
 def load(name: str, root: Path, split: str) -> Sequence[Pair]:
@@ -135,7 +135,7 @@ def warn_of_overlap(training: Sequence[Pair], held_out: Sequence[Pair]) -> None:
         )  # fmt: skip
 
 
-def load_references(name: str, root: Path, split: str) -> Sequence[Reference]:
+def load_gallery(name: str, root: Path, split: str) -> Sequence[GalleryTile]:
     """The existing tiles of a split's gallery, including tiles without a street.
 
     A pair's `tile_id` and `semi_positives` are ids of these tiles. Absent tiles are logged.
@@ -143,7 +143,7 @@ def load_references(name: str, root: Path, split: str) -> Sequence[Reference]:
     Raises:
         PairError: as `load`.
     """
-    listed = list_references(name, root, split)
+    listed = list_gallery(name, root, split)
     absent = absent_files([tile.aerial.path for tile in listed])
     present = [tile for tile in listed if tile.aerial.path not in absent]
     where = f"{name} at {root}, split {split!r}"

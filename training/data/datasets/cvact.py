@@ -19,7 +19,7 @@ from scipy.io import loadmat
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
-from training.data.pairs import AerialPoint, Pair, PairError, Reference, own_references
+from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
 
 MARK = "ACT_data.mat"
 SPLITS = {"train": 35_532, "val": 8_884, "test": 92_802}
@@ -64,9 +64,9 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     return [_pair(folder, *row) for row in zip(chosen, positions, strict=True)]
 
 
-def references(root: Path, split: str) -> Sequence[Reference]:
+def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
     """Every pair's own tile."""
-    return own_references(pairs(root, split))
+    return gallery_of_pairs(pairs(root, split))
 
 
 def _read(path: Path) -> dict[str, Any]:

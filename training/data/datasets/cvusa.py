@@ -14,7 +14,7 @@ from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
 from training.data.datasets.lists import Row
-from training.data.pairs import AerialPoint, Pair, PairError, Reference, own_references
+from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
 
 MARK = "splits/*-19zl.csv"
 SPLITS = {"train": 35_532, "val": 8_884}
@@ -40,9 +40,9 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     return [pair for path in files for pair in _read_list(root, path, positions)]
 
 
-def references(root: Path, split: str) -> Sequence[Reference]:
+def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
     """Every pair's own tile."""
-    return own_references(pairs(root, split))
+    return gallery_of_pairs(pairs(root, split))
 
 
 def _read_list(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:

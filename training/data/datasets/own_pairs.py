@@ -21,7 +21,7 @@ from model.geo import LatLon, offset
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
 from training.data.datasets.lists import Record
-from training.data.pairs import AerialPoint, Pair, PairError, Reference
+from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 
 MARK = "pairs.csv"
 SPLITS: dict[str, int] = {}  # the table names them
@@ -44,20 +44,20 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     return [_pair(root, row, root / MARK) for row in wanted]
 
 
-def references(root: Path, split: str) -> Sequence[Reference]:
+def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
     """The aerial images of the split's rows, each once."""
     by_path = {pair.aerial.path: pair for pair in pairs(root, split)}
-    return [_reference(pair) for pair in by_path.values()]
+    return [_gallery_tile(pair) for pair in by_path.values()]
 
 
-def _reference(pair: Pair) -> Reference:
+def _gallery_tile(pair: Pair) -> GalleryTile:
     point = pair.aerial
     middle = _middle(point.path, point.metres_per_pixel)
     if not math.isfinite(middle.column):
-        return Reference(pair.tile, middle)
+        return GalleryTile(pair.tile, middle)
     east = (middle.column - point.column) * point.metres_per_pixel
     north = (point.row - middle.row) * point.metres_per_pixel
-    return Reference(pair.tile, middle, pair.position and offset(pair.position, east, north))
+    return GalleryTile(pair.tile, middle, pair.position and offset(pair.position, east, north))
 
 
 def _rows(root: Path) -> list[Record]:

@@ -11,7 +11,7 @@ from rasterio.warp import transform
 from model.geo import LatLon
 from training.data.datasets import lists
 from training.data.datasets.lists import Record
-from training.data.pairs import AerialPoint, Pair, PairError, Reference, own_references
+from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
 
 MARK = "poses.csv"
 SPLITS: dict[str, int] = {}
@@ -38,9 +38,9 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     return [pair for folder in folders for pair in _town(folder)]
 
 
-def references(root: Path, split: str) -> Sequence[Reference]:
+def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
     """A tile around every panorama."""
-    return own_references(pairs(root, split))
+    return gallery_of_pairs(pairs(root, split))
 
 
 def _town(folder: Path) -> list[Pair]:

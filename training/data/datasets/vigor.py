@@ -14,7 +14,7 @@ from typing import NamedTuple
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import lists
-from training.data.pairs import AerialPoint, Pair, PairError, Reference
+from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 
 MARK = "*/*/satellite_list.txt"
 SPLITS = {
@@ -63,11 +63,11 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     return [pair for city, path in files for pair in _city_pairs(root, city, path)]
 
 
-def references(root: Path, split: str) -> Sequence[Reference]:
+def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
     """All tiles of the split's cities."""
     cities = PARTS["same-test" if split == "all" else split].cities
     return [
-        Reference(tile.stem, _view(city, tile), _tile_position(tile, path))
+        GalleryTile(tile.stem, _point(city, tile), _tile_position(tile, path))
         for city, path in _lists(root, cities, "satellite_list")
         for folder in [_folder(root, city, "satellite")]
         for tile in [folder / name for name in lists.text(path).split()]
@@ -118,7 +118,7 @@ def _pair(city: str, streets: Path, tiles: Path, fields: Sequence[str]) -> Pair:
     return Pair(
         id=name,
         street=streets / street,
-        aerial=_view(city, tiles / tile, lists.number("north", north), lists.number("east", east)),
+        aerial=_point(city, tiles / tile, lists.number("north", north), lists.number("east", east)),
         geometry=GEOMETRY,
         position=lists.position(latitude, longitude),
         tile=Path(tile).stem,
@@ -126,7 +126,7 @@ def _pair(city: str, streets: Path, tiles: Path, fields: Sequence[str]) -> Pair:
     )
 
 
-def _view(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> AerialPoint:
+def _point(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> AerialPoint:
     """The point whose tile's middle lies so many pixels to its north and east."""
     row, column = AERIAL_SIZE[0] / 2 + north, AERIAL_SIZE[1] / 2 - east
     return AerialPoint(tile, METRES_PER_PIXEL[city], column, row)
