@@ -70,6 +70,51 @@ def test_a_package_does_not_import(package: str, forbidden: set[str]) -> None:
     assert {m: roots(m) & forbidden for m in modules(package) if roots(m) & forbidden} == {}
 
 
+# Rooms from the top floor down: a module imports its own room and lower floors only.
+SERVICE_FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"api"},
+    {"runtime"},
+    {"ingest", "build", "basemap"},
+    {"locate"},
+    {"imagery"},
+    {"index"},
+    {"settings"},
+)
+TRAINING_FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"studies"},
+    {"run"},
+    {"evaluate"},
+    {"data", "town"},
+    {"losses", "mining", "recipes", "distributed", "progress"},
+)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize(
+    ("package", "floors"), [("service", SERVICE_FLOORS), ("training", TRAINING_FLOORS)]
+)
+def test_imports_point_down(package: str, floors: tuple[set[str], ...]) -> None:
+    floor_of = {room: number for number, rooms in enumerate(floors) for room in rooms}
+    inside = [module for module in modules(package) if module != package]
+    assert {room_of(module) for module in inside} == set(floor_of), "a room is not on the list"
+    upward = {
+        (module, target)
+        for module in inside
+        for target in imports(TREES[module])
+        if target in inside
+        and room_of(target) != room_of(module)
+        and floor_of[room_of(target)] <= floor_of[room_of(module)]  # a larger number is lower
+    }
+    assert upward == set()
+
+
 def test_the_model_knows_no_environment() -> None:
     for module in modules("model"):
         text = ast.unparse(TREES[module])
