@@ -5,7 +5,7 @@
     render_aerial(town, day)                      uint8 (H, W, 3), north-up
     sample_poses(town, count, seed) -> [Pose]     along the roads
     render_street(town, pose, day, size)          uint8 (h, 2h, 3), centre column = heading
-    write_town(out, spec, panoramas)              all of it as a folder
+    write_town(out, spec, panoramas)              the town as a folder
 
 Where to change what:
 
@@ -17,7 +17,7 @@ Where to change what:
     day.py light.py traffic.py         what differs between visits
     variety.py                         land, plants, materials and film, far apart
     scene.py aerial.py                 a town on a day; drawn from above
-    march.py street.py                 drawn from a camera, level; then tilted and developed
+    ray_march.py street.py             drawn from a camera, level; then tilted and developed
     poses.py dataset.py                where cameras stand; the folder
 """
 

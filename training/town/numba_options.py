@@ -18,7 +18,7 @@ Flags = npt.NDArray[np.bool_]
 Triple = tuple[float, float, float]  # a colour or a direction
 
 compiled = njit(cache=True, nogil=True, error_model="numpy")
-# For what runs once a pixel or a step: a call would count references of every array it is given.
+# For kernels that run once a pixel: a real call would count references to each array argument.
 inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 
 

@@ -33,7 +33,7 @@ _EARTH = (0.12, 0.13, 0.06)  # linear, of the ground past the raster's edge
 
 @inlined
 def _put(column: F32, row: int, colour: Triple, clear: float, light: F64) -> None:
-    """Set a row, of which haze in front leaves the share `clear`."""
+    """Set a row's colour; haze in front of the row lets the share `clear` through."""
     veil = 0.9 * (1.0 - clear)
     for k in range(3):
         column[row, k] = colour[k] * clear + light[HORIZON + k] * veil

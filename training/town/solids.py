@@ -42,7 +42,7 @@ def solid(
     rise: float = 0.0,
     overhang: float = 0.0,
 ) -> F32:
-    """One row without windows or doors; `height` is that of the walls, in metres."""
+    """One row without windows or doors; `height`: of its walls, in metres."""
     row = np.zeros(COLUMNS, np.float32)
     row[X : HALF_V + 1] = (x, y, *u, *half)
     row[EAVES : SEED + 1] = (height, rise, roof, overhang, kind, seed % 65536)

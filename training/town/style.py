@@ -78,7 +78,7 @@ _STREETS = {
 def style(seed: int) -> Style:
     """The style of a seed; the pattern is drawn first, and most ranges depend on it.
 
-    One table of draws: their order is part of what a seed means, so it is kept whole.
+    One table of random draws. Their order is fixed: another order gives other towns for a seed.
     """
     rng = np.random.default_rng([seed, 1])
     pattern = str(rng.choice(PATTERNS, p=(0.17, 0.17, 0.28, 0.18, 0.20)))

@@ -19,7 +19,7 @@ from training.town.vegetation import grow, stamp_crowns
 
 
 class TownError(SkyfixError):
-    """A town, or what was asked of one, is impossible."""
+    """The town, or the dataset asked of it, is impossible."""
 
 
 @dataclass(frozen=True)
