@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.faiss_library import faiss
 from service.index.flat import Flat
 from service.index.manifest import VECTORS
 from service.index.search import TileIndex

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from service.index.catalogue import Tile
+from service.index.faiss_library import faiss
 from service.index.flat import Flat
 from service.index.frozen_tiles import freeze
 from service.index.ivf_pq import IVF_FILE, IvfPq, moved

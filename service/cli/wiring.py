@@ -96,7 +96,7 @@ def _weights_missing(
 
 def _search_device(device: str) -> str:
     """The encoder's device if this faiss can search there, else the CPU."""
-    import faiss
+    from service.index.faiss_library import faiss
 
     if device == "cuda" and not hasattr(faiss, "StandardGpuResources"):
         logger.warning("this faiss has no GPU code (extra `gpu`): the index is searched on the CPU")

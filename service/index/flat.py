@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.faiss_library import faiss
 from service.index.manifest import VersionCorrupt
 
 log = logging.getLogger(__name__)

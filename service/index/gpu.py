@@ -6,8 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import faiss
-
+from service.index.faiss_library import faiss
 from service.index.flat import Flat, Rows, Vectors
 from service.index.manifest import EngineUnavailable
 

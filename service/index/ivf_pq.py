@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 from model.atomic_write import write_atomically
+from service.index.faiss_library import faiss
 from service.index.flat import Flat, Rows, Vectors, blocks, no_index
 
 log = logging.getLogger(__name__)
