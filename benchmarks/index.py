@@ -131,21 +131,24 @@ def queries_near(vectors: Vectors, count: int) -> Vectors:
 
 
 def table(home: Path, _: argparse.Namespace) -> list[Report]:
-    """Median milliseconds of each engine, size, batch and neighbourhood."""
+    """Median milliseconds of each engine, size, batch and neighbourhood; also printed."""
+    print_row("tiles x dimension", "queries", "busy processes", *ENGINES)
+    print_row(*["---"] * (3 + len(ENGINES)))
     rows = []
     for count, dimension in TABLE:
         with tempfile.TemporaryDirectory(dir=home) as folder:
             blocks = made_up(count, dimension)
             version = write_version(Path(folder), blocks, count, dimension, "exact")
             for busy in (0, BUSY):
-                rows += in_turns(version, f"{count:,} x {dimension}", busy)
-    out = sys.stderr
-    print(f"| tiles x dimension | queries | busy processes | {' | '.join(ENGINES)} |", file=out)
-    print("|---" * (3 + len(ENGINES)) + "|", file=out)
-    for row in rows:
-        times = " | ".join(f"{row[engine]:.1f}" for engine in ENGINES)
-        print(f"| {row['size']} | {row['queries']} | {row['busy']} | {times} |", file=out)
+                for row in in_turns(version, f"{count:,} x {dimension}", busy):
+                    times = (f"{row[engine]:.1f}" for engine in ENGINES)
+                    print_row(row["size"], row["queries"], row["busy"], *times)
+                    rows.append(row)
     return rows
+
+
+def print_row(*cells: object) -> None:
+    print("|", " | ".join(map(str, cells)), "|", file=sys.stderr, flush=True)
 
 
 def in_turns(version: Path, size: str, busy: int) -> list[Report]:
