@@ -174,7 +174,8 @@ def _explained(action: argparse.Action, command: argparse.ArgumentParser) -> str
         "choices": ", ".join(map(str, action.choices or ())),
     }
     default = action.default
-    if default in (None, False, [], argparse.SUPPRESS) or str(default) in text:
+    said = text.endswith(")") or str(default) in text  # most help texts end with their default
+    if default in (None, False, [], argparse.SUPPRESS) or said:
         return text
     return f"{text} (default `{default}`)".strip()
 

@@ -287,6 +287,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
         shell.stop()
 
 
+@pytest.mark.timeout(900)  # half a minute on a quiet machine
 def test_the_commands_of_readme_run(terminal: Terminal) -> None:
     shown = json.loads(re.search(r"```json\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1])  # type: ignore[index]
     for block in blocks(ROOT / "README.md"):
@@ -299,6 +300,7 @@ def test_the_commands_of_readme_run(terminal: Terminal) -> None:
         terminal.stop()
 
 
+@pytest.mark.timeout(900)
 def test_the_commands_of_the_tutorial_run(terminal: Terminal) -> None:
     for block in blocks(ROOT / "docs" / "tutorial.md"):
         for command in block.commands() if block.runs else []:
