@@ -14,6 +14,7 @@ from service.cli.http_limits import MAX_HEAD_BYTES, protocol
 DEADLINE_S = 0.4
 HEADERS_SEEN: list[set[bytes]] = []
 BODIES_SEEN: list[bytes] = []
+TARGETS_SEEN: list[tuple[str, bytes]] = []
 REQUEST = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
@@ -27,6 +28,7 @@ async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
             body, more = body + message.get("body", b""), message.get("more_body")
         HEADERS_SEEN.append({name for name, _ in scope["headers"]})
         BODIES_SEEN.append(body)
+        TARGETS_SEEN.append((scope["path"], scope["query_string"]))
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
@@ -207,6 +209,23 @@ def test_an_ambiguous_head_is_refused(
         assert answer.startswith(b"HTTP/1.1 400")
         assert fault in answer
         assert client.recv(1000) == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        (b"http://here/a%20b?c=1", ("/a b", b"c=1")),
+        (b"HTTP://here", ("/", b"")),
+        (b"/x", ("/x", b"")),
+    ],
+)
+def test_a_whole_url_is_a_path(
+    patient: tuple[str, int], url: bytes, target: tuple[str, bytes]
+) -> None:
+    with connected(patient) as client:
+        client.sendall(b"GET " + url + b" HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 204")
+    assert TARGETS_SEEN[-1] == target
 
 
 def test_garbage_is_named(patient: tuple[str, int]) -> None:

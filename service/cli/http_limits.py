@@ -9,6 +9,7 @@ import asyncio
 import sys
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -34,7 +35,17 @@ class BoundedConnection(h11.Connection):
                 raise h11.RemoteProtocolError(_TOO_LARGE, error_status_hint=431)
             if {b"content-length", b"transfer-encoding"} <= dict(headers).keys():
                 raise h11.RemoteProtocolError("Content-Length beside Transfer-Encoding")
+            if event.target.lower().startswith((b"http://", b"https://")):
+                return _in_origin_form(event)
         return event
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """The request with its target's path and query: RFC 9112, 3.2.2, allows a whole URL."""
+    url = urlsplit(request.target)
+    target = (url.path or b"/") + (b"?" + url.query if url.query else b"")
+    version, headers = request.http_version, request.headers
+    return h11.Request(method=request.method, headers=headers, target=target, http_version=version)
 
 
 class BoundedHeads(H11Protocol):
