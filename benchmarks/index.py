@@ -250,7 +250,7 @@ def _opening(home: Path, folder: Path, cold: bool) -> Report:
     with timed(report, "first_answer"):
         index.search(queries, K)
     with timed(report, "hinted_answer"):
-        index.search(queries, K, index.within(LatLon(50.0, 15.0), 1000.0))
+        index.search(queries, K, index.tiles.within(LatLon(50.0, 15.0), 1000.0))
     status = Path("/proc/self/status").read_text()
     for key in ("RssAnon", "RssFile"):
         report[f"{key}_mib"] = int(status.split(f"{key}:")[1].split()[0]) / 1024

@@ -1,7 +1,7 @@
 """Catalogue to index version: encode what is new, write, verify, publish.
 
-Reads aloud in `build`. A build may be killed at any moment: what it encoded is found again in
-shards, and the live version is untouched until the new one is verified.
+A build may be killed at any moment. The next build finds the encoded tiles again in shards, and
+the live version stays until the new version is verified.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from service.imagery.tile_images import TileImages
 from service.index import milvus
 from service.index.catalogue import Catalogue
 from service.index.engine_choice import EngineChoice
-from service.index.flat import Flat
+from service.index.flat import Flat, Vectors
 from service.index.frozen_tiles import Records, freeze
 from service.index.lock import build_lock
 from service.index.manifest import TILES, VECTORS, Content, Manifest
 from service.index.search import TileIndex, read_version
-from service.index.shards import Hashes, Shards, Vectors
+from service.index.shards import Hashes, Shards
 from service.index.stored_calibration import Calibration
 from service.index.versions import Versions, verify_folder
 
@@ -48,7 +48,7 @@ Calibrate = Callable[[TileIndex], Calibration]
 
 
 class AerialEncoder(Protocol):
-    """What of model.encoder.Encoder a build needs."""
+    """The part of model.encoder.Encoder that a build needs."""
 
     fingerprint: str
     dimension: int
@@ -95,30 +95,30 @@ def build(
     approximate_from: int | None = None,
     milvus_uri: str | None = None,
 ) -> Version:
-    """Encodes the catalogue's tiles and makes them the live index version.
+    """Encode the catalogue's tiles and make them the live index version.
 
-    Tiles whose content the live version, or an interrupted build, has already encoded with this
-    encoder are not encoded again; neither are several tiles of the same content.
+    Every content is encoded once, and not at all where the live version or an interrupted build
+    has its descriptor by this encoder.
 
     Args:
-        calibrate: given the finished index before it is published; by default its tiles' own
-            density is all that is known, and its answers state no confidence.
-        approximate_from: number of tiles (10,000 or more) from which a search looks at the
-            likeliest part only; by default as for the live version; 0: APPROXIMATE_FROM again.
-        milvus_uri: of a Milvus server that shall search instead, from any number on; by default
-            the one that searches the live version, if one does; empty: none.
+        calibrate: gets the finished index before it is published. By default the calibration
+            follows from the density of its tiles, and answers state no confidence.
+        approximate_from: number of tiles (10,000 or more) from which IVF-PQ searches. None: as for
+            the live version; 0: see service.index.engine_choice.FLAT_VALUES.
+        milvus_uri: URI of a Milvus server that searches instead, whatever the number of tiles.
+            None: as for the live version; empty: no Milvus.
 
     Raises:
         NothingToBuild, FootprintMismatch, ImageryChanged, EncodingFailed, BuildLocked,
-        BuildFailed, CatalogueError, EngineUnavailable, SourceError, and what `calibrate` raises:
-        nothing was published, the live version is as before.
+        BuildFailed, CatalogueError, EngineUnavailable, SourceError, and the errors of `calibrate`:
+        nothing was published, the live version stays.
     """
     versions = Versions(home)
     try:
         with build_lock(versions.folder), Catalogue.of(home) as catalogue:
             catalogue.verify()
             engine = _engine_choice(versions, approximate_from, milvus_uri)
-            return _Build(versions, catalogue, encoder, batch, progress, calibrate, engine).run()
+            return _Build(versions, catalogue, encoder, engine, batch, progress).run(calibrate)
     except OSError as error:
         raise BuildFailed(f"{versions.folder}: the build stopped: {error}") from error
 
@@ -148,7 +148,7 @@ def _engine_choice(
 
 
 def _live_manifest(versions: Versions) -> Manifest | None:
-    """The live version's; the newest readable one's where CURRENT names none, as servers do."""
+    """The live version's manifest; without CURRENT, the newest readable one, as servers choose."""
     for name in (versions.current(), *reversed(versions.names())):
         with suppress(SkyfixError):
             return versions.manifest(name or "")
@@ -163,25 +163,26 @@ class _Build:
         versions: Versions,
         catalogue: Catalogue,
         encoder: AerialEncoder,
+        engine: EngineChoice,
         batch: int,
         progress: Progress,
-        calibrate: Calibrate,
-        engine: EngineChoice,
     ) -> None:
-        self.calibrate, self.engine = calibrate, engine
-        self.versions, self.encoder, self.batch, self.progress = versions, encoder, batch, progress
+        self.versions, self.encoder, self.engine = versions, encoder, engine
+        self.batch, self.progress = batch, progress
         sources, self.tiles = catalogue.snapshot()  # an ingest may end in between
         self.sources = {source.name: source for source in sources}
         self.shards = Shards(versions.folder, encoder.fingerprint, encoder.dimension)
 
-    def run(self) -> Version:
+    def run(self, calibrate: Calibrate) -> Version:
         began = time.monotonic()
         self._check()
         name = self.versions.next_name(datetime.now(UTC))
         records = freeze(self.tiles, len(self.tiles))
-        folder = self._fresh_folder(name)
+        self.versions.sweep()
+        folder = self.versions.folder / f".new-{name}"
+        folder.mkdir()
         try:
-            encoded = self._write(folder, name, records)
+            encoded = self._write(folder, name, records, calibrate)
             verify_folder(folder)
             self.versions.publish(folder, name)
         except BaseException:
@@ -207,13 +208,7 @@ class _Build:
                 f"{wrong[0].size_m:g} m: ingest {wrong[0].source!r} again with --size-m {wanted:g}"
             )
 
-    def _fresh_folder(self, name: str) -> Path:
-        self.versions.sweep()
-        folder = self.versions.folder / f".new-{name}"
-        folder.mkdir()
-        return folder
-
-    def _write(self, folder: Path, name: str, records: Records) -> int:
+    def _write(self, folder: Path, name: str, records: Records, calibrate: Calibrate) -> int:
         np.save(folder / TILES, records)
         vectors = Flat.create(folder / VECTORS, len(records), self.encoder.dimension)
         encoded = self._fill(records["sha256"], vectors)
@@ -223,12 +218,12 @@ class _Build:
         engine = self.engine.prepare(folder, name, self.versions.names())
         manifest = self._manifest(folder, name, engine)
         manifest.write(folder)
-        calibration = self.calibrate(TileIndex.open(folder))
+        calibration = calibrate(TileIndex.open(folder))
         replace(manifest, calibration=calibration.as_dict()).write(folder)
         return encoded
 
     def _fill(self, hashes: Hashes, vectors: Vectors) -> int:
-        """Writes row i's descriptor into vectors[i]; returns how many had to be encoded."""
+        """Write row i's descriptor into vectors[i]; return how many tiles were encoded."""
         contents, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
         done = np.zeros(len(contents), dtype=bool)
         for known_hashes, known_vectors in self._known():
@@ -243,7 +238,7 @@ class _Build:
         return len(todo)
 
     def _known(self) -> Iterator[tuple[Hashes, Vectors]]:
-        """Descriptors of this encoder by content: the live version's, then the shards'."""
+        """Descriptors of this encoder by content: the shards', then the live version's."""
         yield from self.shards.read()
         name = self.versions.current()
         if name is None:
@@ -258,7 +253,7 @@ class _Build:
             yield tiles.records["sha256"], flat.vectors
 
     def _encode(self, hashes: Hashes, vectors: Vectors, todo: NDArray[np.intp]) -> None:
-        """Pictures are read in other threads while this one encodes; a shard every SHARD_TILES."""
+        """Encode in this thread while others read the images; save a shard every SHARD_TILES."""
         unsaved: list[NDArray[np.intp]] = []
         finished = len(hashes) - len(todo)
         with TileImages(self.sources, self.tiles, self.encoder.aerial_pixels) as reader:

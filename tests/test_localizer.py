@@ -1,16 +1,17 @@
 """The query path against brute force: geometry's precedence, unknown headings, place hints."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.geo import Bounds, LatLon, bounds_around, distance_m, offset
+from model.geo import Bounds, LatLon, offset
 from model.images import ImageError, decode_image, open_image
 from model.panorama import GeometryError, Panorama
+from service.index.catalogue import Tile
+from service.index.frozen_tiles import TileTable, freeze
 from service.index.stored_calibration import Calibration
 from service.locate.hints import HintError, Hints
 from service.locate.localizer import Localizer
@@ -61,14 +62,11 @@ class ListedTiles:
         self.vectors = vectors
         self.searches = 0
         self.centres = [offset(ORIGIN, 100.0 * row, 0.0) for row in range(len(vectors))]
-        self.tiles = [
-            SimpleNamespace(tile_id=f"t{row}", latitude=c.latitude, longitude=c.longitude,
-                            bounds=bounds_around(c, 64.0))
-            for row, c in enumerate(self.centres)
-        ]  # fmt: skip
-
-    def places(self, rows: list[int]) -> NDArray[np.float64]:
-        return np.array([self.centres[row] for row in rows])
+        tiles = [
+            Tile(f"t{row}", "town", *centre, 64.0, bytes(32))
+            for row, centre in enumerate(self.centres)
+        ]
+        self.tiles = TileTable(freeze(tiles, len(tiles)))
 
     def get(self) -> "ListedTiles":
         return self
@@ -81,12 +79,6 @@ class ListedTiles:
         squared = ((vectors[:, None] - self.vectors[rows][None]) ** 2).sum(-1)
         order = np.argsort(squared, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(squared, order, 1), rows[order]
-
-    def within(self, near: LatLon, radius_m: float) -> NDArray[np.bool_]:
-        return np.array([distance_m(near, centre) <= radius_m for centre in self.centres])
-
-    def in_bbox(self, box: Bounds) -> NDArray[np.bool_]:
-        return np.array([box.west <= c.longitude <= box.east for c in self.centres])
 
 
 def panorama(seed: int, heading: float | None = None, projection: str = "equirectangular") -> bytes:

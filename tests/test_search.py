@@ -93,19 +93,19 @@ def test_bad_queries_are_named(index: TileIndex) -> None:
 def test_a_radius_is_exact(near: LatLon, radius_m: float, tmp_path: Path) -> None:
     index = TileIndex.open(write_version(tmp_path, COUNT, 4, centre=near, spread=0.05))
     exact = [distance_m(near, LatLon(t.latitude, t.longitude)) <= radius_m for t in index.tiles]
-    assert index.within(near, radius_m).tolist() == exact
+    assert index.tiles.within(near, radius_m).tolist() == exact
 
 
 def test_a_box_may_cross_the_dateline(tmp_path: Path) -> None:
     index = TileIndex.open(
         write_version(tmp_path, COUNT, 4, centre=LatLon(10.0, 180.0), spread=0.05)
     )
-    inside = index.in_bbox(Bounds(179.98, 9.99, -179.98, 10.02))
+    inside = index.tiles.in_bbox(Bounds(179.98, 9.99, -179.98, 10.02))
     for tile, found in zip(index.tiles, inside, strict=True):
         near_180 = tile.longitude >= 179.98 or tile.longitude <= -179.98
         assert found == (near_180 and 9.99 <= tile.latitude <= 10.02)
     assert 0 < inside.sum() < COUNT
-    assert not index.in_bbox(Bounds(-179.98, 9.99, 179.98, 10.02))[inside].any()
+    assert not index.tiles.in_bbox(Bounds(-179.98, 9.99, 179.98, 10.02))[inside].any()
 
 
 @pytest.mark.gpu

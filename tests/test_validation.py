@@ -72,7 +72,7 @@ def test_panoramas_from_elsewhere_replace_the_search_without_own_tiles(
     assert given.source == f"{COUNT} panoramas of street against 30 of others"
     assert given.weights != index.calibration.weights
     at_home = localizer.candidates(index, localizer.prepare(panorama_of(3)), [None])[0]
-    fused = fuse(index.places(at_home.rows), np.array(at_home.distances), given)
+    fused = fuse(index.tiles.positions(at_home.rows), np.array(at_home.distances), given)
     assert fused.confidence is not None
     assert fused.confidence > 0.9
 

@@ -1,7 +1,7 @@
-"""The catalogue: which tiles there are, from which imagery, with what content.
+"""The catalogue: all sources and their tiles, with a digest of each tile's pixels, in SQLite.
 
-One SQLite file. A source is replaced in one transaction: whoever reads, at any moment, sees the
-old tiles or the new ones, and a process killed in between leaves the old. Holds no pixels.
+A source is replaced in one transaction. A reader sees the old tiles or the new tiles, and a process
+killed in between leaves the old. The file holds no pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEMA = (
     sha256 BLOB NOT NULL
 ) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS tiles_of_source ON tiles (source)",
-    # Of a source and its tiles: SQLite itself does not notice a value that changed on the disk.
+    # One digest a source and its tiles: SQLite does not notice a value that changed on the disk.
     "CREATE TABLE IF NOT EXISTS digests (source TEXT PRIMARY KEY, sha256 BLOB NOT NULL)",
 )
 
@@ -73,7 +73,7 @@ class Tile(NamedTuple):
 
 
 class SourceRecord(NamedTuple):
-    """Where tiles come from. `signature` tells whether its files changed since."""
+    """Where tiles come from. `signature` changes with the source's files."""
 
     name: str
     kind: str
@@ -101,7 +101,7 @@ class Changes(NamedTuple):
 
 
 class Catalogue:
-    """A context manager over the file; usable by the one thread that opened it."""
+    """A context manager over the file; only the thread that opened it may use it."""
 
     def __init__(self, path: Path) -> None:
         """Opens the catalogue, creating an empty one (and its folder) where there is none.
@@ -149,7 +149,7 @@ class Catalogue:
                 )
             if found < FORMAT:
                 self._upgrade()
-            self._number("SELECT count(*) FROM sqlite_master")  # told now where that is damaged
+            self._number("SELECT count(*) FROM sqlite_master")  # fails now if that is damaged
         except sqlite3.Error as error:
             raise self._error(f"is not a usable catalogue: {error}") from error
 
@@ -179,14 +179,14 @@ class Catalogue:
         self._db.close()
 
     def replace_source(self, source: SourceRecord, tiles: Iterable[Tile]) -> Changes:
-        """Makes `tiles` the source's only ones; the iterable is read before anything changes.
+        """Replace a source's tiles by `tiles`, which are all read before anything changes.
 
         Raises:
             TileIdTaken: a tile id belongs to another source.
             CatalogueError: the file is locked, damaged, or its disk is full.
         """
         db = self._db
-        with self._transaction("BEGIN"):  # apart from what follows: it locks the file, that is slow
+        with self._transaction("BEGIN"):  # separate: the last transaction locks the file
             db.execute("DROP TABLE IF EXISTS temp.incoming")
             db.execute("CREATE TEMP TABLE incoming AS SELECT * FROM tiles LIMIT 0")
             db.execute("CREATE UNIQUE INDEX temp.incoming_id ON incoming (tile_id)")
@@ -280,7 +280,7 @@ class Catalogue:
             return self.sources(), list(self.tiles())
 
     def count(self) -> int:
-        """How many tiles there are."""
+        """The number of tiles."""
         return self._number("SELECT count(*) FROM tiles")
 
     def around(self, name: str) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""The frozen tile rows of an index version: row i describes vector i."""
+"""The frozen tile rows of an index version: row i says where the tile of vector i lies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ def record_type(id_length: int) -> np.dtype[np.void]:
 
 
 def freeze(tiles: Iterable[Tile], count: int) -> Records:
-    """Catalogue tiles as records whose ids take no more room than the longest needs."""
+    """Catalogue tiles as records; every id takes the room of the longest."""
     rows = ((t.tile_id.encode(), t.latitude, t.longitude, t.size_m, t.sha256) for t in tiles)
     records = np.fromiter(rows, dtype=record_type(128), count=count)
     longest = int(np.char.str_len(records["tile_id"]).max(initial=1))
@@ -47,7 +47,7 @@ def freeze(tiles: Iterable[Tile], count: int) -> Records:
 
 
 class TileTable:
-    """Rows by number, and which of them lie in a place. `latitude`, `longitude`: (N,) degrees."""
+    """The rows by number, and the rows in an area. `latitude`, `longitude`: (N,) degrees."""
 
     def __init__(self, records: Records) -> None:
         self.records = records
@@ -68,6 +68,10 @@ class TileTable:
             record["tile_id"].decode(), *centre, size_m, bounds_around(centre, size_m)
         )
 
+    def positions(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """(K, 2) latitude and longitude of the rows' centres, degrees."""
+        return np.column_stack([self.latitude[rows], self.longitude[rows]])
+
     def within(self, near: LatLon, radius_m: float) -> Mask:
         """Rows whose centre is at most `radius_m` from `near`, as model.geo.distance_m measures."""
         # The box's 1 % covers the sphere that distance_m uses in place of the ellipsoid.
@@ -85,7 +89,7 @@ class TileTable:
         return np.asarray(columns & (self.latitude >= box.south) & (self.latitude <= box.north))
 
     def distance_m(self, rows: NDArray[np.intp], to: LatLon) -> NDArray[np.float64]:
-        """(K,) metres from the rows' centres to a place; equals model.geo.distance_m."""
+        """(K,) metres from the rows' centres to a position; equals model.geo.distance_m."""
         latitude, longitude = np.radians(self.latitude[rows]), np.radians(self.longitude[rows])
         to_latitude, to_longitude = np.radians(to)
         h = (

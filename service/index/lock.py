@@ -50,12 +50,12 @@ def build_lock(folder: Path) -> Iterator[None]:
 
 
 def _name_holder(descriptor: int, folder: Path, text: str) -> None:
-    """A courtesy to those who wait; the lock holds without it, so a full disk can be pruned."""
+    """Write the holder for others to read. The lock holds without it: a full disk can be pruned."""
     try:
         os.truncate(descriptor, 0)
         os.write(descriptor, text.encode())
     except OSError as error:
-        log.warning("nobody is told who holds the lock of %s: %s", folder, error)
+        log.warning("the holder of the lock of %s cannot be written down: %s", folder, error)
 
 
 @contextmanager

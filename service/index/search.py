@@ -1,20 +1,17 @@
 """TileIndex: one open index version. It finds the nearest tiles, among all or among some.
 
-Among some tiles the search is exact on every engine. Among all tiles it is exact unless the version
-was built for IVF-PQ or Milvus, which may miss a tile.
+The search among some tiles is exact on every engine. The search among all tiles is exact too,
+unless the version was built for IVF-PQ or Milvus, which may miss a tile.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.errors import SkyfixError, public_reason
-from model.geo import Bounds, LatLon
 from service.index.engine_choice import Engine, open_engine
 from service.index.flat import Flat, Rows, Vectors
 from service.index.frozen_tiles import Mask, TileTable
@@ -150,18 +147,6 @@ class TileIndex:
             alone[row] = True
         distances, _ = self.search(query, 1, alone)
         return bool(distances[0, 0] <= CANARY_DISTANCE)  # also false for NaN
-
-    def places(self, rows: Sequence[int]) -> NDArray[np.float64]:
-        """(K, 2) latitude and longitude of the rows' tiles, degrees."""
-        return np.column_stack([self.tiles.latitude[rows], self.tiles.longitude[rows]])
-
-    def within(self, near: LatLon, radius_m: float) -> Mask:
-        """See TileTable.within."""
-        return self.tiles.within(near, radius_m)
-
-    def in_bbox(self, box: Bounds) -> Mask:
-        """See TileTable.in_bbox."""
-        return self.tiles.in_bbox(box)
 
     def _checked(self, vectors: Vectors, k: int, allowed: Mask | None) -> Vectors:
         queries = np.ascontiguousarray(vectors, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Descriptors already computed by a build that did not finish, or by the live version.
 
-A shard is a file of (content hash, descriptor) rows made by one encoder, named by the digest of
-its own bytes: half-written or damaged ones are recognised and thrown away.
+A shard is a file of (content hash, descriptor) rows of one encoder. The digest of its bytes is its
+name, so that a half-written or damaged shard is recognised and removed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.atomic_write import write_atomically
+from service.index.flat import Vectors
 
 log = logging.getLogger(__name__)
 
 Hashes = NDArray[np.bytes_]  # (N,) S32
-Vectors = NDArray[np.float32]  # (N, D)
 
 
 class Shards:

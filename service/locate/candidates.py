@@ -50,9 +50,9 @@ def allowed_rows(index: TileIndex, hints: Hints) -> Mask | None:
     """Rows that the place hints allow; None when nothing is restricted."""
     masks = []
     if hints.near is not None:
-        masks.append(index.within(hints.near, hints.radius_m or DEFAULT_RADIUS_M))
+        masks.append(index.tiles.within(hints.near, hints.radius_m or DEFAULT_RADIUS_M))
     if hints.bbox is not None:
-        masks.append(index.in_bbox(hints.bbox))
+        masks.append(index.tiles.in_bbox(hints.bbox))
     return np.logical_and.reduce(masks) if masks else None
 
 

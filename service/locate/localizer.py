@@ -231,7 +231,7 @@ def fused_position(index: TileIndex, found: Candidates) -> FusedPosition | None:
     """The position that the candidates agree on; None without any."""
     if not found.rows:
         return None
-    return fuse(index.places(found.rows), np.array(found.distances), index.calibration)
+    return fuse(index.tiles.positions(found.rows), np.array(found.distances), index.calibration)
 
 
 def _no_tile(hints: Hints) -> str:

@@ -116,7 +116,7 @@ def calibrate(
 
 def _may_show(index: TileIndex, pose: Pose) -> Mask:
     """The rows of the tiles that may show the panorama's position."""
-    return index.within(pose.truth, UNSEEN * index.calibration.reach_m)
+    return index.tiles.within(pose.truth, UNSEEN * index.calibration.reach_m)
 
 
 def _names(folders: Sequence[Path]) -> str:
@@ -133,7 +133,7 @@ def _search(
     query = localizer.prepare(file.read_bytes(), top_k=1)
     found = localizer.candidates(index, query, [rows for rows, _ in searches])
     return [
-        KnownPanorama(index.places(candidates.rows), np.array(candidates.distances), truth)
+        KnownPanorama(index.tiles.positions(candidates.rows), np.array(candidates.distances), truth)
         for candidates, (_, truth) in zip(found, searches, strict=True)
         if candidates.rows
     ]
@@ -178,7 +178,7 @@ def evaluate(
         (found,) = localizer.candidates(index, query, [None])
         position = fused_position(index, found)
         assert position is not None  # an index without tiles is not built
-        best_m.append(distance_m(LatLon(*index.places(found.rows[:1])[0]), pose.truth))
+        best_m.append(distance_m(LatLon(*index.tiles.positions(found.rows[:1])[0]), pose.truth))
         fused_m.append(distance_m(position.position, pose.truth))
         fused.append(position)
         progress(done, len(poses) + len(strangers))

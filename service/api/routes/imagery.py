@@ -94,7 +94,7 @@ def _tiles_near(live: LiveLocalizer, tile: MapTile) -> list[str]:
         east=min(180.0, box.east + reach_m / degrees.east),
         north=box.north + reach_m / degrees.north,
     )
-    rows = np.flatnonzero(index.in_bbox(around))[:MAX_IMAGES]
+    rows = np.flatnonzero(index.tiles.in_bbox(around))[:MAX_IMAGES]
     return [index.tiles[int(row)].tile_id for row in rows]
 
 
