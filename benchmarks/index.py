@@ -48,7 +48,7 @@ from service.imagery.tile_images import TileImages
 from service.index.catalogue import Catalogue, SourceRecord
 from service.index.flat import Flat, Vectors
 from service.index.ivf_pq import moved
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.index.manifest import TILES, VECTORS
 from service.index.search import TileIndex
 from service.ingest import ingest

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.bfloat16_cut import COARSE_BATCH, FINE_BATCH, WithFinestMap, cut_at_finest_map
+from model.bfloat16_split import COARSE_BATCH, FINE_BATCH, WithFinestMap, cut_at_finest_map
 from model.errors import SkyfixError
 from model.network import Branch, SiameseNetwork
 
@@ -39,7 +39,7 @@ class CompiledNetwork:
     """A Siamese network that any number of threads may call; each call runs in its own thread.
 
     size: side of the input images in pixels. dtype: float32 or bfloat16, for the layers behind
-    the trunk's finest map; the others always compute in float32 (model/bfloat16_cut.py).
+    the trunk's finest map; the others always compute in float32 (model/bfloat16_split.py).
 
     Raises:
         CompileError: see there. Calls raise it as well: a thread compiles at its first call.

@@ -15,7 +15,7 @@ from uvicorn._types import ASGIApplication
 from service.api.app import create_app
 from service.build import build
 from service.index.catalogue import Catalogue
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.ingest import ingest
 from service.locate.localizer import Localizer, StreetEncoder
 from service.settings import Settings

@@ -27,7 +27,7 @@ import service.build
 from model.atomic_write import write_atomically
 from service.build import build
 from service.index.catalogue import Catalogue
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.index.search import TileIndex
 from service.index.stored_calibration import Calibration
 from service.index.versions import Versions

@@ -24,10 +24,10 @@ from service.build import build
 from service.cli.logs import log_to_stderr
 from service.cli.serve import run
 from service.cli.wiring import reopener
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.locate.localizer import Localizer
 from service.runtime.jobs import Job, Jobs, Kind
-from service.runtime.weights import fingerprint_of
+from service.runtime.weights_check import fingerprint_of
 from service.settings import Settings
 
 TOKEN = "s3cr3t-0123456789"

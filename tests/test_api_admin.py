@@ -17,7 +17,7 @@ from model.encoder import Encoder
 from service.api.app import create_app
 from service.build import build
 from service.index.catalogue import Catalogue
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.ingest import ingest
 from service.locate.localizer import Localizer
 from service.runtime.jobs import Job, Jobs, Kind

@@ -23,7 +23,7 @@ from service.build import EncodingFailed, FootprintMismatch, NothingToBuild, bui
 from service.imagery.source import SourceMissing
 from service.imagery.tile_images import ImageryChanged, tile_image
 from service.index.catalogue import Catalogue, CatalogueError
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.index.lock import BuildLocked
 from service.index.search import TileIndex
 from service.index.versions import Versions

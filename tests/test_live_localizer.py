@@ -18,7 +18,7 @@ from model.images import Rgb
 from model.panorama import Panorama
 from service.api.app import create_app
 from service.index.catalogue import Catalogue
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.index.manifest import VECTORS
 from service.index.versions import EncoderMismatch, IndexUnwritable, Versions
 from service.locate.hints import Hints

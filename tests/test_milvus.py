@@ -21,7 +21,7 @@ from service.__main__ import main
 from service.build import build
 from service.index.catalogue import Catalogue
 from service.index.flat import Flat
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.index.manifest import VECTORS, EngineUnavailable, Manifest
 from service.index.milvus import Milvus, address_of, collection_name, load
 from service.index.search import TileIndex

@@ -18,7 +18,7 @@ from torch import nn
 
 from model import openvino_network
 from model.backend import EXACT, Backend, exact_backends, fast_backends
-from model.bfloat16_cut import COARSE_BATCH
+from model.bfloat16_split import COARSE_BATCH
 from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from model.network import SiameseNetwork

@@ -25,7 +25,7 @@ from training.evaluate.protocols import (
     heading_error_deg,
 )
 from training.evaluate.recall import EvaluationError
-from training.evaluate.streets import Condition, encode_streets
+from training.evaluate.street_views import Condition, encode_streets
 
 CONFIG = tiny().encoder
 

@@ -141,7 +141,7 @@ def test_the_old_version_answers_when_the_new_weights_are_corrupt(home: Path) ->
         assert answers(server, old)
         assert server.counts("skyfix_index_behind 1.0")
         (error,) = errors(server)
-    assert error.startswith(f"ERROR service.index.live: index version {new} is not used")
+    assert error.startswith(f"ERROR service.index.live_index: index version {new} is not used")
     assert "put a whole copy" in error
 
 
@@ -160,7 +160,7 @@ def test_a_corrupted_weights_file_is_reported_and_the_weights_still_answer(home:
         path.write_bytes(whole)
         wait_until(lambda: trouble(server) == "")
         assert server.counts("skyfix_weights_lost 0.0")
-        assert f"INFO service.runtime.weights: {path} holds" in server.log.read_text()
+        assert f"INFO service.runtime.weights_check: {path} holds" in server.log.read_text()
     assert str(path) in error
 
 

@@ -36,7 +36,7 @@ from service.runtime.jobs import JobNotStarted, JobRunning, JobUnknown
 from service.runtime.live_localizer import VersionNotFound, VersionRefused, WeightsMissing
 from service.runtime.metrics import Metrics
 from service.runtime.pipeline import CanaryError
-from service.runtime.weights import WeightsUnknown, WeightsUnusable
+from service.runtime.weights_check import WeightsUnknown, WeightsUnusable
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
     """Calibrate with the live version and write the result into a copy of the checkpoint."""
     from model.checkpoint import Checkpoint
     from service.cli.wiring import open_localizer
-    from service.locate.validation import calibrate
+    from service.locate.known_panoramas import calibrate
 
     localizer = open_localizer(settings)
     with progress_bar("calibrating") as progress:
@@ -49,7 +49,7 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     """Locate panoramas with the live version and measure the errors and the confidence."""
     from service.cli.wiring import open_localizer
-    from service.locate.validation import evaluate
+    from service.locate.known_panoramas import evaluate
 
     with progress_bar("locating panoramas") as progress:
         report = evaluate(

@@ -13,7 +13,7 @@ from service.cli.progress import progress_bar
 from service.cli.wiring import bind_localizer
 from service.index.stored_calibration import Calibration, CalibrationError
 from service.index.versions import Versions
-from service.locate.validation import ValidationError, calibrate
+from service.locate.known_panoramas import ValidationError, calibrate
 from service.settings import Settings
 
 if TYPE_CHECKING:

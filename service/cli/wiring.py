@@ -11,7 +11,7 @@ from model.device import choose_device
 from model.errors import SkyfixError, public_reason
 from service.locate.localizer import Localizer
 from service.runtime.live_localizer import WeightsMissing
-from service.runtime.weights import fingerprint_of
+from service.runtime.weights_check import fingerprint_of
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def open_localizer(settings: Settings) -> Localizer:
 
 def bind_localizer(encoder: Encoder, settings: Settings) -> Localizer:
     """A localizer of this encoder and the live index, searched on the encoder's device."""
-    from service.index.live import LiveIndex
+    from service.index.live_index import LiveIndex
 
     live = LiveIndex(settings.home, encoder.fingerprint, _search_device(encoder.device.type))
     return Localizer(encoder, live, rolls=settings.rolls, weights=settings.weights)

@@ -1,4 +1,4 @@
-"""The calibration that an index version stores: the numbers of `service.locate.position`."""
+"""The calibration that an index version stores: the numbers of `service.locate.confidence`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CalibrationError(SkyfixError):
 
 @dataclass(frozen=True)
 class Calibration:
-    """Numbers of the formulas of `service.locate.position`. Stored in a version's manifest.
+    """Numbers of the formulas of `service.locate.confidence`. Stored in a version's manifest.
 
     The tiles give reach_m, half a tile; spacing_m, between neighbours' centres; and depth, how
     many candidates are read, enough for rivals to be among them.

@@ -27,12 +27,12 @@ from service.locate.candidates import (
     find_candidates,
     heading_of,
 )
+from service.locate.confidence import FusedPosition, fuse
 from service.locate.fix import Explanation, Fix, Match, Stated
 from service.locate.hints import Hints, check_top_k
-from service.locate.position import FusedPosition, fuse
 
 if TYPE_CHECKING:
-    from service.index.live import LiveIndex
+    from service.index.live_index import LiveIndex
     from service.index.search import TileIndex
 
 Strip = NDArray[np.uint8]

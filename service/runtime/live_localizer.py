@@ -18,10 +18,10 @@ from service.locate.fix import Fix
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer, Query
 from service.runtime.canary import canary_panorama
-from service.runtime.weights import WeightsFile
+from service.runtime.weights_check import WeightsFile
 
 if TYPE_CHECKING:
-    from service.index.live import LiveIndex
+    from service.index.live_index import LiveIndex
     from service.index.search import TileIndex
 
 logger = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ from training.evaluate.recall import (
     recall_of,
     recall_within,
 )
-from training.evaluate.streets import Condition, encode_streets
+from training.evaluate.street_views import Condition, encode_streets
 
 # What each protocol measures, as a template over `Options`.
 PROTOCOLS = {

@@ -9,9 +9,9 @@ from model.errors import SkyfixError
 from model.geo import LatLon
 from training.town.ground import Ground, paint_ground, stamp_patches
 from training.town.layout import LANE, Street, lattice, streets
-from training.town.lots import settle
 from training.town.noise import texture
 from training.town.numba_options import F32, U8, U16
+from training.town.settlement import settle
 from training.town.solids import stamp_solids
 from training.town.style import Style, style
 from training.town.variety import varied_style

@@ -12,7 +12,7 @@ from service.api.errors import AdminOnlyError, problems
 from service.api.schemas import ActivatedSchema, JobSchema
 from service.runtime.jobs import Jobs, rebuild_command
 from service.runtime.live_localizer import LiveLocalizer
-from service.runtime.weights import whole_file
+from service.runtime.weights_check import whole_file
 from service.settings import Settings
 
 _BEARER = HTTPBearer(auto_error=False, description="the value of SKYFIX_ADMIN_TOKEN")

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from model.errors import SkyfixError
 from model.geo import Bounds, metres_per_degree
 from model.images import Rgb
-from service.api.disconnect import unless_disconnected
+from service.api.client_disconnect import unless_disconnected
 from service.api.errors import problems
 from service.api.query import WRITTEN_PLAINLY
 from service.basemap import MAX_IMAGES, MAX_ZOOM, MIN_ZOOM, BaseMap, MapTile

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from model.errors import SkyfixError
-from service.api.disconnect import unless_disconnected
+from service.api.client_disconnect import unless_disconnected
 from service.api.errors import document, problems
 from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
 from service.api.query import LocateQuery

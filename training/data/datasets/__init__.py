@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from training.data.datasets import cvact, cvusa, own_pairs, town, vigor
+from training.data.datasets import cvact, cvusa, own_pairs, town_folder, vigor
 from training.data.pairs import GalleryTile, Pair, PairError
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ DATASETS: dict[str, Dataset] = {
     "cvact": cvact,
     "cvusa": cvusa,
     "folder": own_pairs,
-    "town": town,
+    "town": town_folder,
     "vigor": vigor,
 }
 

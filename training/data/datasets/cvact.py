@@ -18,7 +18,7 @@ from scipy.io import loadmat
 
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
-from training.data.datasets import lists
+from training.data.datasets import list_files
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
 
 MARK = "ACT_data.mat"
@@ -84,8 +84,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_utm(path: Path, name: str, east: float, north: float) -> None:
     """Refuse a bad pair by name: the transform of all pairs would fail without a name."""
     try:
-        lists.number("utm east", east, *UTM_EAST)
-        lists.number("utm north", north, *UTM_NORTH)
+        list_files.number("utm east", east, *UTM_EAST)
+        list_files.number("utm north", north, *UTM_NORTH)
     except ValueError as error:
         raise PairError(f"{path}, {name}: {error}") from error
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
-from training.data.datasets import lists
-from training.data.datasets.lists import Row
+from training.data.datasets import list_files
+from training.data.datasets.list_files import Row
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
 
 MARK = "splits/*-19zl.csv"
@@ -48,7 +48,7 @@ def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
 def _read_list(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:
     if not path.is_file():
         raise PairError(f"{path} is missing: is this the root of CVUSA?")
-    return [_read_pair(root, path, row, positions) for row in lists.rows(path)]
+    return [_read_pair(root, path, row, positions) for row in list_files.rows(path)]
 
 
 def _read_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) -> Pair:
@@ -60,14 +60,14 @@ def _read_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) ->
 
 def _positions(path: Path) -> list[LatLon]:
     if not path.is_file():
-        lists.warn_once(f"{path} is absent: the pairs have no coordinates")
+        list_files.warn_once(f"{path} is absent: the pairs have no coordinates")
         return []
-    return [_position(path, row) for row in lists.rows(path)]
+    return [_position(path, row) for row in list_files.rows(path)]
 
 
 def _position(path: Path, row: Row) -> LatLon:
     try:
-        return lists.position(row.cells[2], row.cells[3])
+        return list_files.position(row.cells[2], row.cells[3])
     except (ValueError, IndexError) as error:
         raise PairError(f"{path}, line {row.line} is no position: {error}") from error
 

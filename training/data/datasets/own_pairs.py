@@ -19,8 +19,8 @@ from PIL import Image
 
 from model.geo import LatLon, offset
 from model.panorama import PanoramaGeometry
-from training.data.datasets import lists
-from training.data.datasets.lists import Record
+from training.data.datasets import list_files
+from training.data.datasets.list_files import Record
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 
 MARK = "pairs.csv"
@@ -64,7 +64,7 @@ def _rows(root: Path) -> list[Record]:
     table = root / MARK
     if not table.is_file():
         raise PairError(f"{table} is missing: one row a pair, columns {sorted(REQUIRED)}")
-    return lists.records(table, REQUIRED)
+    return list_files.records(table, REQUIRED)
 
 
 def _named(rows: Sequence[Record]) -> list[str]:
@@ -115,7 +115,7 @@ def _point(path: Path, row: dict[str, str]) -> AerialPoint:
     given = _both(row, "column", "row")
     if given is None:
         return _middle(path, scale)
-    column, line = map(lists.number, ("column", "row"), given)
+    column, line = map(list_files.number, ("column", "row"), given)
     return AerialPoint(path, scale, column, line)
 
 
@@ -142,15 +142,17 @@ def _geometry(row: dict[str, str]) -> PanoramaGeometry | None:
     if not (heading or horizon or fov):
         return None
     return PanoramaGeometry(
-        north=PanoramaGeometry.north_of(lists.number("heading_deg", heading)) if heading else None,
-        horizon=lists.number("horizon", horizon or 0.5),
-        vertical_fov_deg=lists.number("vertical_fov_deg", fov) if fov else None,
+        north=PanoramaGeometry.north_of(list_files.number("heading_deg", heading))
+        if heading
+        else None,
+        horizon=list_files.number("horizon", horizon or 0.5),
+        vertical_fov_deg=list_files.number("vertical_fov_deg", fov) if fov else None,
     )
 
 
 def _position(row: dict[str, str]) -> LatLon | None:
     given = _both(row, "latitude", "longitude")
-    return lists.position(*given) if given else None
+    return list_files.position(*given) if given else None
 
 
 def _both(row: dict[str, str], *names: str) -> list[str] | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
-from training.data.datasets import lists
+from training.data.datasets import list_files
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 
 MARK = "*/*/satellite_list.txt"
@@ -70,7 +70,7 @@ def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
         GalleryTile(tile.stem, _point(city, tile), _tile_position(tile, path))
         for city, path in _lists(root, cities, "satellite_list")
         for folder in [_folder(root, city, "satellite")]
-        for tile in [folder / name for name in lists.text(path).split()]
+        for tile in [folder / name for name in list_files.text(path).split()]
     ]
 
 
@@ -83,10 +83,10 @@ def _lists(root: Path, cities: Sequence[str], name: str) -> list[tuple[str, Path
         raise PairError(f"{lacking} is missing, as in every other city: is this VIGOR's root?")
     if len(found) < len(cities):
         lacking_cities = ", ".join(city for city, path in every.items() if path is None)
-        lists.warn_once(f"VIGOR at {root}: left out, without a list {name}: {lacking_cities}")
+        list_files.warn_once(f"VIGOR at {root}: left out, without a list {name}: {lacking_cities}")
     for _, path in found:
         if name != "satellite_list" and "__corrected" not in path.name:
-            lists.warn_once(f"{path} is not the corrected list: its positions are metres off")
+            list_files.warn_once(f"{path} is not the corrected list: its positions are metres off")
     return found
 
 
@@ -99,7 +99,7 @@ def _list(root: Path, city: str, name: str) -> Path | None:
 def _city_pairs(root: Path, city: str, path: Path) -> list[Pair]:
     streets, tiles = _folder(root, city, "panorama", "ground"), _folder(root, city, "satellite")
     pairs = []
-    for number, line in enumerate(lists.text(path).splitlines(), 1):
+    for number, line in enumerate(list_files.text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -118,9 +118,11 @@ def _pair(city: str, streets: Path, tiles: Path, fields: Sequence[str]) -> Pair:
     return Pair(
         id=name,
         street=streets / street,
-        aerial=_point(city, tiles / tile, lists.number("north", north), lists.number("east", east)),
+        aerial=_point(
+            city, tiles / tile, list_files.number("north", north), list_files.number("east", east)
+        ),
         geometry=GEOMETRY,
-        position=lists.position(latitude, longitude),
+        position=list_files.position(latitude, longitude),
         tile=Path(tile).stem,
         semi_positives=tuple(Path(other).stem for other in fields[4::3]),
     )
@@ -135,7 +137,7 @@ def _point(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> Aeri
 def _tile_position(tile: Path, source: Path) -> LatLon:
     try:
         _, latitude, longitude = tile.stem.split("_")
-        return lists.position(latitude, longitude)
+        return list_files.position(latitude, longitude)
     except ValueError as error:
         raise PairError(
             f"{source} names {tile.name!r}: expected satellite_<lat>_<lon>.png ({error})"

@@ -20,9 +20,9 @@ from model.geo import LatLon, distance_m
 from service.index.frozen_tiles import Mask
 from service.index.search import TileIndex
 from service.index.stored_calibration import Calibration
-from service.locate.calibration import Flags, KnownPanorama, auroc, calibration_error, fit
+from service.locate.confidence import FusedPosition, Numbers
+from service.locate.fit_calibration import Flags, KnownPanorama, auroc, calibration_error, fit
 from service.locate.localizer import Localizer, fused_position
-from service.locate.position import FusedPosition, Numbers
 
 COLUMNS = ("file", "latitude", "longitude")
 UNSEEN = 3.0  # times reach_m: tiles this far from a position share no ground with the tile there

@@ -9,8 +9,8 @@ import rasterio
 from rasterio.warp import transform
 
 from model.geo import LatLon
-from training.data.datasets import lists
-from training.data.datasets.lists import Record
+from training.data.datasets import list_files
+from training.data.datasets.list_files import Record
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
 
 MARK = "poses.csv"
@@ -46,7 +46,7 @@ def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
 def _town(folder: Path) -> list[Pair]:
     raster = folder / "aerial.tif"
     table = folder / "poses.csv"
-    records = lists.records(table, ("id", "file", "latitude", "longitude"))
+    records = list_files.records(table, ("id", "file", "latitude", "longitude"))
     positions = [_position(table, record) for record in records]
     with rasterio.open(raster) as image:
         east, north = transform(
@@ -70,6 +70,6 @@ def _town(folder: Path) -> list[Pair]:
 
 def _position(table: Path, record: Record) -> LatLon:
     try:
-        return lists.position(record.cells["latitude"], record.cells["longitude"])
+        return list_files.position(record.cells["latitude"], record.cells["longitude"])
     except ValueError as error:
         raise ValueError(f"{table}, line {record.line}: {error}") from error

@@ -11,7 +11,7 @@ import torch
 from pair_samples import tiny
 
 from model.checkpoint import Checkpoint
-from service.runtime.weights import WeightsFile
+from service.runtime.weights_check import WeightsFile
 
 
 def write(path: Path, seed: int) -> str:

@@ -13,13 +13,13 @@ from PIL import Image
 
 from service.build import build
 from service.index.catalogue import Catalogue
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.index.stored_calibration import CalibrationError
 from service.index.versions import Versions
 from service.ingest import ingest
+from service.locate.confidence import fuse
+from service.locate.known_panoramas import ValidationError, calibrate, evaluate, read_poses
 from service.locate.localizer import Localizer
-from service.locate.position import fuse
-from service.locate.validation import ValidationError, calibrate, evaluate, read_poses
 
 COUNT = 24
 

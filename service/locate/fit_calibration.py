@@ -1,4 +1,4 @@
-"""Fits the numbers of `service.locate.position` to panoramas with known positions.
+"""Fits the numbers of `service.locate.confidence` to panoramas with known positions.
 
 Fitting needs panoramas from elsewhere too. Without any, the index's own panoramas serve again:
 each is searched among the tiles that share no ground with its position, as a panorama from just
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.geo import LatLon, distance_m
 from service.index.stored_calibration import Calibration, CalibrationError, Weights
-from service.locate.position import FusedPosition, Numbers, fuse, logistic
+from service.locate.confidence import FusedPosition, Numbers, fuse, logistic
 
 MIN_PANORAMAS = 20
 TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.errors import SkyfixError, public_reason
 from service.index.file_stamp import Stamp, stamp
-from service.index.refusal import RETRY_EVERY_S, Refusal
+from service.index.retry_timer import RETRY_EVERY_S, Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from index_samples import write_version
 from model.geo import LatLon, offset
 from service.index.search import TileIndex
 from service.index.stored_calibration import Calibration, CalibrationError
-from service.locate.calibration import (
+from service.locate.fit_calibration import (
     KnownPanorama,
     auroc,
     calibration_error,

@@ -24,7 +24,7 @@ is the probability that it was taken in this index at all; the second, that the 
     in_index    = n <= in_index_distance
 
 n says how well the imagery matches, agreement whether other positions match as well, and the
-spread whether the tiles around the position agree. `service.locate.calibration` fits a, b and the
+spread whether the tiles around the position agree. `locate.fit_calibration` fits a, b and the
 other numbers.
 """
 

@@ -11,7 +11,7 @@ from model.errors import SkyfixError, public_reason
 from service.index.file_stamp import Stamp, stamp
 from service.index.manifest import FILE as MANIFEST
 from service.index.manifest import VersionCorrupt
-from service.index.refusal import RETRY_EVERY_S, Refusal
+from service.index.retry_timer import RETRY_EVERY_S, Refusal
 from service.index.search import TileIndex
 from service.index.versions import (
     EncoderMismatch,

@@ -18,7 +18,7 @@ from index_samples import ENCODER, random_units, write_version
 from service.index import engine_choice
 from service.index.gpu import Gpu
 from service.index.ivf_pq import IVF_FILE
-from service.index.live import LiveIndex
+from service.index.live_index import LiveIndex
 from service.index.manifest import TILES, VECTORS, Content, Manifest, VersionCorrupt
 from service.index.search import TileIndex
 from service.index.versions import EncoderMismatch, IndexMissing, Versions

@@ -10,7 +10,7 @@ import pytest
 
 from model.geo import LatLon, distance_m, offset
 from service.index.stored_calibration import Calibration, CalibrationError
-from service.locate.position import Numbers, fuse
+from service.locate.confidence import Numbers, fuse
 
 STRIDE_M, SIZE_M = 16.0, 64.0
 WEIGHTS = ((1.0, -2.0, 3.0), (0.5, 1.0, -0.7))
