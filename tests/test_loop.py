@@ -334,7 +334,7 @@ def test_a_run_with_every_kind_of_state_goes_on_on_a_gpu(arrays, tmp_path, cuda)
     assert (apart / way).sqrt() < 0.1
 
 
-def test_weights_of_another_preprocessing_are_begun_with_under_a_warning(arrays, caplog):
+def test_initial_weights_of_another_preprocessing_are_warned_of(arrays, caplog):
     other = recipe("encoder.preprocessing.projection=none", "encoder.aerial_footprint_m=40")
     init = Checkpoint(other.encoder, other.encoder.build().state_dict())
     with caplog.at_level(logging.WARNING):
@@ -367,11 +367,11 @@ def test_frozen_weights_are_those_that_training_began_with(arrays, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "names"),
     [
-        ((), "the weights would be random for ever: set frozen_maps=0"),
-        (("encoder.network.trunk=resnet18", "pretrained=true"), "resnet18 counts .*frozen_maps=0"),
+        ((), "the frozen weights would stay random: set frozen_maps=0"),
+        (("encoder.network.trunk=resnet18", "pretrained=true"), "resnet18 would .*frozen_maps=0"),
     ],
 )
-def test_what_cannot_stay_as_it_is_is_not_frozen(arrays, overrides, names):
+def test_maps_that_would_change_cannot_be_frozen(arrays, overrides, names):
     with pytest.raises(TrainingError, match=names):
         start(recipe("frozen_maps=1", *overrides), arrays, 0, "cpu")
 
