@@ -11,8 +11,8 @@ from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.windows import Window
 
 from model.images import Rgb
+from service.imagery.signature import ValueRange
 from service.imagery.source import SourceError
-from service.imagery.value_range import ValueRange
 
 # Values are sampled in a lattice of small windows: an edit touches no larger share of many small
 # windows than of the raster.

@@ -1,15 +1,64 @@
-"""Ground as one raster shows it: pixels that may lack imagery, wholly or in part."""
+"""Ground as one raster shows it: where it lies in the raster's pixels, and the pixels seen there.
+
+A rectangle of ground is a parallelogram in the raster. So an affine map leads from the unit square,
+with (0, 0) in the north-west and (1, 0) in the north-east, to (column, row).
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from rasterio import Affine
+from rasterio.windows import Window
 
+from model.images import Rgb
 from service.imagery.source import TileImage
 
+Points = NDArray[np.float64]  # (N, 2): columns, rows; the first pixel spans 0 to 1
+
+MAX_RESIDUAL = 1.25  # source pixels per sample; beyond, bilinear sampling would alias
 MIN_WEIGHT = 0.25  # share of a pixel that imagery must cover for its colour to be known
+
+
+def map_to(corners: Points) -> Affine:
+    """The map to the parallelogram nearest to corners NW, NE, SE, SW (least squares)."""
+    nw, ne, se, sw = corners
+    east, south = (ne - nw + se - sw) / 2.0, (sw - nw + se - ne) / 2.0
+    corner = corners.mean(axis=0) - east / 2.0 - south / 2.0
+    return Affine(east[0], south[0], corner[0], east[1], south[1], corner[1])
+
+
+def corners_of(ground: Affine) -> Points:
+    """NW, NE, SE, SW in pixels."""
+    east, south, nw = np.array(ground.column_vectors)
+    return np.stack([nw, nw + east, nw + east + south, nw + south])
+
+
+def window_of(
+    ground: Affine, size: tuple[int, int], factors: NDArray[np.int_] | int = 1
+) -> Window | None:
+    """The part of a raster of `size` (columns, rows) that holds the ground.
+
+    The part begins and ends at multiples of `factors` pixels, or at the raster's edge. None where
+    the raster does not reach the ground.
+    """
+    at = corners_of(ground)
+    if not np.isfinite(at).all():
+        return None
+    low = np.maximum(0, np.floor(at.min(axis=0) / factors - 2) * factors).astype(int)
+    high = np.minimum(size, np.ceil(at.max(axis=0) / factors + 2) * factors).astype(int)
+    width, height = (int(v) for v in high - low)
+    return Window(int(low[0]), int(low[1]), width, height) if min(width, height) > 0 else None
+
+
+def step(ground: Affine, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Pixels (columns, rows) per sample, for `shape` (rows, columns) samples of the ground."""
+    east, south, _ = np.array(ground.column_vectors)
+    return np.asarray(np.hypot(east / shape[1], south / shape[0]))
 
 
 class Layer(NamedTuple):
@@ -29,6 +78,28 @@ class Layer(NamedTuple):
         """A layer without imagery."""
         dark = np.zeros((*shape, 3), np.float32)
         return cls(dark, dark[..., 0], dark[..., 0] > 0.0)
+
+    @classmethod
+    def sampled(
+        cls, rgb: Rgb, mask: NDArray[np.uint8] | None, ground: Affine, shape: tuple[int, int]
+    ) -> Layer:
+        """Bilinear samples of the ground in an image (h, w, 3).
+
+        Args:
+            mask: (h, w), 255 where there is imagery, else 0; None: everywhere.
+        """
+        size, at = rgb.shape[1::-1], corners_of(ground)
+        if mask is not None:
+            rgb = rgb * (mask > 0)[..., None]
+        light = _sample(rgb, ground, shape)
+        weight = np.ones(shape, np.float32)
+        if mask is not None or not ((at >= 0.0) & (at <= size)).all():
+            imagery = np.full(rgb.shape[:2], 255, np.uint8) if mask is None else mask
+            weight = _sample(imagery, ground, shape).astype(np.float32) / 255.0
+        # Without a declared mask, a collar without imagery is exactly black. Such pixels are
+        # counted but left, since shadows may be as black.
+        seen = weight if mask is not None else light[..., 0] | light[..., 1] | light[..., 2]
+        return cls(light, weight, seen > 0)
 
     def columns(self, left: int, width: int) -> Layer:
         """The columns of pixels from `left` on, at full height."""
@@ -57,3 +128,15 @@ class Layer(NamedTuple):
         if not covered.all():
             colours[~covered] = colours[covered].mean(axis=0)
         return TileImage(colours.round().clip(0.0, 255.0).astype(np.uint8), valid)
+
+
+def _sample(image: NDArray[np.uint8], ground: Affine, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """(h, w[, 3]) to (*shape[, 3]), bilinear; pixel centres at +0.5, zero outside."""
+    finer = max(1, math.ceil(float(step(ground, shape).max()) / MAX_RESIDUAL))
+    height, width = shape[0] * finer, shape[1] * finer
+    a, b, c, d, e, f = ground[:6]
+    affine = (a / width, b / height, c, d / width, e / height, f)
+    sampled = Image.fromarray(image).transform(
+        (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
+    )
+    return np.array(sampled.reduce(finer) if finer > 1 else sampled)

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from rasterio import Affine
 
 from model.geo import EQUATORIAL_RADIUS_M, wrap_longitude
 from service.imagery.grid import Extent
 from service.imagery.gridded_source import GriddedSource
-from service.imagery.layer import Layer
-from service.imagery.parallelogram import Parallelogram, Points
+from service.imagery.layer import Layer, Points, map_to, window_of
 from service.imagery.source import Ground, SourceError, source_name
 from service.imagery.web_mercator import latitude_at, longitude_at, y_of
 
@@ -141,18 +141,16 @@ class MapTileSource(GriddedSource):
         return next(fine, self._deepest)
 
     def _layer(self, level: Level, ground: Ground, shape: tuple[int, int]) -> Layer:
-        whole = Parallelogram.through(_corners(ground, level.around))
-        window = whole.window((2 * level.around, level.around))
+        whole = map_to(_corners(ground, level.around))
+        window = window_of(whole, (2 * level.around, level.around))
         if window is None:
             return Layer.empty(shape)
         left, top = int(window.col_off), int(window.row_off)
         pasted = self._paste(level, left, top, int(window.width), int(window.height))
-        local = whole.shifted(-np.array([left, top]))
-        opaque = pasted[..., 3] > 127
-        light = local.sample(np.ascontiguousarray(pasted[..., :3] * opaque[..., None]), shape)
-        alpha = np.where(opaque, np.uint8(255), np.uint8(0))
-        weight = local.sample(alpha, shape).astype(np.float32) / 255.0
-        return Layer(light, weight, weight > 0.0)
+        opaque = np.where(pasted[..., 3] > 127, np.uint8(255), np.uint8(0))
+        return Layer.sampled(
+            pasted[..., :3], opaque, Affine.translation(-left, -top) @ whole, shape
+        )
 
     def _paste(self, level: Level, left: int, top: int, width: int, height: int) -> Rgba:
         """The map tiles' pixels in a window of the level; transparent where no file is."""

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.imagery.file_signature import Signature
+import numpy as np
+
 from service.imagery.gridded_source import SampledSource
 from service.imagery.layer import Layer
 from service.imagery.raster import RasterSource
+from service.imagery.signature import ValueRange, range_to_show, signature
 from service.imagery.source import Cut, Ground, source_name
-from service.imagery.value_range import ValueRange
 
 SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 
@@ -41,7 +42,7 @@ class MosaicSource(SampledSource):
             for file in sheets_in(path):
                 self._sheets.append(RasterSource(file, self.name))
             self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
-            self._value_range = self._shared_range(Signature.parse(former))
+            self._value_range = self._shared_range(former)
         except BaseException:
             self.close()
             raise
@@ -53,7 +54,7 @@ class MosaicSource(SampledSource):
         for sheet in self._sheets:
             sheet.close()
 
-    def _shared_range(self, former: Signature) -> ValueRange | None:
+    def _shared_range(self, former: str) -> ValueRange | None:
         """One range for all sheets, lest neighbours show the same value in different colours.
 
         So imagery in other units, such as reflectances beside counts, belongs in another folder.
@@ -61,15 +62,19 @@ class MosaicSource(SampledSource):
         deep = [sheet for sheet in self._sheets if sheet.deep]
         if not deep:
             return None
-        samples = (sheet.samples() for sheet in deep)
-        shared = former.range_now(self._stamp(), lambda: ValueRange.of(self.path, samples))
+        shared = range_to_show(
+            self.path,
+            former,
+            self._stamp(),
+            lambda: np.concatenate([sheet.samples() for sheet in deep]),
+        )
         for sheet in deep:
             sheet.value_range = shared
         return shared
 
     def signature(self) -> str:
         """A digest of the sheets' names and stamps, and the range of their values."""
-        return str(Signature(self._stamp(), self._value_range))
+        return signature(self._stamp(), self._value_range)
 
     def _stamp(self) -> str:
         parts = sorted(f"{sheet.path.name} {sheet.stamp()}" for sheet in self._sheets)

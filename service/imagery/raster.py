@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio import Affine
 from rasterio._err import CPLE_NotSupportedError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -23,13 +24,11 @@ from model.geo import LatLon, offset
 from service.imagery import control_points
 from service.imagery.bands import Bands
 from service.imagery.crs import WGS84, crs_name, project, wrap_width
-from service.imagery.file_signature import Signature, stamp
 from service.imagery.grid import Extent
 from service.imagery.gridded_source import GriddedSource
-from service.imagery.layer import Layer
-from service.imagery.parallelogram import Parallelogram, Points
+from service.imagery.layer import Layer, Points, map_to, step, window_of
+from service.imagery.signature import ValueRange, range_to_show, signature, stamp
 from service.imagery.source import Ground, SourceError, source_name
-from service.imagery.value_range import ValueRange
 
 CACHE_BYTES = 128 << 20  # decoded blocks kept by GDAL, for all rasters together
 # A tile stretched more than this many times straddles the projection's cut, such as the dateline of
@@ -55,7 +54,7 @@ class RasterSource(GriddedSource):
         """
         self.path = path
         self.name = source_name(path, name)
-        self._former = Signature.parse(former)
+        self._former = former
         self._raster = _open(path)
         try:
             self._bands = Bands.of(self._raster)
@@ -84,7 +83,7 @@ class RasterSource(GriddedSource):
 
     def signature(self) -> str:
         """The stamp, and the range of the values where they are not bytes."""
-        return str(Signature(self.stamp(), self.value_range))
+        return signature(self.stamp(), self.value_range)
 
     def stamp(self) -> str:
         """Size and modification time of every file behind the pixels."""
@@ -104,9 +103,7 @@ class RasterSource(GriddedSource):
         """
         if not self.deep:
             return None
-        return self._former.range_now(
-            self.stamp(), lambda: ValueRange.of(self.path, [self.samples()])
-        )
+        return range_to_show(self.path, self._former, self.stamp(), self.samples)
 
     def samples(self) -> NDArray[np.generic]:
         """Some of the valid values.
@@ -139,14 +136,14 @@ class RasterSource(GriddedSource):
 
     def reaches(self, ground: Ground) -> bool:
         """Whether some of the ground may lie on the raster: quick, and never wrongly False."""
-        return bool(self._parallelograms(ground))
+        return bool(self._maps_to(ground))
 
     def sample(self, ground: Ground, shape: tuple[int, int]) -> Layer:
         """See SampledSource: averaged down by whole pixels (overviews), then bilinear."""
         try:
             # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                layers = [self._layer(part, shape) for part in self._parallelograms(ground)]
+                layers = [self._layer(part, shape) for part in self._maps_to(ground)]
         except RasterioError as error:
             latitude, longitude = ground.centre
             raise SourceError(
@@ -159,41 +156,33 @@ class RasterSource(GriddedSource):
     def _size(self) -> tuple[int, int]:
         return self._raster.width, self._raster.height
 
-    def _parallelograms(self, ground: Ground) -> list[Parallelogram]:
-        """The ground in pixels, wherever the raster shows it.
+    def _maps_to(self, ground: Ground) -> list[Affine]:
+        """The maps to the ground's pixels, wherever the raster shows it.
 
         None where the raster does not show it; two where a map of the whole Earth begins and ends.
         Each of the two shows its own side alone: nothing is mixed across the last half pixel.
         """
-        whole = Parallelogram.through(self._corners(ground))
+        whole = map_to(self._corners(ground))
         longest = max(
-            np.hypot(*whole.east) / ground.width_m, np.hypot(*whole.south) / ground.height_m
+            np.hypot(whole.a, whole.d) / ground.width_m,
+            np.hypot(whole.b, whole.e) / ground.height_m,
         )
         if not longest * self._finest_m <= MAX_STRETCH:  # NaN: the CRS has no such ground
             return []
         wraps = (0, -1, 1) if self._wrap else (0,)
-        shifted = (whole.shifted(wrap * self._wrap_pixels) for wrap in wraps)
-        return [part for part in shifted if part.window(self._size) is not None]
+        shifted = (Affine.translation(*(wrap * self._wrap_pixels)) @ whole for wrap in wraps)
+        return [part for part in shifted if window_of(part, self._size) is not None]
 
-    def _layer(self, part: Parallelogram, shape: tuple[int, int]) -> Layer:
-        factors = np.maximum(1, part.step(shape) // 1).astype(int)
-        window = part.window(self._size, factors)
+    def _layer(self, part: Affine, shape: tuple[int, int]) -> Layer:
+        factors = np.maximum(1, step(part, shape) // 1).astype(int)
+        window = window_of(part, self._size, factors)
         if window is None:
             return Layer.empty(shape)
         reduced = (-(-window.height // factors[1]), -(-window.width // factors[0]))
         rgb, mask = self._bands.read(self._raster, window, reduced, self.value_range)
-        scale = np.array([reduced[1] / window.width, reduced[0] / window.height])
-        local = part.shifted(-np.array([window.col_off, window.row_off])).scaled(scale)
-        weight = np.ones(shape, np.float32)
-        if mask is not None or not local.inside(reduced):
-            mask_or_all = np.full(reduced, 255, np.uint8) if mask is None else mask
-            rgb = rgb * (mask_or_all > 0)[..., None]
-            weight = local.sample(mask_or_all, shape).astype(np.float32) / 255.0
-        light = local.sample(rgb, shape)
-        # Without a declared mask, a collar without imagery is exactly black. Such pixels are
-        # counted but left, since shadows may be as black.
-        seen = weight if mask is not None else light[..., 0] | light[..., 1] | light[..., 2]
-        return Layer(light, weight, seen > 0)
+        local = Affine.translation(-window.col_off, -window.row_off) @ part
+        scale = Affine.scale(reduced[1] / window.width, reduced[0] / window.height)
+        return Layer.sampled(rgb, mask, scale @ local, shape)
 
     def _corners(self, ground: Ground) -> Points:
         """Pixel coordinates of the ground's corners NW, NE, SE, SW, all near its centre's."""
