@@ -21,11 +21,11 @@ from PIL import Image
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon, bounds_around, metres_per_degree
 from model.images import Rgb
-from service.imagery.raster import RasterSource
+from service.imagery.gridded_source import SampledSource
+from service.imagery.map_tiles import mercator_latitude
 from service.imagery.source import Cut, Source
 from service.imagery.tile_images import cut_of, reopen
-from service.imagery.web_mercator import latitude_at, longitude_at
-from service.index.catalogue import Catalogue, SourceRecord, Tile, TileUnknown
+from service.index.catalogue import Catalogue, SourceRecord, TileUnknown
 
 PIXELS = 256
 BLANK = np.array([232, 236, 239], np.uint8)  # the page's background
@@ -64,15 +64,15 @@ class MapTile(NamedTuple):
     def bounds(self) -> Bounds:
         """Degrees WGS84."""
         side = 2**self.z
-        west = longitude_at(self.x / side)
-        south, north = latitude_at((self.y + 1) / side), latitude_at(self.y / side)
+        west = self.x / side * 360.0 - 180.0
+        north, south = (mercator_latitude(y / side) for y in (self.y, self.y + 1))
         return Bounds(west, south, west + 360.0 / side, north)
 
     def cut(self) -> Cut:
         """The square of ground around the tile's centre."""
         side = 2**self.z
         box = self.bounds
-        centre = LatLon(latitude_at((self.y + 0.5) / side), (box.west + box.east) / 2.0)
+        centre = LatLon(mercator_latitude((self.y + 0.5) / side), (box.west + box.east) / 2.0)
         width = metres_per_degree(centre.latitude).east * 360.0 / side
         return Cut(f"map-{self.z}-{self.x}-{self.y}", centre, width)
 
@@ -120,11 +120,12 @@ class BaseMap:
         with Catalogue(self._catalogue) as catalogue:
             for record in catalogue.sources():
                 source = self._source(record)
-                if record.kind == "folder":
-                    tiles = _of_source(catalogue, record.name, tile_ids)
-                    image, share = _paste(source, tile, [cut_of(near, record) for near in tiles])
+                if isinstance(source, SampledSource):
+                    layer = source.sample(tile.cut().ground, (PIXELS, PIXELS))
+                    image, share = layer.image()
+                    image = np.where(layer.weight[..., None] < 0.5, BLANK, image)
                 else:
-                    image, share = _cut_out(source, tile)
+                    image, share = _paste(source, tile, _cuts_of(catalogue, record, tile_ids))
                 if share > best_share:
                     best, best_share = image, share
                 if best_share >= ENOUGH:
@@ -143,22 +144,13 @@ class BaseMap:
         return self._open[record.name][1]
 
 
-def _cut_out(source: Source, tile: MapTile) -> tuple[Rgb, float]:
-    """The source's image of the map tile; beyond a raster's edge it is left blank."""
-    if not isinstance(source, RasterSource):
-        return source.read(tile.cut(), PIXELS)
-    layer = source.sample(tile.cut().ground, (PIXELS, PIXELS))
-    image, share = layer.image()
-    return np.where(layer.weight[..., None] < 0.5, BLANK, image), share
-
-
-def _of_source(catalogue: Catalogue, name: str, tile_ids: list[str]) -> list[Tile]:
+def _cuts_of(catalogue: Catalogue, record: SourceRecord, tile_ids: list[str]) -> list[Cut]:
     """The source's tiles among these; the catalogue may be newer than the ids."""
     found = []
     for tile_id in tile_ids:
         with contextlib.suppress(TileUnknown):
             found.append(catalogue.tile(tile_id))
-    return [tile for tile in found if tile.source == name]
+    return [cut_of(tile, record) for tile in found if tile.source == record.name]
 
 
 def _paste(source: Source, tile: MapTile, cuts: list[Cut]) -> tuple[Rgb, float]:

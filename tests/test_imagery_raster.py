@@ -25,9 +25,8 @@ from service.imagery.source import Cut, SourceError
 
 
 def centremost(source: RasterSource, size_m: float) -> Cut:
-    return min(
-        source.cuts(size_m, size_m / 4), key=lambda cut: distance_m(cut.centre, source._centre())
-    )
+    middle = source.extent.middle
+    return min(source.cuts(size_m, size_m / 4), key=lambda cut: distance_m(cut.centre, middle))
 
 
 CRSES = {
@@ -46,7 +45,7 @@ def test_pictures_are_true_north_up_in_any_crs(name: str, tmp_path: Path) -> Non
     north_west = Affine(resolution, 0.0, origin[0], 0.0, -resolution, origin[1])
     path = write_raster(tmp_path / "a.tif", image, crs=crs, transform=north_west)
     source = RasterSource(path)
-    width_m = max(source._pixel_size_m(source._centre())) * 128
+    width_m = source.resolution_m() * 128
     cut = centremost(source, width_m)
     at = rows_and_columns(path, cut, 128)
     # Degrees are no squares far north: both sides are read as finely as the coarser one.

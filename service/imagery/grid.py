@@ -38,6 +38,10 @@ class Extent(NamedTuple):
     east: float
     north: float
 
+    @property
+    def middle(self) -> LatLon:
+        return LatLon((self.south + self.north) / 2.0, (self.west + self.east) / 2.0)
+
 
 class GridRow(NamedTuple):
     """The grid points of one row inside an extent."""

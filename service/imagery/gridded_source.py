@@ -37,14 +37,11 @@ WHOLE_PIXELS = 1e-6
 
 
 class RowSegment(NamedTuple):
-    """Columns `first` to `first + tiles` of a grid row; neighbours are `step` pixels apart."""
+    """Neighbouring tiles of a grid row, from column `first` on, `step` pixels apart."""
 
-    latitude: float
-    longitude: float  # the segment's middle
-    size_m: float
-    stride_m: float
+    ground: Ground
+    shape: tuple[int, int]  # rows and columns of pixels
     first: int
-    tiles: int
     step: int
 
     @classmethod
@@ -56,40 +53,24 @@ class RowSegment(NamedTuple):
         """
         if cut.place is None:
             return None
+        size_m, latitude = cut.size_m, cut.centre.latitude
         stride_m, _, column = cut.place
-        latitude = cut.centre.latitude
-        step = stride_m / cut.size_m * pixels
-        straight_m = _straight_m(latitude, MAX_BEND * cut.size_m / pixels)
-        length = int(min(SEGMENT_SIZES * cut.size_m, straight_m - cut.size_m) / stride_m)
+        step = stride_m / size_m * pixels
+        bend_m = MAX_BEND * size_m / pixels
+        slope = max(abs(math.tan(math.radians(latitude))), 1e-9)
+        straight_m = math.sqrt(8.0 * bend_m * EQUATORIAL_RADIUS_M / slope)
+        length = int(min(SEGMENT_SIZES * size_m, straight_m - size_m) / stride_m)
         if length < 2 or abs(step - round(step)) > WHOLE_PIXELS:
             return None
         around = columns_around(latitude, stride_m)
         first = column // length * length
         tiles = min(length, around - first)
         longitude = wrap_longitude((first + (tiles - 1) / 2.0) * 360.0 / around)
-        half = (tiles / 2.0 + cut.size_m / stride_m) * 360.0 / around
+        half = (tiles / 2.0 + size_m / stride_m) * 360.0 / around
         if abs(longitude) + half >= 180.0:  # many rasters end at the dateline: no line across it
             return None
-        return cls(latitude, longitude, cut.size_m, stride_m, first, tiles, round(step))
-
-    @property
-    def ground(self) -> Ground:
-        width_m = self.size_m + (self.tiles - 1) * self.stride_m
-        return Ground(LatLon(self.latitude, self.longitude), width_m, self.size_m)
-
-    def shape(self, pixels: int) -> tuple[int, int]:
-        """(rows, columns) of the segment's pixels, for tiles of `pixels`."""
-        return pixels, pixels + (self.tiles - 1) * self.step
-
-    def left(self, place: GridPlace) -> int:
-        """The column of pixels where a tile of this segment begins."""
-        return (place.column - self.first) * self.step
-
-
-def _straight_m(latitude: float, bend_m: float) -> float:
-    """Length of a straight line east that stays within `bend_m` of its parallel."""
-    slope = abs(math.tan(math.radians(latitude)))
-    return math.sqrt(8.0 * bend_m * EQUATORIAL_RADIUS_M / max(slope, 1e-9))
+        ground = Ground(LatLon(latitude, longitude), size_m + (tiles - 1) * stride_m, size_m)
+        return cls(ground, (pixels, pixels + (tiles - 1) * round(step)), first, round(step))
 
 
 def runs(cuts: Iterable[Cut], pixels: int) -> Iterator[list[Cut]]:
@@ -121,8 +102,9 @@ class SampledSource(Source):
         segment = RowSegment.of(run[0], pixels)
         if segment is None:
             return super().read_run(run, pixels)
-        layer = self.sample(segment.ground, segment.shape(pixels))
-        lefts = [segment.left(cut.place) for cut in run if cut.place is not None]
+        layer = self.sample(segment.ground, segment.shape)
+        columns = [cut.place.column for cut in run if cut.place is not None]
+        lefts = [(column - segment.first) * segment.step for column in columns]
         return [layer.columns(left, pixels).image() for left in lefts]
 
 
@@ -130,14 +112,11 @@ class GriddedSource(SampledSource):
     """A sampled source with an extent: its tiles lie at the grid points that it contains."""
 
     extent: Extent
+    area_m2: float  # about how much ground the imagery covers
 
     @abstractmethod
     def resolution_m(self) -> float:
         """Ground metres per pixel."""
-
-    @abstractmethod
-    def area_m2(self) -> float:
-        """About how much ground the imagery covers."""
 
     @abstractmethod
     def contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
@@ -145,7 +124,7 @@ class GriddedSource(SampledSource):
 
     def count(self, size_m: float | None, stride_m: float | None) -> int:
         """The ground area over the stride's square."""
-        return max(1, int(self.area_m2() / check_metres("stride", stride_m or 0.0) ** 2))
+        return max(1, int(self.area_m2 / check_metres("stride", stride_m or 0.0) ** 2))
 
     def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
         """Tiles at grid points on the imagery, from north to south, row by row.

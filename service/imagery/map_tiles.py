@@ -24,7 +24,6 @@ from service.imagery.grid import Extent
 from service.imagery.gridded_source import GriddedSource
 from service.imagery.layer import Layer, Points, map_to, window_of
 from service.imagery.source import Ground, SourceError, source_name
-from service.imagery.web_mercator import latitude_at, longitude_at, y_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_ZOOM = 24
@@ -60,13 +59,13 @@ class Level(NamedTuple):
         """A box around all map tiles; it begins east of the widest gap around the Earth."""
         tiles = self.tiles_around
         places = np.array(list(self.files))
-        columns, lines = np.unique(places[:, 0]), places[:, 1]
+        columns, lines = np.unique(places[:, 0]), places[:, 1].tolist()
         gaps = np.diff(columns, append=columns[0] + tiles)
         widest = int(np.argmax(gaps))
         first = int(columns[(widest + 1) % len(columns)])
         last = first + tiles - int(gaps[widest])
-        west, east = (longitude_at(x / tiles) for x in (first, last + 1))
-        south, north = (latitude_at(int(y) / tiles) for y in (lines.max() + 1, lines.min()))
+        west, east = (x / tiles * 360.0 - 180.0 for x in (first, last + 1))
+        south, north = (mercator_latitude(y / tiles) for y in (max(lines) + 1, min(lines)))
         return Extent(west, south, east, north)
 
 
@@ -91,12 +90,9 @@ class MapTileSource(GriddedSource):
         self._levels = [_level(folder) for folder in level_folders(path)]
         self._deepest = self._levels[-1]
         self.extent = self._deepest.extent()
-        self._present = np.sort([row << 32 | column for column, row in self._deepest.files])
+        side_m = self._deepest.side * self._deepest.pixel_m(self.extent.south)
+        self.area_m2 = len(self._deepest.files) * side_m**2
         self._decoded = lru_cache(CACHED_TILES)(_decode)
-
-    def close(self) -> None:
-        """Forgets decoded map tiles; no file is held open."""
-        self._decoded.cache_clear()
 
     def signature(self) -> str:
         """A digest of all files' places, sizes and modification times."""
@@ -109,19 +105,15 @@ class MapTileSource(GriddedSource):
 
     def resolution_m(self) -> float:
         """Ground metres per pixel of the deepest level, halfway between south and north."""
-        return self._deepest.pixel_m((self.extent.south + self.extent.north) / 2.0)
-
-    def area_m2(self) -> float:
-        """The deepest level's map tiles, as large as in the south."""
-        side_m = self._deepest.side * self._deepest.pixel_m(self.extent.south)
-        return len(self._deepest.files) * side_m**2
+        return self._deepest.pixel_m(self.extent.middle.latitude)
 
     def contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
         """See GriddedSource: where the deepest level has a map tile."""
         tiles = self._deepest.tiles_around
         columns = np.floor((longitudes + 180.0) / 360.0 * tiles).astype(np.int64) % tiles
-        row = math.floor(y_of(latitude) * tiles)
-        return np.isin(row << 32 | columns, self._present)
+        row = math.floor(mercator_y(latitude) * tiles)
+        present = [(column, row) in self._deepest.files for column in columns.tolist()]
+        return np.array(present, dtype=bool)
 
     def sample(self, ground: Ground, shape: tuple[int, int]) -> Layer:
         """See SampledSource: bilinear.
@@ -129,24 +121,21 @@ class MapTileSource(GriddedSource):
         Raises:
             SourceError: a map tile cannot be decoded.
         """
-        level = self._level_for(ground, shape)
+        wanted_m, latitude = ground.height_m / shape[0], ground.centre.latitude
+        fine = (level for level in self._levels if level.pixel_m(latitude) <= wanted_m)
+        level = next(fine, self._deepest)
         layer = self._layer(level, ground, shape)
         if level is not self._deepest and layer.weight.min() < 1.0:
             layer = layer.over(self._layer(self._deepest, ground, shape))
         return layer
-
-    def _level_for(self, ground: Ground, shape: tuple[int, int]) -> Level:
-        wanted_m, latitude = ground.height_m / shape[0], ground.centre.latitude
-        fine = (level for level in self._levels if level.pixel_m(latitude) <= wanted_m)
-        return next(fine, self._deepest)
 
     def _layer(self, level: Level, ground: Ground, shape: tuple[int, int]) -> Layer:
         whole = map_to(_corners(ground, level.around))
         window = window_of(whole, (2 * level.around, level.around))
         if window is None:
             return Layer.empty(shape)
-        left, top = int(window.col_off), int(window.row_off)
-        pasted = self._paste(level, left, top, int(window.width), int(window.height))
+        left, top, width, height = window.flatten()
+        pasted = self._paste(level, left, top, width, height)
         opaque = np.where(pasted[..., 3] > 127, np.uint8(255), np.uint8(0))
         return Layer.sampled(
             pasted[..., :3], opaque, Affine.translation(-left, -top) @ whole, shape
@@ -225,4 +214,14 @@ def _corners(ground: Ground, around: int) -> Points:
     middle = longitude + (0.0 if longitude >= 0.0 else 360.0)
     east = [middle + wrap_longitude(p.longitude - middle) for p in corners]
     xs = [(longitude + 180.0) / 360.0 * around for longitude in east]
-    return np.array([xs, [y_of(p.latitude) * around for p in corners]]).T
+    return np.array([xs, [mercator_y(p.latitude) * around for p in corners]]).T
+
+
+def mercator_latitude(y: float) -> float:
+    """Degrees at y in Web Mercator's square world: 85.05 north at 0, 85.05 south at 1."""
+    return math.degrees(math.atan(math.sinh(math.pi * (1.0 - 2.0 * y))))
+
+
+def mercator_y(latitude: float) -> float:
+    """The inverse of `mercator_latitude`."""
+    return (1.0 - math.asinh(math.tan(math.radians(latitude))) / math.pi) / 2.0

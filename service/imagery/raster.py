@@ -10,6 +10,7 @@ nothing of catalogues and encoders.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cached_property, reduce
 from pathlib import Path
 
@@ -62,7 +63,8 @@ class RasterSource(GriddedSource):
             self._wrap = wrap_width(self._raster.crs)
             self._wrap_pixels = self._wrap * np.array([self._to_pixel.a, self._to_pixel.d])
             self.extent = self._find_extent()
-            self._finest_m = min(self._pixel_size_m(self._centre()))
+            self._pixel_m = self._pixel_size_m(self.extent.middle)
+            self.area_m2 = float(np.prod(self._size) * np.prod(self._pixel_m))
         except CPLE_NotSupportedError as error:
             self.close()
             raise SourceError(
@@ -119,20 +121,12 @@ class RasterSource(GriddedSource):
 
     def resolution_m(self) -> float:
         """Ground metres per pixel at the raster's centre, along the coarser side."""
-        return max(self._pixel_size_m(self._centre()))
-
-    def area_m2(self) -> float:
-        """See GriddedSource: pixels as large as at the centre."""
-        across_m, down_m = self._pixel_size_m(self._centre())
-        columns, lines = self._size
-        return columns * lines * across_m * down_m
+        return max(self._pixel_m)
 
     def contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
         """See GriddedSource."""
-        if not len(longitudes):
-            return np.zeros(0, dtype=bool)
-        at = self._pixels(longitudes.tolist(), [latitude] * len(longitudes))
-        return np.asarray(((at >= 0.0) & (at < np.array(self._size))).all(axis=1))
+        at = self._pixels([LatLon(latitude, longitude) for longitude in longitudes.tolist()])
+        return np.asarray(((at >= 0.0) & (at < self._size)).all(axis=1))
 
     def reaches(self, ground: Ground) -> bool:
         """Whether some of the ground may lie on the raster: quick, and never wrongly False."""
@@ -163,14 +157,12 @@ class RasterSource(GriddedSource):
         Each of the two shows its own side alone: nothing is mixed across the last half pixel.
         """
         whole = map_to(self._corners(ground))
-        longest = max(
-            np.hypot(whole.a, whole.d) / ground.width_m,
-            np.hypot(whole.b, whole.e) / ground.height_m,
-        )
-        if not longest * self._finest_m <= MAX_STRETCH:  # NaN: the CRS has no such ground
+        east, south, _ = whole.column_vectors
+        longest = max(np.hypot(*east) / ground.width_m, np.hypot(*south) / ground.height_m)
+        if not longest * min(self._pixel_m) <= MAX_STRETCH:  # NaN: the CRS has no such ground
             return []
-        wraps = (0, -1, 1) if self._wrap else (0,)
-        shifted = (Affine.translation(*(wrap * self._wrap_pixels)) @ whole for wrap in wraps)
+        times = (0, -1, 1) if self._wrap else (0,)
+        shifted = (Affine.translation(*(n * self._wrap_pixels)) @ whole for n in times)
         return [part for part in shifted if window_of(part, self._size) is not None]
 
     def _layer(self, part: Affine, shape: tuple[int, int]) -> Layer:
@@ -186,34 +178,27 @@ class RasterSource(GriddedSource):
 
     def _corners(self, ground: Ground) -> Points:
         """Pixel coordinates of the ground's corners NW, NE, SE, SW, all near its centre's."""
-        at = [*ground.corners(), ground.centre]
-        pixels = self._pixels([p.longitude for p in at], [p.latitude for p in at])
+        pixels = self._pixels([*ground.corners(), ground.centre])
         corners, centre = pixels[:4], pixels[4]
         if self._wrap:
             wrap = self._wrap_pixels
             corners -= np.round((corners - centre) @ wrap / (wrap @ wrap))[:, None] * wrap
         return corners
 
-    def _pixels(self, longitudes: list[float], latitudes: list[float]) -> Points:
-        """WGS84 degrees to (column, row), (N, 2); not finite where the CRS has no such point."""
+    def _pixels(self, points: Sequence[LatLon]) -> Points:
+        """To (column, row), (N, 2); not finite where the CRS has no such point."""
+        longitudes, latitudes = [p.longitude for p in points], [p.latitude for p in points]
         east, north = project(WGS84, self._raster.crs, longitudes, latitudes)
         if self._wrap:  # a raster may begin at 180 degrees, or run on beyond
             middle = (self._raster.bounds.left + self._raster.bounds.right) / 2.0
             east = east - self._wrap * np.floor((east - middle) / self._wrap + 0.5)
         return np.stack(self._to_pixel @ (east, north), axis=1)
 
-    def _centre(self) -> LatLon:
-        west, south, east, north = self.extent
-        return LatLon((south + north) / 2.0, (west + east) / 2.0)
-
     def _pixel_size_m(self, at: LatLon) -> tuple[float, float]:
         """Ground metres per column and per row at a position."""
-        points = (at, offset(at, 1.0, 0.0), offset(at, 0.0, 1.0))
-        here, east, north = self._pixels(
-            [p.longitude for p in points], [p.latitude for p in points]
-        )
-        per_metre = np.hypot(east - here, north - here)
-        return float(1.0 / per_metre[0]), float(1.0 / per_metre[1])
+        here, eastward, northward = self._pixels([at, offset(at, 1.0, 0.0), offset(at, 0.0, 1.0)])
+        across, down = 1.0 / np.hypot(eastward - here, northward - here)
+        return float(across), float(down)
 
     def _find_extent(self) -> Extent:
         """A box in degrees around the raster; longitudes run on past 180 across the dateline.
@@ -269,12 +254,11 @@ def _open(path: Path) -> rasterio.DatasetReader:
         raise SourceError(f"{path}: not a raster that can be read: {error}") from error
     if control_points.only_points_place(raster):
         return control_points.warped(raster, path)
-    problem = None
     if raster.crs is None:
         problem = "it names no coordinate reference system (CRS)"
     elif raster.transform.is_identity or raster.transform.is_degenerate:
         problem = "it holds no georeference (its transform is the identity)"
-    if problem is not None:
-        raster.close()
-        raise SourceError(f"{path.name}: {problem}: assign one, for example with gdal_edit.py")
-    return raster
+    else:
+        return raster
+    raster.close()
+    raise SourceError(f"{path.name}: {problem}: assign one, for example with gdal_edit.py")
