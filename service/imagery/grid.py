@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import SkyfixError
-from model.geo import ECCENTRICITY_SQUARED, EQUATORIAL_RADIUS_M, LatLon, wrap_longitude
+from model.geo import (
+    ECCENTRICITY_SQUARED,
+    EQUATORIAL_RADIUS_M,
+    LatLon,
+    metres_per_degree,
+    wrap_longitude,
+)
 
 MAX_LATITUDE = 89.0  # beyond, east and north change within a single tile
 
@@ -100,11 +106,7 @@ def latitude_at(meridian_m: float) -> float:
 
 def columns_around(latitude: float, stride_m: float) -> int:
     """Number of columns that close the parallel at `latitude`, at least one."""
-    phi = math.radians(latitude)
-    prime_vertical = EQUATORIAL_RADIUS_M / math.sqrt(
-        1.0 - ECCENTRICITY_SQUARED * math.sin(phi) ** 2
-    )
-    return max(1, round(2.0 * math.pi * prime_vertical * math.cos(phi) / stride_m))
+    return max(1, round(360.0 * metres_per_degree(latitude).east / stride_m))
 
 
 def rows(extent: Extent, stride_m: float) -> Iterator[GridRow]:

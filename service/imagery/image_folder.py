@@ -38,8 +38,8 @@ from service.imagery.source import (
 SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp")
 MAX_SIZE_MISMATCH = 0.05  # share by which an image may be smaller than its tile
 MAX_OBLONG = 0.02  # height against width
-NAMES = {"latitude": ("latitude", "lat"), "longitude": ("longitude", "lon", "lng"),
-         "size_m": ("size_m", "size")}  # fmt: skip
+COLUMNS = ("id", "latitude", "longitude", "size_m")
+SHORT = {"lat": "latitude", "lon": "longitude", "lng": "longitude", "size": "size_m"}
 
 
 class Placed(NamedTuple):
@@ -85,8 +85,17 @@ class ImageFolderSource(Source):
         Raises:
             SourceError: images smaller than `size_m` by more than MAX_SIZE_MISMATCH.
         """
+        least_m = 0.0
         if size_m is not None:
-            self._check_sizes(check_metres("tile size", size_m))
+            least_m = check_metres("tile size", size_m) * (1.0 - MAX_SIZE_MISMATCH)
+        small = [(name, tile) for name, tile in self._tiles.items() if tile.size_m < least_m]
+        if small:
+            name, tile = small[0]
+            raise SourceError(
+                f"{self._csv}: {len(small)} of {len(self._tiles)} images show less ground than "
+                f"tiles of {size_m:g} m need, the first is {name!r} with {tile.size_m:g} m: "
+                "correct size_m in the CSV, or use imagery of the size the encoder was trained on"
+            )
         for name, tile in self._tiles.items():
             yield Cut(name, tile.centre, min(tile.size_m, size_m or tile.size_m))
 
@@ -104,17 +113,6 @@ class ImageFolderSource(Source):
         box = (margin[0], margin[1], width - margin[0], height - margin[1])
         small = Image.fromarray(image).resize((pixels, pixels), Image.Resampling.BICUBIC, box=box)
         return TileImage(np.asarray(small), 1.0)
-
-    def _check_sizes(self, size_m: float) -> None:
-        least_m = size_m * (1.0 - MAX_SIZE_MISMATCH)
-        small = [(name, tile) for name, tile in self._tiles.items() if tile.size_m < least_m]
-        if small:
-            name, tile = small[0]
-            raise SourceError(
-                f"{self._csv}: {len(small)} of {len(self._tiles)} images show less ground than "
-                f"tiles of {size_m:g} m need, the first is {name!r} with {tile.size_m:g} m: "
-                "correct size_m in the CSV, or use imagery of the size the encoder was trained on"
-            )
 
 
 def _decode(file: Path, side: int) -> Rgb:
@@ -147,12 +145,12 @@ def _read_csv(path: Path) -> dict[str, Placed]:
         raise SourceError(f"{path}: not a readable CSV file: {error}") from error
     if not table:
         raise SourceError(f"{path} lists no tile: it needs a header and one row for each image")
-    wanted = {"id": ("id",), **NAMES}
-    missing = [name for name, also in wanted.items() if not any(n in table[0] for n in also)]
+    missing = [name for name in COLUMNS if name not in table[0]]
     if missing:
         raise SourceError(f"{path} lacks the columns {missing}; it has {sorted(table[0])}")
     tiles: dict[str, Placed] = {}
-    problems = _repeated_ids(table)
+    counts = Counter(row["id"] for row in table)
+    problems = [f"id {name!r} occurs {n} times" for name, n in counts.items() if n > 1]
     for line, row in enumerate(table, start=2):
         try:
             tiles[row["id"]] = _placed(path.parent, row)
@@ -165,19 +163,17 @@ def _read_csv(path: Path) -> dict[str, Placed]:
 
 
 def _plain(row: Mapping[str | None, str | None]) -> dict[str, str]:
-    return {k.strip().lower(): (v or "").strip() for k, v in row.items() if isinstance(k, str)}
-
-
-def _repeated_ids(table: list[dict[str, str]]) -> list[str]:
-    counts = Counter(row["id"] for row in table if "id" in row)
-    return [f"id {name!r} occurs {n} times" for name, n in counts.items() if n > 1]
+    plain = {k.strip().lower(): (v or "").strip() for k, v in row.items() if isinstance(k, str)}
+    for short, name in SHORT.items():
+        if short in plain:
+            plain.setdefault(name, plain.pop(short))
+    return plain
 
 
 def _placed(folder: Path, row: Mapping[str, str]) -> Placed:
-    """Raises ValueError, with the reason, for a row that cannot be a tile."""
     if not TILE_ID.fullmatch(row["id"]):
         raise ValueError(f"id {row['id']!r} is not 1-128 of the characters A-Z a-z 0-9 . _ -")
-    latitude, longitude, size_m = (_number(row, name) for name in NAMES)
+    latitude, longitude, size_m = (_number(row, name) for name in COLUMNS[1:])
     if abs(latitude) > 90.0 or abs(longitude) > 180.0:
         raise ValueError(f"latitude {latitude:g}, longitude {longitude:g} is not on Earth")
     if size_m <= 0.0:
@@ -186,13 +182,12 @@ def _placed(folder: Path, row: Mapping[str, str]) -> Placed:
 
 
 def _number(row: Mapping[str, str], name: str) -> float:
-    text = next(row[n] for n in NAMES[name] if n in row)
     try:
-        value = float(text)
+        value = float(row[name])
     except ValueError:
-        raise ValueError(f"{name} {text!r} is not a number") from None
+        raise ValueError(f"{name} {row[name]!r} is not a number") from None
     if not math.isfinite(value):
-        raise ValueError(f"{name} {text!r} is not finite")
+        raise ValueError(f"{name} {row[name]!r} is not finite")
     return value
 
 

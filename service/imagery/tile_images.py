@@ -64,13 +64,6 @@ def cut_of(tile: Tile, record: SourceRecord) -> Cut:
     return Cut(tile.tile_id, tile.centre, tile.size_m, place)
 
 
-class _OwnSources(threading.local):
-    """The sources that a thread has opened, by name; every thread sees its own."""
-
-    def __init__(self) -> None:
-        self.opened: dict[str, Source] = {}
-
-
 class TileImages:
     """Reads tiles' images two batches ahead, so that the encoder need not wait.
 
@@ -80,8 +73,7 @@ class TileImages:
 
     def __init__(self, records: dict[str, SourceRecord], tiles: list[Tile], pixels: int) -> None:
         self._records, self._tiles, self._pixels = records, tiles, pixels
-        self._own = _OwnSources()
-        self._open: list[Source] = []
+        self._opened: dict[tuple[int, str], Source] = {}  # by thread and name
         threads = min(MAX_READERS, len(os.sched_getaffinity(0)))
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="imagery")
 
@@ -90,7 +82,7 @@ class TileImages:
 
     def __exit__(self, *_: object) -> None:
         self._readers.shutdown(cancel_futures=True)
-        for source in self._open:
+        for source in self._opened.values():
             source.close()
 
     def batches(
@@ -119,8 +111,9 @@ class TileImages:
             ImageryChanged: files are not those that were ingested, so images read since the last
                 check may show either.
         """
-        for name, source in self._own.opened.items():
-            _check(source, self._records[name])
+        for thread, name in list(self._opened):
+            if thread == threading.get_ident():
+                self._check(name)
 
     def _read_ahead(self, rows: NDArray[np.intp], tiles: int) -> Iterator[list[Rgb]]:
         """The images of every run, while up to `tiles` more tiles are being read."""
@@ -145,19 +138,18 @@ class TileImages:
 
     def _source(self, name: str) -> Source:
         """This thread's source of that name."""
-        opened = self._own.opened
-        if name not in opened:
-            opened[name] = reopen(self._records[name])
-            self._open.append(opened[name])
-            _check(opened[name], self._records[name])
-        return opened[name]
+        own = threading.get_ident(), name
+        if own not in self._opened:
+            self._opened[own] = reopen(self._records[name])
+            self._check(name)
+        return self._opened[own]
 
-
-def _check(source: Source, record: SourceRecord) -> None:
-    with contextlib.suppress(OSError):  # a file is gone
-        if source.signature() == record.signature:
-            return
-    raise ImageryChanged(
-        f"the imagery of source {record.name!r} at {record.path} has changed since it was "
-        f"ingested on {record.ingested_at}: ingest it again"
-    )
+    def _check(self, name: str) -> None:
+        record = self._records[name]
+        with contextlib.suppress(OSError):  # a file is gone
+            if self._source(name).signature() == record.signature:
+                return
+        raise ImageryChanged(
+            f"the imagery of source {name!r} at {record.path} has changed since it was "
+            f"ingested on {record.ingested_at}: ingest it again"
+        )
