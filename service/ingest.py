@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from service.index.catalogue import Catalogue, SourceRecord, Tile
 log = logging.getLogger(__name__)
 
 HASH_PIXELS = 128  # a tile's content is hashed at this side: 0.5 m a pixel for 64 m tiles
-MIN_VALID = 0.5  # share of a tile that imagery must cover
+MIN_VALID = 0.5  # share of a tile that imagery must cover; other tiles are skipped and counted
 STRIDE_SHARE = 0.25  # of the tile size: any position is within 0.18 sizes of a tile's centre
 MAX_BAD_TILES_NAMED = 5
 
@@ -61,7 +62,6 @@ def ingest(
     size_m: float | None,
     stride_m: float | None = None,
     name: str | None = None,
-    min_valid: float = MIN_VALID,
     licence: str | None = None,
     attribution: str | None = None,
     progress: Progress = lambda done, expected: None,
@@ -74,7 +74,6 @@ def ingest(
         stride_m: distance between tile centres; a folder's images have none. None: reuse the
             previous ingest's value if the size is the same, else a quarter of the size.
         name: the source's name. Ingesting under the same name again replaces the source.
-        min_valid: share of a tile that imagery must cover; other tiles are skipped and counted.
         licence, attribution: None: reuse the previous ingest's value, or the imagery's own.
 
     Raises:
@@ -84,24 +83,35 @@ def ingest(
     began = time.monotonic()
     name = source_name(path.expanduser().resolve(), name)
     former = next((record for record in catalogue.sources() if record.name == name), None)
-    source = open_source(path, name, former.signature if former else "")
-    with closing(source):
-        stride_m = _stride(source, size_m, stride_m, former)
-        record = _record(source, size_m, stride_m, licence, attribution, former)
-        cutting = _Cutting(source, size_m, stride_m, min_valid, progress)
-        changes = catalogue.replace_source(record, cutting.tiles())
+    counts: Counter[str] = Counter()
+    with closing(open_source(path, name, former.signature if former else "")) as source:
+        record = SourceRecord(
+            name=name,
+            kind=source.kind,
+            path=str(source.path),
+            size_m=size_m,
+            stride_m=_stride(source, size_m, stride_m, former),
+            licence=_credit("licence", licence, former, source),
+            attribution=_credit("attribution", attribution, former, source),
+            signature=source.signature(),
+            ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        changes = catalogue.replace_source(record, _tiles(source, record, progress, counts))
     _warn_of_changes(former, record)
-    _warn_of_overlap(catalogue, source.name)
-    tiles = changes.added + changes.updated + changes.unchanged
+    _warn_of_overlap(catalogue, name)
     seconds = time.monotonic() - began
-    log.info("source %s: %d tiles in %.1f s, %s", source.name, tiles, seconds, changes)
-    return IngestReport(source.name, tiles, cutting.skipped, *changes, seconds)
+    log.info("source %s: %d tiles in %.1f s, %s", name, counts["kept"], seconds, changes)
+    return IngestReport(name, counts["kept"], counts["skipped"], *changes, seconds)
 
 
 def _stride(
     source: Source, size_m: float | None, stride_m: float | None, former: SourceRecord | None
 ) -> float | None:
-    """The given stride; else the former ingest's at this size; else STRIDE_SHARE of the size."""
+    """The given stride; else the former ingest's at this size; else STRIDE_SHARE of the size.
+
+    Raises:
+        GridError: positions would lie between tiles.
+    """
     if source.kind == "folder":
         if stride_m is not None:
             log.warning(
@@ -110,26 +120,76 @@ def _stride(
                 source.name, stride_m,
             )  # fmt: skip
         return None
-    if stride_m is None and size_m is not None:
+    if size_m is None:
+        return stride_m
+    if stride_m is None:
         kept = former.stride_m if former and former.size_m == size_m else None
         stride_m = kept or size_m * STRIDE_SHARE
-    _check_stride(size_m, stride_m)
-    return stride_m
-
-
-def _check_stride(size_m: float | None, stride_m: float | None) -> None:
-    """Raises GridError where positions would lie between tiles."""
-    if size_m is not None and stride_m is not None and stride_m > size_m:
+    if stride_m > size_m:
         raise GridError(
             f"stride {stride_m:g} m leaves gaps between tiles of {size_m:g} m: use "
             f"{size_m * STRIDE_SHARE:g} m, or at most {size_m:g} m"
         )
-    if size_m is not None and stride_m == size_m:
+    if stride_m == size_m:
         log.warning(
             "tiles of %g m at a stride of %g m do not overlap: a camera may be %.0f m from a "
             "tile's centre; a stride of %g m finds more",
             size_m, stride_m, stride_m / 2**0.5, size_m * STRIDE_SHARE,
         )  # fmt: skip
+    return stride_m
+
+
+def _credit(what: str, given: str | None, former: SourceRecord | None, source: Source) -> str:
+    """The given text; else the former ingest's; else the imagery's own."""
+    kept, stated = getattr(former, what, ""), getattr(source, what)
+    if given is not None:
+        return given
+    if kept and stated not in ("", kept):
+        log.warning(
+            "the imagery states the %s %r; %r of the former ingest is kept: --%s replaces it",
+            what, stated, kept, what,
+        )  # fmt: skip
+    return str(kept or stated)
+
+
+def _tiles(
+    source: Source, record: SourceRecord, progress: Progress, counts: Counter[str]
+) -> Iterator[Tile]:
+    """Every tile with enough imagery; counts the tiles kept and skipped.
+
+    Raises:
+        BadImages: some tiles could not be read; all were tried.
+        NothingToIngest: no tile was left.
+    """
+    expected = source.count(record.size_m, record.stride_m)
+    bad: list[str] = []
+    for run in runs(source.cuts(record.size_m, record.stride_m), HASH_PIXELS):
+        try:
+            images = source.read_run(run, HASH_PIXELS)
+        except SourceError as error:
+            bad += [f"{cut.tile_id}: {error}" for cut in run]
+            continue
+        for cut, (pixels, valid) in zip(run, images, strict=True):
+            counts["kept" if valid >= MIN_VALID else "skipped"] += 1
+            if valid >= MIN_VALID:
+                sha256 = content_hash(pixels)
+                yield Tile(cut.tile_id, source.name, *cut.centre, cut.size_m, sha256)
+        progress(counts.total(), max(expected, counts.total()))
+    if bad:
+        raise BadImages(
+            f"{len(bad)} tiles of {source.path} cannot be read, nothing was changed: "
+            f"{'; '.join(bad[:MAX_BAD_TILES_NAMED])}"
+        )
+    if not counts["kept"]:
+        raise NothingToIngest(
+            f"{source.path} gives no tile: imagery covers less than {MIN_VALID:.0%} of each of "
+            f"the {counts['skipped']} that were cut: use smaller tiles or other imagery"
+        )
+
+
+def content_hash(image: Rgb) -> bytes:
+    """SHA-256 of a tile's image, cut at HASH_PIXELS."""
+    return hashlib.sha256(image.tobytes()).digest()
 
 
 def _warn_of_changes(former: SourceRecord | None, record: SourceRecord) -> None:
@@ -159,95 +219,3 @@ def _warn_of_overlap(catalogue: Catalogue, name: str) -> None:
             "`skyfix remove` a source",
             tiles, other, name,
         )  # fmt: skip
-
-
-def content_hash(image: Rgb) -> bytes:
-    """SHA-256 of a tile's image, cut at HASH_PIXELS."""
-    return hashlib.sha256(image.tobytes()).digest()
-
-
-@dataclass
-class _Cutting:
-    """Turns a source into catalogue tiles; counts the tiles kept and skipped."""
-
-    source: Source
-    size_m: float | None
-    stride_m: float | None
-    min_valid: float
-    progress: Progress
-    kept: int = 0
-    skipped: int = 0
-
-    def tiles(self) -> Iterator[Tile]:
-        """Every tile with enough imagery.
-
-        Raises:
-            BadImages: some tiles could not be read; all were tried.
-            NothingToIngest: no tile was left.
-        """
-        expected = self.source.count(self.size_m, self.stride_m)
-        cuts = self.source.cuts(self.size_m, self.stride_m)
-        bad: list[str] = []
-        for run in runs(cuts, HASH_PIXELS):
-            try:
-                images = self.source.read_run(run, HASH_PIXELS)
-            except SourceError as error:
-                bad += [f"{cut.tile_id}: {error}" for cut in run]
-                continue
-            for cut, image in zip(run, images, strict=True):
-                if image.valid < self.min_valid:
-                    self.skipped += 1
-                else:
-                    self.kept += 1
-                    yield Tile(cut.tile_id, self.source.name, *cut.centre, cut.size_m,
-                               content_hash(image.pixels))  # fmt: skip
-            done = self.kept + self.skipped
-            self.progress(done, max(expected, done))
-        self._conclude(bad)
-
-    def _conclude(self, bad: list[str]) -> None:
-        if bad:
-            shown = "; ".join(bad[:MAX_BAD_TILES_NAMED])
-            raise BadImages(
-                f"{len(bad)} tiles of {self.source.path} cannot be read, nothing was changed: "
-                f"{shown}"
-            )
-        if not self.kept:
-            raise NothingToIngest(
-                f"{self.source.path} gives no tile: imagery covers less than {self.min_valid:.0%} "
-                f"of each of the {self.skipped} that were cut: use smaller tiles or other imagery"
-            )
-
-
-def _credit(what: str, given: str | None, former: str, stated: str) -> str:
-    """The given text; else the former ingest's; else the imagery's own."""
-    if given is not None:
-        return given
-    if former and stated not in ("", former):
-        log.warning(
-            "the imagery states the %s %r; %r of the former ingest is kept: --%s replaces it",
-            what, stated, former, what,
-        )  # fmt: skip
-    return former or stated
-
-
-def _record(
-    source: Source,
-    size_m: float | None,
-    stride_m: float | None,
-    licence: str | None,
-    attribution: str | None,
-    former: SourceRecord | None,
-) -> SourceRecord:
-    before = (former.licence, former.attribution) if former else ("", "")
-    return SourceRecord(
-        name=source.name,
-        kind=source.kind,
-        path=str(source.path),
-        size_m=size_m,
-        stride_m=stride_m,
-        licence=_credit("licence", licence, before[0], source.licence),
-        attribution=_credit("attribution", attribution, before[1], source.attribution),
-        signature=source.signature(),
-        ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )

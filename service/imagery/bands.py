@@ -24,7 +24,7 @@ SAMPLE_PIXELS = 16  # along each side of a window
 class Bands:
     """How a raster's values become RGB."""
 
-    indexes: tuple[int, ...]  # 1-based: one band (grey or palette) or three
+    indexes: list[int]  # 1-based: one band (grey or palette) or three
     deep: bool  # values are not bytes: they need a ValueRange
     palette: NDArray[np.uint8] | None  # (256, 3)
     masked: bool  # some pixels may be without imagery
@@ -40,22 +40,24 @@ class Bands:
             raise SourceError(f"{raster.name}: bands {raster.dtypes} are no image")
         indexes = _rgb_indexes(raster.colorinterp)
         masked = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
-        palette = _palette(raster) if raster.colorinterp[0] == ColorInterp.palette else None
+        palette = None
+        if raster.colorinterp[0] == ColorInterp.palette:
+            colours = raster.colormap(1)
+            palette = np.array([colours.get(i, (0, 0, 0))[:3] for i in range(256)], np.uint8)
         deep = palette is None and any(raster.dtypes[i - 1] != "uint8" for i in indexes)
         return cls(indexes, deep, palette, masked)
 
     def samples(self, raster: rasterio.DatasetReader) -> NDArray[np.generic]:
         """Valid values from a lattice of windows: bounded work for any raster."""
         samples = []
-        for part in range(SAMPLE_SIDE * SAMPLE_SIDE):
-            row, column = divmod(part, SAMPLE_SIDE)
+        for row, column in np.ndindex(SAMPLE_SIDE, SAMPLE_SIDE):
             window = Window(
                 raster.width * column // SAMPLE_SIDE,
                 raster.height * row // SAMPLE_SIDE,
                 min(SAMPLE_PIXELS, -(-raster.width // SAMPLE_SIDE)),
                 min(SAMPLE_PIXELS, -(-raster.height // SAMPLE_SIDE)),
             )
-            values = raster.read(list(self.indexes), window=window)
+            values = raster.read(self.indexes, window=window)
             valid = raster.dataset_mask(window=window) > 0
             samples.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel())
         return np.concatenate(samples)
@@ -73,38 +75,26 @@ class Bands:
         """
         how = Resampling.nearest if self.palette is not None else Resampling.average
         values = raster.read(
-            list(self.indexes), window=window, out_shape=(len(self.indexes), *shape), resampling=how
+            self.indexes, window=window, out_shape=(len(self.indexes), *shape), resampling=how
         )
         mask = None
         if self.masked:
             mask = raster.dataset_mask(
                 window=window, out_shape=shape, resampling=Resampling.nearest
             )
-        return self._to_rgb(values, value_range), mask
-
-    def _to_rgb(self, values: NDArray[np.generic], value_range: ValueRange | None) -> Rgb:
         if self.palette is not None:
-            return np.asarray(self.palette[values[0]])
+            return self.palette[values[0]], mask
         if value_range is not None:
             low, high = value_range
             scaled = (values.astype(np.float32) - low) * (255.0 / (high - low))
             values = np.nan_to_num(scaled).clip(0.0, 255.0).round().astype(np.uint8)
-        return np.ascontiguousarray(
-            np.broadcast_to(np.moveaxis(values, 0, -1), (*values.shape[1:], 3))
-        )
+        rgb = np.broadcast_to(np.moveaxis(values, 0, -1), (*shape, 3))
+        return np.ascontiguousarray(rgb), mask
 
 
-def _rgb_indexes(interpretation: tuple[ColorInterp, ...]) -> tuple[int, ...]:
+def _rgb_indexes(interpretation: tuple[ColorInterp, ...]) -> list[int]:
     wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if all(colour in interpretation for colour in wanted):
-        return tuple(interpretation.index(colour) + 1 for colour in wanted)
-    coloured = [i + 1 for i, colour in enumerate(interpretation) if colour != ColorInterp.alpha]
-    return tuple(coloured[:3]) if len(coloured) >= 3 else (coloured[0] if coloured else 1,)
-
-
-def _palette(raster: rasterio.DatasetReader) -> NDArray[np.uint8]:
-    table = np.zeros((256, 3), dtype=np.uint8)
-    for value, colour in raster.colormap(1).items():
-        if value < 256:
-            table[value] = colour[:3]
-    return table
+    if set(wanted) <= set(interpretation):
+        return [interpretation.index(colour) + 1 for colour in wanted]
+    coloured = [i for i, colour in enumerate(interpretation, 1) if colour != ColorInterp.alpha]
+    return coloured[:3] if len(coloured) >= 3 else (coloured or [1])[:1]
