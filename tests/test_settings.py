@@ -34,6 +34,8 @@ def test_every_field_can_be_set_by_its_variable() -> None:
     [
         ("DEVICE", "tpu", "auto, cpu, cuda"),
         ("PORT", "eighty", "whole number"),
+        ("PORT", "81.0", "whole number"),
+        ("ROLLS", "3_5", "whole number"),
         ("PORT", "70000", "65535"),
         ("ROLLS", "0", "1 to 360"),
         ("MAX_BODY_BYTES", "1", "1024 to 1073741824 bytes"),
