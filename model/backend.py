@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,33 +32,8 @@ class Backend(NamedTuple):
 EXACT = Backend("torch", torch.float32)
 
 
-class Runner(Protocol):
-    """Both branches: normalised images, float32 (N, 3, S, S), N up to `batch`, to (N, D)."""
-
-    batch: int
-
-    @property
-    def street(self) -> Callable[[Tensor], Tensor]: ...
-
-    @property
-    def aerial(self) -> Callable[[Tensor], Tensor]: ...
-
-
-def run_network(network: SiameseNetwork, backend: Backend, size: int) -> Runner:
-    """The network run by a backend, on images of side `size`.
-
-    Raises:
-        CompileError: OpenVINO cannot run this network.
-    """
-    if backend.library == "openvino":
-        return CompiledNetwork(network, size, backend.dtype)
-    network = copy.deepcopy(network).to(backend.dtype)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TorchNetwork(network, backend.dtype)
-
-
 class TorchNetwork:
-    """A Siamese network of weights in `dtype`, run by torch, operation by operation."""
+    """A Siamese network of channels-last weights in `dtype`, run by torch."""
 
     batch = TORCH_BATCH
 
@@ -75,6 +50,21 @@ class TorchNetwork:
 
     def _input(self, images: Tensor) -> Tensor:
         return images.to(self._dtype).contiguous(memory_format=torch.channels_last)
+
+
+# Both: normalised images, float32 (N, 3, S, S), N up to `batch`, by a branch to (N, D).
+Runner = TorchNetwork | CompiledNetwork
+
+
+def run_network(network: SiameseNetwork, backend: Backend, size: int) -> Runner:
+    """The network run by a backend, on images of side `size`.
+
+    Raises:
+        CompileError: OpenVINO cannot run this network.
+    """
+    if backend.library == "openvino":
+        return CompiledNetwork(network, size, backend.dtype)
+    return TorchNetwork(copy.deepcopy(network).to(backend.dtype), backend.dtype)
 
 
 def fast_backends(device: torch.device) -> tuple[Backend, ...]:

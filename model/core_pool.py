@@ -8,42 +8,32 @@ not wait. Knows nothing of networks.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from functools import cache
 
 import torch
 
 MIN_ITEMS = 2  # worth a thread: a pass over one item costs nearly as much as over two
 MAX_TEAM = 8  # threads that may serve one operation
 
+_starting = threading.Lock()
+
 
 class CorePool:
-    """One thread for each of `cores`; the threads start with the first work.
+    """One thread for each of `cores`.
 
     Attributes:
         at_once: how many threads may call `run` at the same time. With two, a core that is done
             goes on with the other caller's work instead of waiting for the slowest core.
     """
 
-    # Shared by all pools: torch.set_num_threads also decides for threads that begin later.
-    _lock = threading.Lock()
-    _running = 0
-    _torch_threads = 0  # torch's number while no pool runs
-
     def __init__(self, cores: int) -> None:
         self.cores = cores
         self.at_once = 1 if cores == 1 else 2
-        self._threads = ThreadPoolExecutor(cores, "core")
-        # Torch's team of threads belongs to the thread that started it: hence always the same.
-        self._leader = ThreadPoolExecutor(1, "core")
-        self._team = min(max(1, cores // 2), MAX_TEAM)  # the other cores decode
-
-    @classmethod
-    def of(cls, device: torch.device) -> CorePool:
-        """A pool of the cores that torch was given; one thread for a device that is no CPU."""
-        return cls(_torch_cores() if device.type == "cpu" else 1)
+        if cores > 1:
+            self._threads = _start_threads(cores, torch_threads=1)
+            team = min(cores // 2, MAX_TEAM)  # the other cores decode
+            self._leader = _start_threads(1, torch_threads=team)
 
     def run(self, work: Callable[[slice], None], count: int, most: int) -> None:
         """Call `work` on slices of 0 to `count` - 1, each of at most `most` items.
@@ -51,46 +41,38 @@ class CorePool:
         Returns when all work is done. The slices depend on `count` and the number of cores alone.
         The first error of a slice is raised here, once no thread works any more.
         """
+        used = max(1, min(self.cores, count // MIN_ITEMS))
+        size = max(1, min(most, -(-count // used)))
+        parts = [slice(start, min(start + size, count)) for start in range(0, count, size)]
         if self.cores == 1:
-            for part in _slices(count, most):
+            for part in parts:
                 work(part)
             return
-        used = max(1, min(self.cores, count // MIN_ITEMS))
-        pool, torch_threads = (self._leader, self._team) if used == 1 else (self._threads, 1)
-
-        def work_alone(part: slice) -> None:
-            torch.set_num_threads(torch_threads)
-            work(part)
-
-        parts = _slices(count, max(1, min(most, -(-count // used))))
-        with self._torch_threads_restored():
-            futures = [pool.submit(work_alone, part) for part in parts]
-            wait(futures)
+        pool = self._leader if used == 1 else self._threads
+        futures = [pool.submit(work, part) for part in parts]
+        wait(futures)
         for future in futures:
             future.result()
 
-    @staticmethod
-    @contextmanager
-    def _torch_threads_restored() -> Iterator[None]:
-        """Restores torch's number of threads when the last running work ends."""
-        with CorePool._lock:
-            if CorePool._running == 0:
-                CorePool._torch_threads = torch.get_num_threads()
-            CorePool._running += 1
-        try:
-            yield
-        finally:
-            with CorePool._lock:
-                CorePool._running -= 1
-                if CorePool._running == 0:
-                    torch.set_num_threads(CorePool._torch_threads)
 
+def _start_threads(count: int, torch_threads: int) -> ThreadPoolExecutor:
+    """Threads whose torch operations use `torch_threads` threads each.
 
-@cache
-def _torch_cores() -> int:
-    """Cached before a pool can have changed the answer."""
-    return torch.get_num_threads()
+    torch.set_num_threads decides for the calling thread and for threads that begin later. So all
+    of these threads start here, and the number is restored.
+    """
+    started = threading.Barrier(count + 1)
 
+    def start() -> None:
+        torch.get_num_threads()  # else a thread's first operation takes the process's number
+        torch.set_num_threads(torch_threads)
+        started.wait()
 
-def _slices(count: int, most: int) -> list[slice]:
-    return [slice(start, min(start + most, count)) for start in range(0, count, most)]
+    pool = ThreadPoolExecutor(count, "core", start)
+    with _starting:
+        before = torch.get_num_threads()
+        for _ in range(count):
+            pool.submit(int)  # starts a thread, because no thread is idle yet
+        started.wait()
+        torch.set_num_threads(before)
+    return pool

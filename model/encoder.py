@@ -50,6 +50,7 @@ class Encoder:
         fingerprint: of weights and preprocessing; descriptors of different fingerprints must
             never be compared.
         dimension: D, the length of a descriptor.
+        at_once: how many threads may encode at the same time, to keep the device busy.
         aerial_footprint_m: ground width of the tiles that the aerial branch expects.
         aerial_pixels: side to which tiles are resampled; larger tiles gain nothing.
         backend: EXACT until `accelerate`.
@@ -63,9 +64,11 @@ class Encoder:
         self.aerial_pixels = checkpoint.config.preprocessing.input_size
         self.device = torch.device(device)
         self.backend = EXACT
-        self._exact = checkpoint.network().requires_grad_(False).to(self.device)
-        self._runner: Runner = TorchNetwork(self._exact, torch.float32)
-        self._pool = CorePool.of(self.device)
+        network = checkpoint.network().requires_grad_(False).to(self.device)
+        self._exact = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._runner: Runner = TorchNetwork(self._exact, EXACT.dtype)
+        self._pool = CorePool(torch.get_num_threads() if self.device.type == "cpu" else 1)
+        self.at_once = self._pool.at_once
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu") -> Encoder:
@@ -75,11 +78,6 @@ class Encoder:
             CheckpointError: the file is not a usable checkpoint.
         """
         return cls(Checkpoint.load(path), device)
-
-    @property
-    def at_once(self) -> int:
-        """How many threads may encode at the same time, to keep the device busy."""
-        return self._pool.at_once
 
     def accelerate(
         self,
@@ -95,23 +93,20 @@ class Encoder:
         Args:
             backends: backends to try beside EXACT; None: `fast_backends`.
         """
-        unchanged, expected = self._runner, self._probe()
+        expected = self._probe()
         runners: dict[Backend, Runner] = {}
-        for backend in (*(fast_backends(self.device) if backends is None else backends), EXACT):
+        for backend in fast_backends(self.device) if backends is None else backends:
             try:
-                runner = run_network(self._exact, backend, self.aerial_pixels)
-                self._use(backend, runner)
+                self._use(backend, run_network(self._exact, backend, self.aerial_pixels))
                 cosine = float((self._probe() * expected).sum(1).min())
             except CompileError as error:
                 log.warning("%s is not used: %s", backend, error)
                 continue
             if cosine >= MIN_COSINE:  # false for NaN
-                runners[backend] = runner
+                runners[backend] = self._runner
             else:
                 log.info("%s is not used: cosine %.6f with %s", backend, cosine, EXACT)
-        if not runners:  # not even torch agrees with itself: its descriptors are no numbers
-            self._use(EXACT, unchanged)
-            return
+        runners[EXACT] = TorchNetwork(self._exact, EXACT.dtype)
 
         def probe(backend: Backend) -> None:
             self._use(backend, runners[backend])
@@ -119,7 +114,7 @@ class Encoder:
 
         seconds = fastest_runs(list(runners), probe, clock)
         best = min(seconds, key=seconds.__getitem__)
-        if EXACT in seconds and seconds[best] > WORTH * seconds[EXACT]:
+        if seconds[best] > WORTH * seconds[EXACT]:
             best = EXACT  # else noise would choose a different backend at each start
         self._use(best, runners[best])
         times = ", ".join(f"{backend} {1e3 * spent:.1f} ms" for backend, spent in seconds.items())
@@ -156,11 +151,12 @@ class Encoder:
         Norths count as the same when they differ by less than 1e-6 of a turn.
         """
         strips = list(strips)  # an array's rows would be other objects each time
+        rows_by_id = {id(strip): row for row, strip in enumerate(strips)}
         # The views of one roll are quarter turns of other rolls: each view is encoded once.
         turns = self.config.turns
         wanted = [
-            self._view(strip, north + turn / turns)
-            for strip, north in zip(_first_rows(strips), norths, strict=True)
+            self._view(rows_by_id[id(strip)], north + turn / turns)
+            for strip, north in zip(strips, norths, strict=True)
             for turn in range(turns)
         ]
         views = sorted(set(wanted))  # views of one projection are neighbours
@@ -205,7 +201,7 @@ class Encoder:
             geometries: one for each image; None: full turns with north in the centre column.
 
         Raises:
-            GeometryError: impossible geometry, or north unknown (see `encode_rolls`).
+            GeometryError: impossible geometry, or north unknown.
         """
         if geometries is None:
             geometries = [PanoramaGeometry()] * len(images)
@@ -228,11 +224,6 @@ class Encoder:
             if mask is not None:
                 mask = functional.interpolate(mask, (side, side), mode="bilinear")
         return to_pixels(view), None if mask is None else mask[0, 0].cpu().numpy()
-
-    def encode_rolls(self, image: Rgb, geometry: PanoramaGeometry, rolls: int) -> Descriptors:
-        """One panorama of unknown north, with north at i / rolls for each roll i, to (rolls, D)."""
-        strip = self.prepare_street(image, geometry)
-        return self.encode_strips([strip] * rolls, [i / rolls for i in range(rolls)])
 
     def encode_aerials(self, images: Sequence[Rgb]) -> Descriptors:
         """North-up tiles, uint8 (H, W, 3), to descriptors: float32 (N, D), rows of length 1."""
@@ -291,9 +282,3 @@ def _turned(images: Tensor, rows: Sequence[int], quarters: Sequence[int]) -> Ten
     if wanted != list(range(len(views))):
         views = views[wanted]
     return views.permute(0, 3, 1, 2)
-
-
-def _first_rows(strips: Sequence[Rgb]) -> list[int]:
-    """For each strip the first row that holds the same array."""
-    rows: dict[int, int] = {}
-    return [rows.setdefault(id(strip), row) for row, strip in enumerate(strips)]

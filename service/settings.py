@@ -15,10 +15,11 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -72,18 +73,10 @@ def _one_word(token: str) -> str:
     return token
 
 
-def _digits(value: object) -> object:
-    """pydantic alone reads 81.0 as 81 and 3_5 as 35."""
-    if isinstance(value, str) and not value.strip().isdecimal():
-        raise PydanticCustomError("whole_number", "not a whole number")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_digits)]
 Folder = Annotated[Path, AfterValidator(_folder)]
 File = Annotated[Path, AfterValidator(_expanded)]
 Seconds = Annotated[float, Field(ge=0.001, le=3600, json_schema_extra={"unit": "seconds"})]
-Bytes = Annotated[Whole, Field(ge=1024, json_schema_extra={"unit": "bytes"})]
+Bytes = Annotated[int, Field(ge=1024, json_schema_extra={"unit": "bytes"})]
 AdminToken = Annotated[str, Field(repr=False), AfterValidator(_strong)]
 MilvusToken = Annotated[str, Field(repr=False), AfterValidator(_one_word)]
 
@@ -109,24 +102,24 @@ class Settings(BaseModel):
     """Arithmetic of the network. auto: the fastest that agrees with float32."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """TCP port to listen on. 0: the system chooses a free port."""
-    rolls: Annotated[Whole, Field(ge=1, le=360)] = 36
+    rolls: Annotated[int, Field(ge=1, le=360)] = 36
     """Headings tried for a panorama of unknown heading. 36: training covers errors up to 6°."""
     max_body_bytes: Annotated[Bytes, Field(le=1024 * MIB)] = 32 * MIB
     """Largest request body. A larger body gets a 413."""
-    max_files: Annotated[Whole, Field(ge=1, le=256)] = 16
+    max_files: Annotated[int, Field(ge=1, le=256)] = 16
     """Most panoramas in one request to /localize/batch."""
-    max_in_flight: Annotated[Whole, Field(ge=1, le=4096)] = 32
+    max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
     """Most panoramas that are decoded, waiting or encoded at once. More get a 503."""
     max_in_flight_bytes: Annotated[Bytes, Field(le=64 * 1024 * MIB)] = 256 * MIB
     """Most bytes of uploads at once. More get a 503. Budget twice this memory, because parsing \
 and decoding each hold a copy, and 512 MiB for each of decode_threads."""
     max_stretch: Annotated[float, Field(ge=2, le=1000)] = 2.0
     """Longest mean latency under load, as a multiple of a lone request's. Beyond it: 503."""
-    max_batch: Annotated[Whole, Field(ge=1, le=256)] = 8
+    max_batch: Annotated[int, Field(ge=1, le=256)] = 8
     """Most panoramas in one call of the network."""
-    decode_threads: Annotated[Whole, Field(ge=1, le=64)] = 2
+    decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that decode images. Each needs up to 512 MiB."""
     header_deadline_s: Seconds = 10.0
     """Time for a client to send a request's headers."""
@@ -156,6 +149,15 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
             return cls.model_validate(given)
         except ValidationError as error:  # `from None`: its input may hold a token
             raise SettingsError("; ".join(_message(e) for e in error.errors())) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_digits(cls, value: object, info: ValidationInfo) -> object:
+        """Raises unless a whole number is written in digits: pydantic reads 81.0 and 3_5, too."""
+        is_whole = cls.model_fields[str(info.field_name)].annotation is int
+        if is_whole and isinstance(value, str) and not value.strip().isdecimal():
+            raise PydanticCustomError("whole_number", "not a whole number")
+        return value
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Settings:

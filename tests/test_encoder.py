@@ -119,9 +119,15 @@ def test_training_s_forward_pass_is_the_encoder_s(encoder, checkpoint):
     assert (aerial.numpy() == encoder.encode_aerials(tiles)).all()
 
 
+def encode_rolls(encoder, image):
+    """The descriptors of eight evenly spaced norths."""
+    strip = encoder.prepare_street(image, UNKNOWN)
+    return encoder.encode_strips([strip] * 8, [i / 8 for i in range(8)])
+
+
 def test_a_roll_is_the_descriptor_at_that_north(encoder):
     (image,) = panoramas(1)
-    rolls = encoder.encode_rolls(image, UNKNOWN, 8)
+    rolls = encode_rolls(encoder, image)
     geometries = [PanoramaGeometry(north=i / 8) for i in range(8)]
     stated = encoder.encode_streets([image] * 8, geometries)
     np.testing.assert_allclose(rolls, stated, atol=1e-6)
@@ -176,7 +182,7 @@ def test_rolls_share_their_turned_views(checkpoint):
 
     encoder = Counting(replace(checkpoint, config=replace(CONFIG, turns=4)))
     (image,) = panoramas(1)
-    rolls = encoder.encode_rolls(image, UNKNOWN, 8)
+    rolls = encode_rolls(encoder, image)
     assert encoder.encoded == 8
     stated = [encoder.encode_streets([image], [PanoramaGeometry(north=i / 8)]) for i in range(8)]
     np.testing.assert_allclose(rolls, np.concatenate(stated), atol=1e-6)
