@@ -70,7 +70,22 @@ class OpenedImage:
     jpeg: JpegStructure | None
 
     def decode(self, *, min_size: tuple[int, int] | None = None, rows: int | None = None) -> Rgb:
-        """Decode to RGB, upright; for one call only. See `decode_image`."""
+        """Decode to RGB, upright; for one call only.
+
+        Args:
+            min_size: (height, width) that suffices. A larger JPEG is decoded at the smallest of
+                the scales 1/2, 1/4, 1/8 that keeps both sides at least so large. Other formats
+                are averaged down by a whole number that keeps both sides at least twice so large.
+            rows: how many rows from the top suffice, before any scaling. The rows below may stay
+                black in an upright baseline JPEG.
+
+        Returns:
+            uint8 (H, W, 3). EXIF orientation is applied; transparency is laid on black; the first
+            frame of an animation is used.
+
+        Raises:
+            ImageError: truncated or corrupt pixel data.
+        """
         image, orientation = self.stored, self.exif.get(_ORIENTATION)
         if min_size is not None and orientation in _LYING:
             min_size = min_size[::-1]
@@ -96,7 +111,7 @@ class OpenedImage:
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> OpenedImage:
-    """Read and check the header of a JPEG, PNG or WebP file.
+    """Read and check the header of a JPEG, PNG or WebP file, before any pixel is decoded.
 
     Raises:
         ImageError: empty, another format, or the stated size or structure is out of bounds.
@@ -123,31 +138,13 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> OpenedImage:
     return OpenedImage(data, size, exif, image, jpeg)
 
 
-def decode_image(
-    data: bytes,
-    *,
-    min_size: tuple[int, int] | None = None,
-    rows: int | None = None,
-    max_pixels: int = MAX_PIXELS,
-) -> Rgb:
-    """Decode to RGB, upright.
-
-    Args:
-        data: a JPEG, PNG or WebP file; the first frame of an animation is used.
-        min_size: (height, width) that suffices. A larger JPEG is decoded at the smallest of the
-            scales 1/2, 1/4, 1/8 that keeps both sides at least so large. Other formats are
-            averaged down by a whole number that keeps both sides at least twice so large.
-        rows: how many rows from the top suffice, before any scaling. The rows below may stay
-            black in an upright baseline JPEG.
-        max_pixels: refuse images whose header states more, before decoding a pixel.
-
-    Returns:
-        uint8 (H, W, 3). EXIF orientation is applied; transparency is laid on black.
+def decode_image(data: bytes, *, min_size: tuple[int, int] | None = None) -> Rgb:
+    """An image file to uint8 (H, W, 3), see `OpenedImage.decode`.
 
     Raises:
         ImageError: see `open_image`; also truncated or corrupt pixel data.
     """
-    return open_image(data, max_pixels=max_pixels).decode(min_size=min_size, rows=rows)
+    return open_image(data).decode(min_size=min_size)
 
 
 def filled(height: int, width: int, colour: tuple[int, int, int]) -> Rgb:
