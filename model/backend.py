@@ -33,7 +33,7 @@ EXACT = Backend("torch", torch.float32)
 
 
 class TorchNetwork:
-    """A Siamese network of channels-last weights in `dtype`, run by torch."""
+    """A Siamese network of weights in `dtype`, run by torch."""
 
     batch = TORCH_BATCH
 
@@ -64,7 +64,9 @@ def run_network(network: SiameseNetwork, backend: Backend, size: int) -> Runner:
     """
     if backend.library == "openvino":
         return CompiledNetwork(network, size, backend.dtype)
-    return TorchNetwork(copy.deepcopy(network).to(backend.dtype), backend.dtype)
+    network = copy.deepcopy(network).to(backend.dtype)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TorchNetwork(network, backend.dtype)
 
 
 def fast_backends(device: torch.device) -> tuple[Backend, ...]:

@@ -64,8 +64,7 @@ class Encoder:
         self.aerial_pixels = checkpoint.config.preprocessing.input_size
         self.device = torch.device(device)
         self.backend = EXACT
-        network = checkpoint.network().requires_grad_(False).to(self.device)
-        self._exact = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._exact = checkpoint.network().requires_grad_(False).to(self.device)
         self._runner: Runner = TorchNetwork(self._exact, EXACT.dtype)
         self._pool = CorePool(torch.get_num_threads() if self.device.type == "cpu" else 1)
         self.at_once = self._pool.at_once
@@ -106,7 +105,7 @@ class Encoder:
                 runners[backend] = self._runner
             else:
                 log.info("%s is not used: cosine %.6f with %s", backend, cosine, EXACT)
-        runners[EXACT] = TorchNetwork(self._exact, EXACT.dtype)
+        runners[EXACT] = run_network(self._exact, EXACT, self.aerial_pixels)
 
         def probe(backend: Backend) -> None:
             self._use(backend, runners[backend])

@@ -17,7 +17,7 @@ from service.build import build
 from service.index.catalogue import Catalogue
 from service.index.live_index import LiveIndex
 from service.ingest import ingest
-from service.locate.localizer import Localizer, StreetEncoder
+from service.locate.localizer import Localizer
 from service.settings import Settings
 
 
@@ -29,7 +29,7 @@ def publish(home: Path, name: str, seeds: Iterable[int], encoder: FakeEncoder) -
     return build(home, encoder).name
 
 
-def application(home: Path, encoder: StreetEncoder, **settings: object) -> FastAPI:
+def application(home: Path, encoder: FakeEncoder, **settings: object) -> FastAPI:
     """The application with these settings, not started."""
     live = LiveIndex(home, encoder.fingerprint)
     chosen = Settings(home=home, **settings)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def application(home: Path, encoder: StreetEncoder, **settings: object) -> FastA
 
 @asynccontextmanager
 async def served(
-    home: Path, encoder: StreetEncoder, **settings: object
+    home: Path, encoder: FakeEncoder, **settings: object
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application, started and stopped around it."""
     app = application(home, encoder, **settings)

@@ -22,13 +22,15 @@ Mask = NDArray[np.bool_]
 class Search(NamedTuple):
     """One panorama's search.
 
-    headings_deg: headings of the centre column that are tried, with a descriptor each: the known
-        heading, or rolls whose norths are evenly spaced from 0.
+    headings_deg: R headings of the centre column that are tried: the known heading, or rolls
+        whose norths are evenly spaced from 0.
+    descriptors: (R, D), one for each heading.
     depth: how many tiles to find.
     allowed: rows that may be found; None: all.
     """
 
     headings_deg: Sequence[float]
+    descriptors: Descriptors
     depth: int
     allowed: Mask | None
 
@@ -56,59 +58,39 @@ def allowed_rows(index: TileIndex, hints: Hints) -> Mask | None:
     return np.logical_and.reduce(masks) if masks else None
 
 
-def find_candidates(
-    index: TileIndex, searches: Sequence[Search], vectors: Descriptors
-) -> list[Candidates]:
-    """One search for all unrestricted panoramas together, one for each restricted one.
-
-    Args:
-        vectors: (sum of headings tried, D) descriptors, in the order of the searches.
-    """
-    ends = np.cumsum([len(search.headings_deg) for search in searches])
-    blocks = np.split(np.arange(len(vectors)), ends[:-1])
+def find_candidates(index: TileIndex, searches: Sequence[Search]) -> list[Candidates]:
+    """One search for all unrestricted panoramas together, one for each restricted one."""
     free = [number for number, search in enumerate(searches) if search.allowed is None]
-    groups = [[n] for n, search in enumerate(searches) if search.allowed is not None]
+    restricted = [[n] for n, search in enumerate(searches) if search.allowed is not None]
     found: dict[int, Candidates] = {}
-    for group in [free, *groups] if free else groups:
-        picked = np.concatenate([blocks[number] for number in group])
+    for group in [free, *restricted] if free else restricted:
+        blocks = [searches[number].descriptors for number in group]
         depth = max(searches[number].depth for number in group)
-        distances, rows = index.search(vectors[picked], depth, searches[group[0]].allowed)
-        start = 0
-        for number in group:
-            stop = start + len(blocks[number])
-            part = slice(start, stop)
-            found[number] = _best_per_tile(
-                distances[part],
-                rows[part],
-                searches[number],
-                vectors[blocks[number]],
-                index.vectors,
-            )
-            start = stop
+        allowed = searches[group[0]].allowed
+        distances, rows = index.search(np.concatenate(blocks), depth, allowed)
+        ends = np.cumsum([len(block) for block in blocks])[:-1]
+        parts = zip(group, np.split(distances, ends), np.split(rows, ends), strict=True)
+        for number, own_distances, own_rows in parts:
+            found[number] = _best_per_tile(own_distances, own_rows, searches[number], index.vectors)
     return [found[number] for number in range(len(searches))]
 
 
 def _best_per_tile(
-    distances: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    search: Search,
-    rolls: Descriptors,
-    tiles: Descriptors,
+    distances: NDArray[np.float32], rows: NDArray[np.int64], search: Search, tiles: Descriptors
 ) -> Candidates:
     """Merge the rolls of one panorama: each tile once, at its best roll.
 
-    distances, rows: (R, k). rolls: (R, D), the panorama's descriptors. tiles: all descriptors.
-    Exact for the nearest tiles: a tile among the best k over all rolls is among the best k of its
-    own best roll.
+    distances, rows: (R, k). tiles: all descriptors. Exact for the nearest tiles: a tile among the
+    best k over all rolls is among the best k of its own best roll.
     """
     order = np.argsort(distances, axis=None, kind="stable")
-    flat_rows = rows.reshape(-1)[order]
-    _, first = np.unique(flat_rows, return_index=True)
+    _, first = np.unique(rows.reshape(-1)[order], return_index=True)
     kept = order[np.sort(first)[: search.depth]]
     nearest = rows.reshape(-1)[kept]
     headings = list(search.headings_deg) * len(nearest)
     if len(search.headings_deg) > 1:
-        squared = -2.0 * tiles[nearest] @ rolls.T  # for unit vectors, up to a constant
+        # for unit vectors, up to a constant
+        squared = -2.0 * tiles[nearest] @ search.descriptors.T
         norths = north_between_rolls(squared, kept // max(rows.shape[1], 1))
         headings = [heading_of(north) for north in norths.tolist()]
     return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), headings)

@@ -79,7 +79,7 @@ def _fit_confidence(
     trial: Calibration, panoramas: Sequence[KnownPanorama]
 ) -> tuple[float, Calibration]:
     """The mean log-likelihood of the best weights, and the calibration with these weights."""
-    fused, errors = _locate(trial, panoramas)
+    fused, errors = locate_all(trial, panoramas)
     truth_within = errors <= np.array([position.radius_m for position in fused])
     inside_features = np.array([position.inside_features for position in fused])
     radius_features = np.array([position.radius_features for position in fused])
@@ -96,7 +96,7 @@ def _fit_confidence(
     return mean, dataclasses.replace(trial, weights=(a, b))
 
 
-def _locate(
+def locate_all(
     trial: Calibration, panoramas: Sequence[KnownPanorama]
 ) -> tuple[list[FusedPosition], Numbers]:
     """The positions by this calibration, and their errors in metres."""
@@ -107,13 +107,13 @@ def _locate(
 
 def _mean_error(trial: Calibration, inside: Sequence[KnownPanorama]) -> float:
     """Metres. An error beyond one tile's width counts as one tile's width."""
-    _, errors = _locate(trial, inside)
+    _, errors = locate_all(trial, inside)
     return float(np.minimum(errors, 2.0 * trial.reach_m).mean())
 
 
 def _radius_scale(trial: Calibration, inside: Sequence[KnownPanorama]) -> float:
     """The scale at which SHARE of the positions with an error below one tile are within radius."""
-    fused, errors = _locate(trial, inside)
+    fused, errors = locate_all(trial, inside)
     good = errors <= 2.0 * trial.reach_m
     if not good.any():
         raise CalibrationError(

@@ -21,8 +21,15 @@ from service.index.frozen_tiles import Mask
 from service.index.search import TileIndex
 from service.index.stored_calibration import Calibration
 from service.locate.confidence import FusedPosition, Numbers
-from service.locate.fit_calibration import Flags, KnownPanorama, auroc, calibration_error, fit
-from service.locate.localizer import Localizer, fused_position
+from service.locate.fit_calibration import (
+    Flags,
+    KnownPanorama,
+    auroc,
+    calibration_error,
+    fit,
+    locate_all,
+)
+from service.locate.localizer import Localizer
 
 COLUMNS = ("file", "latitude", "longitude")
 UNSEEN = 3.0  # times reach_m: tiles this far from a position share no ground with the tile there
@@ -128,9 +135,13 @@ def _search(
     index: TileIndex,
     file: Path,
     searches: Sequence[tuple[Mask | None, LatLon | None]],
+    *,
+    heading_known: bool = True,
 ) -> list[KnownPanorama]:
     """Searches a panorama once for each pair of allowed rows and true position."""
     query = localizer.prepare(file.read_bytes(), top_k=1)
+    if not heading_known:
+        query = replace(query, heading_deg=None)
     found = localizer.candidates(index, query, [rows for rows, _ in searches])
     return [
         KnownPanorama(index.tiles.positions(candidates.rows), np.array(candidates.distances), truth)
@@ -170,26 +181,23 @@ def evaluate(
     """
     poses, strangers = read_poses(inside), read_poses(other) if other else []
     index = localizer.live.get()
-    best_m, fused_m, fused = [], [], []
-    for done, pose in enumerate([*poses, *strangers], start=1):
-        query = localizer.prepare(pose.file.read_bytes(), top_k=1)
-        if not heading_known:
-            query = replace(query, heading_deg=None)
-        (found,) = localizer.candidates(index, query, [None])
-        position = fused_position(index, found)
-        assert position is not None  # an index without tiles is not built
-        best_m.append(distance_m(LatLon(*index.tiles.positions(found.rows[:1])[0]), pose.truth))
-        fused_m.append(distance_m(position.position, pose.truth))
-        fused.append(position)
-        progress(done, len(poses) + len(strangers))
-    within_radius = np.array(fused_m) <= np.array([position.radius_m for position in fused])
-    within_radius[len(poses) :] = False
+    truths = [*(pose.truth for pose in poses), *(None for _ in strangers)]
+    found: list[KnownPanorama] = []
+    for pose, truth in zip([*poses, *strangers], truths, strict=True):
+        search = [(None, truth)]
+        found += _search(localizer, index, pose.file, search, heading_known=heading_known)
+        progress(len(found), len(truths))
+    fused, errors_m = locate_all(index.calibration, found)
+    best_m = [
+        distance_m(LatLon(*panorama.centres[0]), pose.truth)
+        for panorama, pose in zip(found, poses, strict=False)
+    ]
     return Report(
         index.version,
         localizer.encoder.fingerprint,
         index.calibration.source,
-        _errors(np.array(fused_m[: len(poses)]), np.array(best_m[: len(poses)])),
-        _certainty(fused, within_radius, len(poses)),
+        _errors(errors_m[: len(poses)], np.array(best_m)),
+        _certainty(fused, errors_m <= [position.radius_m for position in fused], len(poses)),
     )
 
 

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.geo import Bounds
 from model.panorama import Panorama, PanoramaGeometry
 from model.panorama_metadata import read_panorama
 from service.locate.candidates import (
@@ -27,39 +26,19 @@ from service.locate.candidates import (
     find_candidates,
     heading_of,
 )
-from service.locate.confidence import FusedPosition, fuse
+from service.locate.confidence import fuse
 from service.locate.fix import Explanation, Fix, Match, Stated
 from service.locate.hints import Hints, check_top_k
 
 if TYPE_CHECKING:
-    from service.index.live_index import LiveIndex
+    from model.encoder import Encoder
+    from service.index.live import LiveIndex
     from service.index.search import TileIndex
 
 Strip = NDArray[np.uint8]
 Descriptors = NDArray[np.float32]
 
 NO_HINTS = Hints()
-
-
-class StreetEncoder(Protocol):
-    """The part of `model.encoder.Encoder` that a query needs.
-
-    While `at_once` threads encode, other threads may read and explain.
-    """
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def at_once(self) -> int: ...
-
-    def read_street(self, panorama: Panorama) -> Strip: ...
-
-    def encode_strips(self, strips: Sequence[Strip], norths: Sequence[float]) -> Descriptors: ...
-
-    def explain_strip(
-        self, strip: Strip, north: float
-    ) -> tuple[Strip, NDArray[np.float32] | None]: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +64,7 @@ class Localizer:
 
     def __init__(
         self,
-        encoder: StreetEncoder,
+        encoder: Encoder,
         live: LiveIndex,
         *,
         rolls: int = 36,
@@ -96,11 +75,9 @@ class Localizer:
         self.weights = weights
         self._rolls = rolls
 
-    def locate(
-        self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10, explain: bool = False
-    ) -> Fix:
+    def locate(self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10) -> Fix:
         """A panorama's bytes to its fix. Raises the errors of `prepare` and `answer`."""
-        return self.answer([self.prepare(data, hints, top_k, explain)])[0]
+        return self.answer([self.prepare(data, hints, top_k)])[0]
 
     def prepare(
         self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10, explain: bool = False
@@ -138,12 +115,13 @@ class Localizer:
         started = time.perf_counter()
         index = self.live.get()
         with _timed(timings, "encode"):
-            vectors = self._encode(queries)
+            descriptors = self._encode(queries)
         with _timed(timings, "search"):
             searches = [
-                self._search(index, query, allowed_rows(index, query.hints)) for query in queries
+                self._search(index, query, own, allowed_rows(index, query.hints))
+                for query, own in zip(queries, descriptors, strict=True)
             ]
-            found = find_candidates(index, searches, vectors)
+            found = find_candidates(index, searches)
         return [
             self._fix(index, query, candidates, {"queue": _ms(started - query.ready_at), **timings})
             for query, candidates in zip(queries, found, strict=True)
@@ -153,19 +131,25 @@ class Localizer:
         self, index: TileIndex, query: Query, masks: Sequence[Mask | None]
     ) -> list[Candidates]:
         """The nearest tiles of one query among each of several sets of rows."""
-        vectors = self._encode([query])
-        searches = [self._search(index, query, mask) for mask in masks]
-        return [find_candidates(index, [search], vectors)[0] for search in searches]
+        (descriptors,) = self._encode([query])
+        searches = [self._search(index, query, descriptors, mask) for mask in masks]
+        return [find_candidates(index, [search])[0] for search in searches]
 
-    def _encode(self, queries: Sequence[Query]) -> Descriptors:
-        strips = [query.strip for query in queries for _ in self._headings(query)]
-        headings = [heading for query in queries for heading in self._headings(query)]
-        return self.encoder.encode_strips(strips, list(map(PanoramaGeometry.north_of, headings)))
+    def _encode(self, queries: Sequence[Query]) -> list[Descriptors]:
+        """For each query (R, D): a descriptor for each heading that is tried."""
+        headings = [self._headings(query) for query in queries]
+        tried = list(zip(queries, headings, strict=True))
+        strips = [query.strip for query, own in tried for _ in own]
+        norths = [PanoramaGeometry.north_of(heading) for own in headings for heading in own]
+        ends = np.cumsum([len(own) for own in headings])[:-1]
+        return np.split(self.encoder.encode_strips(strips, norths), ends)
 
-    def _search(self, index: TileIndex, query: Query, allowed: Mask | None) -> Search:
+    def _search(
+        self, index: TileIndex, query: Query, descriptors: Descriptors, allowed: Mask | None
+    ) -> Search:
         """A search deep enough for the position, which must not depend on `top_k`."""
         depth = max(query.top_k, index.calibration.depth)
-        return Search(self._headings(query), depth, allowed)
+        return Search(self._headings(query), descriptors, depth, allowed)
 
     def _headings(self, query: Query) -> list[float]:
         if query.heading_deg is not None:
@@ -179,21 +163,17 @@ class Localizer:
         if query.explain:
             with _timed(timings, "explain"):
                 explanation = self._explain(query, found)
+        best = zip(found.rows[: query.top_k], found.distances, found.headings_deg, strict=False)
         matches = []
-        for rank, row in enumerate(found.rows[: query.top_k], start=1):
+        for rank, (row, distance, heading_deg) in enumerate(best, start=1):
             tile = index.tiles[row]
-            matches.append(
-                Match(
-                    rank=rank,
-                    tile_id=tile.tile_id,
-                    latitude=tile.latitude,
-                    longitude=tile.longitude,
-                    bounds=Bounds(*tile.bounds),
-                    distance=found.distances[rank - 1],
-                    heading_deg=_shown_heading(found.headings_deg[rank - 1]),
-                )
+            place = (tile.tile_id, tile.latitude, tile.longitude, tile.bounds)
+            matches.append(Match(rank, *place, distance, _shown_heading(heading_deg)))
+        fused = None
+        if matches:
+            fused = fuse(
+                index.tiles.positions(found.rows), np.array(found.distances), index.calibration
             )
-        fused = fused_position(index, found)
         return Fix(
             matches=tuple(matches),
             position=fused and fused.position,
@@ -225,13 +205,6 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000.0, 3)
-
-
-def fused_position(index: TileIndex, found: Candidates) -> FusedPosition | None:
-    """The position that the candidates agree on; None without any."""
-    if not found.rows:
-        return None
-    return fuse(index.tiles.positions(found.rows), np.array(found.distances), index.calibration)
 
 
 def _no_tile(hints: Hints) -> str:
