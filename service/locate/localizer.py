@@ -32,7 +32,7 @@ from service.locate.hints import Hints, check_top_k
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
-    from service.index.live import LiveIndex
+    from service.index.live_index import LiveIndex
     from service.index.search import TileIndex
 
 Strip = NDArray[np.uint8]
