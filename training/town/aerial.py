@@ -12,16 +12,7 @@ from training.town.scene import Scene, scene
 from training.town.solids import top_normal
 from training.town.surfaces import WATER
 from training.town.town import Town
-from training.town.vegetation import (
-    CONE,
-    CROWN_BASE,
-    CROWN_TOP,
-    RADIUS,
-    SHAPE,
-    T_SEED,
-    TX,
-    TY,
-)
+from training.town.vegetation import CONE, CROWN_BASE, CROWN_TOP, RADIUS, SHAPE, T_SEED, TX, TY
 
 
 def render_aerial(town: Town, day: Day) -> U8:

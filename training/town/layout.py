@@ -133,12 +133,7 @@ def streets(size_m: float, style: Style, grid: Lattice, seed: int) -> list[Stree
 
 
 def _runs(
-    nodes: list[F64],
-    gaps: Flags,
-    rank: int,
-    style: Style,
-    grid: Lattice,
-    rng: np.random.Generator,
+    nodes: list[F64], gaps: Flags, rank: int, style: Style, grid: Lattice, rng: np.random.Generator
 ) -> list[Street]:
     """Unbroken runs of nodes, each a smooth street."""
     runs: list[list[F64]] = [[nodes[0]]]

@@ -10,16 +10,7 @@ import numpy as np
 
 from training.town import solids as box
 from training.town.facades import side_colour, top_colour
-from training.town.light import (
-    DIFFUSE,
-    DIRECT,
-    HAZE,
-    HORIZON,
-    SUN,
-    linear,
-    received,
-    sky_colour,
-)
+from training.town.light import DIFFUSE, DIRECT, HAZE, HORIZON, SUN, linear, received, sky_colour
 from training.town.noise import CLOUDY, LEAFY, sample
 from training.town.numba_options import F32, F64, U8, Triple, compiled, faded, inlined
 from training.town.scene import FAR_M, Scene

@@ -134,8 +134,4 @@ def top_normal(b: F32, u: float, v: float) -> Triple:
     elif b[ROOF] == LEAN:
         nv = 0.5 * b[RISE] / b[HALF_V]
     length = 1.0 / np.sqrt(1.0 + nu * nu + nv * nv)
-    return (
-        (nu * b[UX] - nv * b[UY]) * length,
-        (nu * b[UY] + nv * b[UX]) * length,
-        length,
-    )
+    return ((nu * b[UX] - nv * b[UY]) * length, (nu * b[UY] + nv * b[UX]) * length, length)

@@ -98,11 +98,7 @@ def _lined_places(lines: list[Street], taken: Flags, style: Style, rng: np.rando
 
 
 def _table(
-    places: F64,
-    street_tree: Flags,
-    ground: Ground,
-    style: Style,
-    rng: np.random.Generator,
+    places: F64, street_tree: Flags, ground: Ground, style: Style, rng: np.random.Generator
 ) -> F32:
     n = len(places)
     use = ground.use_at(places)
