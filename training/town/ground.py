@@ -4,15 +4,17 @@ Colours are sRGB 0..255 as on a bright day in summer; the day's tint and light c
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from training.town.layout import Lattice, Street
 from training.town.noise import CLOUDY, LEAFY, chance, sample, texture
-from training.town.numba_options import F32, F64, U8, Triple, compiled, faded
+from training.town.numba_options import F32, F64, U8, Triple, compiled, faded, scaled, span, triple
 from training.town.roads import pave
+from training.town.solids import in_frame
 from training.town.style import RURAL, Style
-from training.town.surfaces import CROP, GRASS, GRAVEL, LAWN, PAVED, ROAD, SOIL, WATER
+from training.town.surfaces import CROP, GRASS, GRAVEL, LAWN, PAVED, ROAD, SOIL, WATER, Canvas
 
 HOMES, SHOPS, PARK, MEADOW, FIELD, FOREST = range(6)  # land uses
 
@@ -24,8 +26,7 @@ _PATH_WIDTH = 0.035  # of a park's winding path, in units of the noise it is a c
 class Ground:
     """What lies on the ground, and what later placement needs to know about it."""
 
-    colour: U8  # (H, W, 3)
-    material: U8  # (H, W), see surfaces.py
+    canvas: Canvas
     clearance_m: F32  # at 1 m pitch: metres to the nearest carriageway, negative on it
     uses: U8  # land use of each block
     grid: Lattice
@@ -71,20 +72,25 @@ def paint_ground(
     nodes = grid.to_nodes(np.stack(np.meshgrid(pitch, pitch), -1)).astype(np.float32)
     colour = np.zeros((size, size, 3), np.uint8)
     material = np.zeros((size, size), np.uint8)
-    base = np.array([style.grass, style.dirt, *style.crops], np.float32)
-    spacing = np.array(style.spacing, np.float32)
-    river = _river(size * metres, rng)
-    _land(
-        colour, material, metres, nodes, uses, first, spacing, base, river, texture(), seed % 9973
-    )
-    edge = pave(colour, material, metres, style, lines, rng, seed)
+    grass, dirt, crops = (np.array(c, np.float32) for c in (style.grass, style.dirt, style.crops))
+    canvas = Canvas(colour, material, metres, grass, dirt, crops, texture(), seed % 9973)
+    spacing, river = np.array(style.spacing, np.float32), _river(size * metres, rng)
+    _land(canvas, _Blocks(nodes, uses, first, spacing, river))
+    edge = pave(canvas, style, lines, rng)
     step = max(1, round(1 / metres))
     clearance = edge[step // 2 :: step, step // 2 :: step].copy()
-    return Ground(colour, material, clearance, uses, grid, first)
+    return Ground(canvas, clearance, uses, grid, first)
+
+
+class _Blocks(NamedTuple):
+    nodes: F32  # (N, N, 2) block coordinates every _GRID_M metres
+    uses: U8
+    first: int  # index of the first block in `uses`
+    spacing: F32  # metres of a block, along and across
+    river: F64  # x, y, angle, amplitude, wave number, half width: negative for no river
 
 
 def _river(size_m: float, rng: np.random.Generator) -> F64:
-    """x, y, angle, amplitude, wave number, half width; half width negative for no river."""
     half = rng.uniform(2, 11) if rng.uniform() < 0.45 else -1.0
     x, y = rng.uniform(0.2, 0.8, 2) * size_m
     angle, amplitude, wave = rng.uniform(0, np.pi), rng.uniform(10, 45), rng.uniform(180, 420)
@@ -108,50 +114,42 @@ def _node(nodes: F32, x: float, y: float) -> tuple[float, float]:
 
 @compiled
 def _field(
-    i: float, j: float, spacing: F32, base: F32, pick: float, seed: int
+    canvas: Canvas, blocks: _Blocks, i: float, j: float, pick: float
 ) -> tuple[Triple, float, int]:
     """A field, half a block: (colour, shade of its furrows, material)."""
     half, block = int(np.floor(2.0 * i)), int(np.floor(j))
-    line = j * spacing[1] if pick < 0.5 else i * spacing[0]
+    line = j * blocks.spacing[1] if pick < 0.5 else i * blocks.spacing[0]
     period = 0.8 + 2.4 * chance(half, block, 6)
     shade = 0.88 + 0.2 * abs((line / period) % 1.0 - 0.5) * 2.0
-    crop = chance(half, block + seed, 5)
-    if crop < 0.3:
-        return (base[2, 0], base[2, 1], base[2, 2]), shade, SOIL
-    if crop < 0.55:
-        return (base[3, 0], base[3, 1], base[3, 2]), shade, CROP
-    if crop < 0.85:
-        return (base[4, 0], base[4, 1], base[4, 2]), shade, CROP
-    return (base[0, 0], base[0, 1], base[0, 2]), shade, CROP
+    crop = chance(half, block + canvas.seed, 5)
+    tone = canvas.grass if crop >= 0.85 else canvas.crops[int(crop >= 0.3) + int(crop >= 0.55)]
+    return triple(tone, 0), shade, (SOIL if crop < 0.3 else CROP)
 
 
 @compiled
 def _cover(
-    use: int, x: float, y: float, i: float, j: float, spacing: F32, base: F32, noise: F32, seed: int
+    canvas: Canvas, blocks: _Blocks, use: int, x: float, y: float, i: float, j: float, wide: float
 ) -> tuple[Triple, float, int]:
     """What grows or lies in a block: (colour, shade, material)."""
-    grass = (base[0, 0], base[0, 1], base[0, 2])
-    wide = sample(noise, CLOUDY, x * 1.3, y * 1.3)
+    grass, noise = triple(canvas.grass, 0), canvas.noise
     mid = sample(noise, CLOUDY, 150 + x * 9.0, y * 9.0)
     fine = sample(noise, LEAFY, x * 2.3, y * 2.3)
     shade = 1.0 + 0.07 * wide + 0.06 * mid + 0.05 * fine
-    pick = chance(int(np.floor(2.0 * i)) + seed, int(np.floor(j)), 3)
+    pick = chance(int(np.floor(2.0 * i)) + canvas.seed, int(np.floor(j)), 3)
     if use == PARK:
         contour = sample(noise, CLOUDY, 77 + x * 0.9, 31 + y * 0.9)
         if abs(contour) < _PATH_WIDTH and pick < 0.8:
             return (178.0, 164.0, 140.0), shade, GRAVEL
         return (grass[0], grass[1] * 1.06, grass[2]), shade, LAWN
     if use == SHOPS:
-        if pick < 0.7:
-            return (138.0, 134.0, 128.0), shade, PAVED
-        return grass, shade, LAWN
+        return ((138.0, 134.0, 128.0), shade, PAVED) if pick < 0.7 else (grass, shade, LAWN)
     if use == MEADOW:
-        dim = 0.65 if fine + 0.8 * mid > 1.1 else 1.0  # low shrubs
+        shrubs = 0.65 if fine + 0.8 * mid > 1.1 else 1.0
         bare = min(max(0.5 * (wide - 0.9), 0.0), 0.8)
-        tuft = (grass[0] * dim, grass[1] * dim, grass[2] * dim)
-        return faded(tuft, (base[1, 0], base[1, 1], base[1, 2]), bare), shade, GRASS
+        tuft = scaled(grass, shrubs)
+        return faded(tuft, triple(canvas.dirt, 0), bare), shade, GRASS
     if use == FIELD:
-        colour, furrow, kind = _field(i, j, spacing, base, pick, seed)
+        colour, furrow, kind = _field(canvas, blocks, i, j, pick)
         return colour, shade * furrow, kind
     if use == FOREST:
         return (grass[0] * 0.72, grass[1] * 0.74, grass[2] * 0.7), shade + 0.08 * fine, GRASS
@@ -160,18 +158,10 @@ def _cover(
 
 @compiled
 def _bank(
-    use: int,
-    x: float,
-    y: float,
-    i: float,
-    j: float,
-    spacing: F32,
-    river: F64,
-    wide: float,
-    seed: int,
+    blocks: _Blocks, use: int, x: float, y: float, i: float, j: float, wide: float, seed: int
 ) -> float:
     """Metres to the nearest water, negative in it; 99 or so where there is none near."""
-    bank = 99.0
+    bank, river, spacing = 99.0, blocks.river, blocks.spacing
     if river[5] > 0.0:
         east, south = x - river[0], y - river[1]
         along = east * np.cos(river[2]) + south * np.sin(river[2])
@@ -186,33 +176,20 @@ def _bank(
 
 
 @compiled
-def _land(
-    colour: U8,
-    material: U8,
-    metres: float,
-    nodes: F32,
-    uses: U8,
-    first: int,
-    spacing: F32,
-    base: F32,
-    river: F64,
-    noise: F32,
-    seed: int,
-) -> None:
+def _land(canvas: Canvas, blocks: _Blocks) -> None:
     """Paint every pixel with its block's cover, or with water."""
+    colour, material, uses = canvas.colour, canvas.material, blocks.uses
     last = uses.shape[0] - 1
     for r in range(material.shape[0]):
-        y = (r + 0.5) * metres
+        y = (r + 0.5) * canvas.metres
         for c in range(material.shape[1]):
-            x = (c + 0.5) * metres
-            i, j = _node(nodes, x, y)
-            use = uses[
-                min(max(int(np.floor(i)) - first, 0), last),
-                min(max(int(np.floor(j)) - first, 0), last),
-            ]
-            tone, shade, kind = _cover(use, x, y, i, j, spacing, base, noise, seed)
-            wide = sample(noise, CLOUDY, x * 1.3, y * 1.3)
-            bank = _bank(use, x, y, i, j, spacing, river, wide, seed)
+            x = (c + 0.5) * canvas.metres
+            i, j = _node(blocks.nodes, x, y)
+            row, column = int(np.floor(i)) - blocks.first, int(np.floor(j)) - blocks.first
+            use = uses[min(max(row, 0), last), min(max(column, 0), last)]
+            wide = sample(canvas.noise, CLOUDY, x * 1.3, y * 1.3)
+            tone, shade, kind = _cover(canvas, blocks, use, x, y, i, j, wide)
+            bank = _bank(blocks, use, x, y, i, j, wide, canvas.seed)
             if bank < 0.0:
                 deep = min(-bank / 4.0, 1.0)
                 tone, shade, kind = (78 - 24 * deep, 88 - 22 * deep, 78 - 12 * deep), 1.0, WATER
@@ -224,28 +201,27 @@ def _land(
 
 
 @compiled
-def stamp_patches(patches: F32, metres: float, colour: U8, material: U8, noise: F32) -> None:
+def stamp_patches(patches: F32, canvas: Canvas) -> None:
     """Lay rectangles, rows (x, y, ux, uy, half_u, half_v, r, g, b, material, lines), off the roads.
 
     `lines` > 0 draws white bay lines across u at that pitch in metres (parking), < 0 mown stripes.
     """
-    rows, columns = material.shape
+    colour, material, metres = canvas.colour, canvas.material, canvas.metres
     for i in range(patches.shape[0]):
         p = patches[i]
         reach = np.hypot(p[4], p[5])
-        r0, r1 = max(0, int((p[1] - reach) / metres)), int((p[1] + reach) / metres) + 1
-        c0, c1 = max(0, int((p[0] - reach) / metres)), int((p[0] + reach) / metres) + 1
-        for r in range(r0, min(rows, r1)):
-            for c in range(c0, min(columns, c1)):
+        r0, r1 = span(p[1] - reach, p[1] + reach, metres, material.shape[0])
+        c0, c1 = span(p[0] - reach, p[0] + reach, metres, material.shape[1])
+        for r in range(r0, r1):
+            for c in range(c0, c1):
                 if material[r, c] == ROAD or material[r, c] == WATER:
                     continue
                 x, y = (c + 0.5) * metres, (r + 0.5) * metres
-                u = (x - p[0]) * p[2] + (y - p[1]) * p[3]
-                v = (y - p[1]) * p[2] - (x - p[0]) * p[3]
+                u, v = in_frame(p, x, y)
                 cover = min(max(min(p[4] - abs(u), p[5] - abs(v)) / metres + 0.5, 0.0), 1.0)
                 if cover == 0.0:
                     continue
-                shade = 1.0 + 0.035 * sample(noise, CLOUDY, x * 11.0, y * 11.0)
+                shade = 1.0 + 0.035 * sample(canvas.noise, CLOUDY, x * 11.0, y * 11.0)
                 painted = p[10] > 0 and abs(u % p[10] - 0.5 * p[10]) < 0.12 and 3.0 < abs(v) < 8.0
                 if p[10] < 0 and u % 2.4 < 1.2:
                     shade *= 1.0 + p[10]

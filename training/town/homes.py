@@ -11,14 +11,14 @@ from training.town.surfaces import LAWN, PAVED, WATER
 def home(plot: Plot) -> None:
     """Put a home on the plot if the house fits; nothing else happens if it does not."""
     style, rng = plot.style, plot.rng
-    depth = float(rng.uniform(24, 38))
-    half = (float(rng.uniform(0.26, 0.42)) * plot.width, float(rng.uniform(3.6, 5.8)))
-    u = float(rng.normal(0, 0.04 * plot.width))
-    v = -float(rng.uniform(*style.setback)) - plot.kerb - half[1]
+    depth = rng.uniform(24, 38)
+    half = (rng.uniform(0.26, 0.42) * plot.width, rng.uniform(3.6, 5.8))
+    u = rng.normal(0, 0.04 * plot.width)
+    v = -rng.uniform(*style.setback) - plot.kerb - half[1]
     if not plot.free(u, v, half, 0.8):
         return
     _lawn(plot, depth)
-    storeys = min(2, max(1, round(float(rng.normal(style.storeys, 0.5)))))
+    storeys = min(2, max(1, round(rng.normal(style.storeys, 0.5))))
     house = building(plot, u, v, half, storeys, flat=0.06)
     _drive(plot, u, v, half, house)
     plot.take(u, v, half)
@@ -33,9 +33,9 @@ def home(plot: Plot) -> None:
 def building(plot: Plot, u: float, v: float, half: Half, storeys: int, flat: float) -> F32:
     """Stand a house with its windows and front door. `flat`: share of flat roofs."""
     style, rng, pick = plot.style, plot.rng, plot.register.pick
-    storey = float(rng.uniform(2.6, 3.1))
+    storey = rng.uniform(2.6, 3.1)
     roof = box.HIP if rng.uniform() < style.hips else box.GABLE
-    rise, overhang = min(half) * float(rng.uniform(0.35, 0.85)), float(rng.uniform(0.3, 0.8))
+    rise, overhang = min(half) * rng.uniform(0.35, 0.85), rng.uniform(0.3, 0.8)
     if rng.uniform() < flat:
         roof, rise, overhang = box.FLAT, 0.0, 0.0
     row = plot.put(
@@ -104,7 +104,7 @@ def _wing(plot: Plot, u: float, v: float, half: Half, house: F32) -> None:
     """A lower part behind or before the house, in the same materials, its ridge turned."""
     rng = plot.rng
     front = rng.uniform() < 0.4
-    size = (float(rng.uniform(0.35, 0.5)) * half[0], float(rng.uniform(2.0, 3.4)))
+    size = (rng.uniform(0.35, 0.5) * half[0], rng.uniform(2.0, 3.4))
     at = float(rng.choice([-1, 1])) * (half[0] - size[0] - 0.1)
     wv = v + (half[1] + 0.4 * size[1] if front else -half[1] - 0.6 * size[1])
     hides_door = abs(at - house[box.DOOR]) < size[0] + 0.6
@@ -126,14 +126,14 @@ def _back_yard(plot: Plot, back: float, depth: float) -> None:
     """Patio, pool, shed."""
     rng, pick = plot.rng, plot.register.pick
     if rng.uniform() < 0.4:
-        u = float(rng.uniform(-0.2, 0.2)) * plot.width
+        u = rng.uniform(-0.2, 0.2) * plot.width
         plot.pave(u, back - 2, (2.5, 2.0), pick(SLABS), PAVED)
     if rng.uniform() < 0.12 and plot.free(0, back - 7, (3.5, 2.5), 0.5):
         plot.pave(0, back - 7, (3.6, 2.6), (190, 184, 172), PAVED)
         plot.pave(0, back - 7, (2.7, 1.7), (64, 148, 172), WATER)
         plot.take(0, back - 7, (3.6, 2.6))
     u = float(rng.choice([-1, 1])) * (0.5 * plot.width - 3)
-    half = (float(rng.uniform(1.2, 2.4)), float(rng.uniform(1, 1.8)))
+    half = (rng.uniform(1.2, 2.4), rng.uniform(1, 1.8))
     if rng.uniform() < 0.45 and plot.free(u, 2 - depth, half, 0.3):
         roof = int(rng.choice([box.GABLE, box.LEAN]))
         wall, top = pick(BOARDS), pick(plot.style.roofs)
@@ -150,7 +150,7 @@ def boundary(plot: Plot, depth: float) -> None:
     hedge = draw < style.hedges
     kind, palette = (box.HEDGE, GREENS) if hedge else (box.FENCE, BOARDS)
     height = float(rng.uniform(0.7, 2.2) if hedge else rng.uniform(0.9, 1.9))
-    thick = float(rng.uniform(0.3, 0.7)) if hedge else 0.06
+    thick = rng.uniform(0.3, 0.7) if hedge else 0.06
     tint = plot.register.pick(palette)
     w, front = plot.width, -plot.kerb
     for u, v, long_u, long_v, share in (

@@ -3,6 +3,7 @@
 Local metres: x east, y SOUTH, origin at the raster's north-west corner.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -36,15 +37,19 @@ class Street:
         """Smallest and largest coordinates."""
         return self.points.min(axis=0), self.points.max(axis=0)
 
-    def at(self, metres: npt.ArrayLike) -> tuple[F64, F64]:
-        """F64 (N, 2) and unit tangents (N, 2) at these distances along the centre line."""
+    def at(self, metres: npt.ArrayLike, right_m: npt.ArrayLike = 0.0) -> tuple[F64, F64]:
+        """Points (N, 2) at these distances along the centre line, `right_m` metres to its right,
+        and unit tangents (N, 2).
+        """
         steps = np.diff(self.points, axis=0)
         lengths = np.hypot(*steps.T)
         starts = np.concatenate([[0.0], np.cumsum(lengths)[:-1]])
         wanted = np.atleast_1d(np.asarray(metres, float))
         i = np.clip(np.searchsorted(starts, wanted, side="right") - 1, 0, len(steps) - 1)
         tangent = steps[i] / lengths[i, None]
-        return self.points[i] + tangent * (wanted - starts[i])[:, None], tangent
+        normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+        centre = self.points[i] + tangent * (wanted - starts[i])[:, None]
+        return centre + np.asarray(right_m)[..., None] * normal, tangent
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,7 @@ class Lattice:
         return amplitude * np.stack([east, south], axis=-1)
 
     def to_metres(self, nodes: F64) -> F64:
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        flat = nodes * self.spacing
-        turned = np.stack(
-            [c * flat[..., 0] - s * flat[..., 1], s * flat[..., 0] + c * flat[..., 1]], -1
-        )
+        turned = _rotated(nodes * self.spacing, self.angle)
         return turned + self.centre_m + self._displacement(turned)
 
     def to_nodes(self, metres: F64) -> F64:
@@ -79,11 +80,13 @@ class Lattice:
         turned = goal
         for _ in range(5):
             turned = goal - self._displacement(turned)
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        flat = np.stack(
-            [c * turned[..., 0] + s * turned[..., 1], c * turned[..., 1] - s * turned[..., 0]], -1
-        )
-        return flat / self.spacing
+        return _rotated(turned, -self.angle) / self.spacing
+
+
+def _rotated(points: F64, angle: float) -> F64:
+    """Points (..., 2) turned about the origin, from the first axis towards the second."""
+    (x, y), c, s = np.moveaxis(points, -1, 0), np.cos(angle), np.sin(angle)
+    return np.stack([c * x - s * y, s * x + c * y], -1)
 
 
 def lattice(size_m: float, style: Style, seed: int) -> Lattice:
@@ -95,60 +98,47 @@ def lattice(size_m: float, style: Style, seed: int) -> Lattice:
 def streets(size_m: float, style: Style, grid: Lattice, seed: int) -> list[Street]:
     """All streets of a town, main ones first, deterministic in the seed."""
     rng = np.random.default_rng([seed, 3])
+    found = []
+    for rank, nodes, gaps in _courses(size_m, style, rng):
+        half = style.road_half[rank] * rng.uniform(0.92, 1.12)
+        unpaved = rank == LANE and rng.uniform() < 0.75
+        for run in np.split(nodes, np.flatnonzero(gaps[: len(nodes) - 1]) + 1):
+            if len(run) > 1:
+                points = _even(grid.to_metres(_spline(run)))
+                found += _clip(Street(points, rank, half, unpaved), size_m)
+    found += _spurs(found, size_m, style, rng)
+    return sorted(found, key=lambda street: street.rank)
+
+
+def _courses(
+    size_m: float, style: Style, rng: np.random.Generator
+) -> Iterator[tuple[int, F64, Flags]]:
+    """Streets through the lattice: rank, nodes (N, 2), and behind which nodes a piece is missing.
+
+    A caller may draw from `rng` between two streets.
+    """
     reach = int(np.ceil((0.75 * size_m + _BEYOND_M) / min(style.spacing)))
     side = 2 * reach + 1
-    jitter = rng.uniform(-style.jitter, style.jitter, (2 * side, side, 2))
-    mains_along = set(rng.choice(np.arange(reach - 2, reach + 3), 1))
-    mains_across = set(rng.choice(np.arange(reach - 1, reach + 2), 1))
-    every_lane = 2 if style.pattern == RURAL else 6
-    found: list[Street] = []
-
-    def node(i2: int, j: int) -> F64:  # i2 counts half blocks, so that T-junctions have nodes
-        return np.asarray((i2 / 2 - reach, j - reach) + jitter[i2 % (2 * side), j % side])
-
+    # The first axis counts half blocks, so that T-junctions have nodes.
+    halves, wholes = np.arange(2 * side) / 2 - reach, np.arange(side) - reach
+    nodes: F64 = np.stack(np.meshgrid(halves, wholes, indexing="ij"), -1)
+    nodes += rng.uniform(-style.jitter, style.jitter, nodes.shape)
+    main_along = rng.integers(reach - 2, reach + 3)
+    main_across = rng.integers(reach - 1, reach + 2)
     for j in range(side):  # lines along the first axis
-        rank = MAIN if j in mains_along else LOCAL
+        rank = MAIN if j == main_along else LOCAL
         gaps = rng.uniform(size=side) < (0 if rank == MAIN else style.gaps)
-        if style.pattern == RURAL and rank != MAIN and j % every_lane:
+        if style.pattern == RURAL and rank != MAIN and j % 2:
             rank = LANE
-        found += _runs(
-            [node(i2, j) for i2 in range(2 * side)], np.repeat(gaps, 2), rank, style, grid, rng
-        )
+        yield rank, nodes[:, j], np.repeat(gaps, 2)
     for i in range(side):  # lines along the second axis
-        rank = MAIN if i in mains_across else LOCAL
+        rank = MAIN if i == main_across else LOCAL
         gaps = rng.uniform(size=side) < (0 if rank == MAIN else style.gaps)
-        staggered = style.pattern in (BRICKWORK, SUBURB) and rank != MAIN
-        if staggered:
-            for j in range(side - 1):
-                if not gaps[j]:
-                    i2 = 2 * i + j % 2
-                    found += _runs(
-                        [node(i2, j), node(i2, j + 1)], np.zeros(1, bool), rank, style, grid, rng
-                    )
+        if style.pattern in (BRICKWORK, SUBURB) and rank != MAIN:  # staggered
+            for k in np.flatnonzero(~gaps[:-1]):
+                yield rank, nodes[2 * i + k % 2, k : k + 2], gaps[:0]
         else:
-            found += _runs([node(2 * i, j) for j in range(side)], gaps, rank, style, grid, rng)
-    clipped = [part for street in found for part in _clip(street, size_m)]
-    clipped += _spurs(clipped, size_m, style, rng)
-    return sorted(clipped, key=lambda street: street.rank)
-
-
-def _runs(
-    nodes: list[F64], gaps: Flags, rank: int, style: Style, grid: Lattice, rng: np.random.Generator
-) -> list[Street]:
-    """Unbroken runs of nodes, each a smooth street."""
-    runs: list[list[F64]] = [[nodes[0]]]
-    for k, node in enumerate(nodes[1:]):
-        if gaps[min(k, len(gaps) - 1)]:
-            runs.append([node])
-        else:
-            runs[-1].append(node)
-    half = style.road_half[rank] * rng.uniform(0.92, 1.12)
-    unpaved = rank == LANE and bool(rng.uniform() < 0.75)
-    return [
-        Street(_even(grid.to_metres(_spline(np.array(run)))), rank, half, unpaved)
-        for run in runs
-        if len(run) > 1
-    ]
+            yield rank, nodes[2 * i], gaps
 
 
 def _spline(nodes: F64) -> F64:

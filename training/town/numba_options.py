@@ -22,6 +22,23 @@ compiled = njit(cache=True, nogil=True, error_model="numpy")
 inlined = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 
 
+@inlined
+def scaled(colour: Triple, factor: float) -> Triple:
+    return colour[0] * factor, colour[1] * factor, colour[2] * factor
+
+
+@inlined
+def triple(row: F32 | F64, start: int) -> Triple:
+    """Three entries of a row, from `start` on."""
+    return float(row[start]), float(row[start + 1]), float(row[start + 2])
+
+
+@inlined
+def span(low: float, high: float, metres: float, cells: int) -> tuple[int, int]:
+    """(first, past the last) of the cells of a raster that lie between two coordinates."""
+    return max(0, int(low / metres)), min(cells, int(high / metres) + 1)
+
+
 @compiled
 def faded(from_: Triple, to: Triple, share: float) -> Triple:
     """`from_` with that share of `to` mixed in."""

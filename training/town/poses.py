@@ -57,10 +57,9 @@ def _candidates(town: Town, margin_m: float, rng: np.random.Generator) -> F64:
     size, found = town.spec.size_m, [np.zeros((0, 2))]
     for street in drivable(town):
         s = np.arange(1.0, street.length_m - 1.0, 1.0)
-        point, tangent = street.at(s)
         knots = rng.uniform(-1, 1, len(s) // 15 + 2) * max(street.half_m - 1.1, 0.3)
         offset = np.interp(s, np.arange(len(knots)) * 15.0, knots)
-        places = point + offset[:, None] * np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+        places, _ = street.at(s, offset)
         found.append(places[np.all((places >= margin_m) & (places <= size - margin_m), axis=1)])
     places = np.concatenate(found)
     blocked = np.zeros(len(places), bool)

@@ -3,43 +3,29 @@
 import numpy as np
 
 from training.town.layout import LANE, MAIN, Street
-from training.town.noise import CLOUDY, chance, sample, texture
-from training.town.numba_options import F32, I16, U8, Triple, compiled, faded
+from training.town.noise import CLOUDY, chance, sample
+from training.town.numba_options import F32, I16, Triple, compiled, faded, scaled, span, triple
 from training.town.style import Style
-from training.town.surfaces import GRASS, GRAVEL, LAWN, PAVED, ROAD, WATER
+from training.town.surfaces import GRASS, GRAVEL, LAWN, PAVED, ROAD, WATER, Canvas
 
 # Columns of the table of streets.
-_HALF, _RANK, _UNPAVED, _RED, _GREEN, _BLUE, _CENTRE, _EDGES, _DASH, _GOLD = range(10)
+_HALF, _RANK, _UNPAVED, _RED, _, _, _CENTRE, _EDGES, _DASH, _GOLD, _WALK, _KERBED = range(12)
 _NONE, _DASHED, _SOLID, _DOUBLE = range(4)  # centre lines
 _BARE, _WHITE, _CENTRE_COLOUR = range(3)  # what a point of the carriageway is painted
 _EDGE, _NEXT, _ALONG, _ACROSS = range(4)  # planes of the fields, all in metres
 _REACH_M = 13.0  # how far from the carriageway a street is known
-_ATTACHED, _DETACHED = 1, 2
+_ATTACHED, _DETACHED = 1, 2  # sidewalks
 
 
-def pave(
-    colour: U8,
-    material: U8,
-    metres: float,
-    style: Style,
-    lines: list[Street],
-    rng: np.random.Generator,
-    seed: int,
-) -> F32:
+def pave(canvas: Canvas, style: Style, lines: list[Street], rng: np.random.Generator) -> F32:
     """Paint the streets; returns (H, W) metres to the nearest carriageway, 99 where far."""
-    size = material.shape[0]
+    size = canvas.material.shape[0]
     fields = np.full((4, size, size), 99.0, np.float32)
     who = np.full((2, size, size), -1, np.int16)
     table = np.array([_row(street, style, rng) for street in lines], np.float32)
     for k, street in enumerate(lines):
-        _stamp(street.points.astype(np.float32), k, street.half_m, metres, fields, who)
-    walk = {"none": 0, "attached": _ATTACHED, "detached": _DETACHED}[style.sidewalk]
-    base = np.array([style.grass, style.dirt], np.float32)
-    fillet = float(rng.uniform(4, 8))
-    _paint(
-        colour, material, metres, fields, who, table, walk, style.kerbed, fillet, base, texture(),
-        seed % 9973,
-    )  # fmt: skip
+        _stamp(street.points.astype(np.float32), k, street.half_m, canvas.metres, fields, who)
+    _paint(canvas, fields, who, table, rng.uniform(4, 8))
     return np.asarray(fields[_EDGE])
 
 
@@ -47,29 +33,29 @@ def _row(street: Street, style: Style, rng: np.random.Generator) -> list[float]:
     tint = np.array(style.asphalt) * rng.uniform(0.86, 1.12) + rng.normal(0, 2, 3)
     if street.unpaved:
         tint = np.array(style.dirt) * rng.uniform(0.92, 1.1)
-    main = street.rank == MAIN
-    marked = (main or rng.uniform() < 0.35) and not street.unpaved and street.rank != LANE
+    main, built = street.rank == MAIN, street.rank != LANE and not street.unpaved
+    marked = (main or rng.uniform() < 0.35) and built
     centre = rng.choice([_DASHED, _SOLID, _DOUBLE], p=(0.45, 0.2, 0.35)) if marked else _NONE
     edges, dash = main and rng.uniform() < 0.6, rng.choice([6.0, 9.0, 12.0])
+    walk = {"none": 0, "attached": _ATTACHED, "detached": _DETACHED}[style.sidewalk] * built
     kind = [street.half_m, street.rank, street.unpaved]
-    return [*kind, *tint, centre, edges, dash, style.yellow]
+    return [*kind, *tint, centre, edges, dash, style.yellow, walk, style.kerbed and built]
 
 
 @compiled
 def _stamp(points: F32, k: int, half: float, metres: float, fields: F32, who: I16) -> None:
     """Keep, for each pixel, the nearest street (edge distance, along, across) and the next one."""
-    last = who.shape[1] - 1
     margin = half + _REACH_M
     start = 0.0
     for i in range(points.shape[0] - 1):
         ax, ay, bx, by = points[i, 0], points[i, 1], points[i + 1, 0], points[i + 1, 1]
         length = np.hypot(bx - ax, by - ay)
         sx, sy = (bx - ax) / length, (by - ay) / length
-        c0, c1 = int((min(ax, bx) - margin) / metres), int((max(ax, bx) + margin) / metres)
-        r0, r1 = int((min(ay, by) - margin) / metres), int((max(ay, by) + margin) / metres)
-        for r in range(max(r0, 0), min(r1, last) + 1):
+        c0, c1 = span(min(ax, bx) - margin, max(ax, bx) + margin, metres, who.shape[2])
+        r0, r1 = span(min(ay, by) - margin, max(ay, by) + margin, metres, who.shape[1])
+        for r in range(r0, r1):
             dy = (r + 0.5) * metres - ay
-            for c in range(max(c0, 0), min(c1, last) + 1):
+            for c in range(c0, c1):
                 dx = (c + 0.5) * metres - ax
                 along, across = dx * sx + dy * sy, dy * sx - dx * sy
                 past = min(max(along, 0.0), length)
@@ -126,15 +112,7 @@ def _painted(
 
 @compiled
 def _worn(
-    own: F32,
-    k: int,
-    x: float,
-    y: float,
-    along: float,
-    across: float,
-    wide: float,
-    noise: F32,
-    seed: int,
+    canvas: Canvas, own: F32, k: int, x: float, y: float, along: float, across: float, wide: float
 ) -> float:
     """Shade of the carriageway: wheel tracks, cracks and patches, or the ruts of a track."""
     if own[_UNPAVED] > 0:
@@ -144,58 +122,44 @@ def _worn(
     if own[_HALF] > 2.5:
         track = abs(abs(abs(across) - 0.5 * own[_HALF]) - 0.8)
         shade -= 0.05 * max(0.0, 1.0 - track / 0.45)
-    if (
-        chance(k, seed, 21) < 0.5
-        and abs(sample(noise, CLOUDY, 300 + x * 5.5, 200 + y * 5.5)) < 0.035
-    ):
+    crack = abs(sample(canvas.noise, CLOUDY, 300 + x * 5.5, 200 + y * 5.5)) < 0.035
+    if crack and chance(k, canvas.seed, 21) < 0.5:
         shade *= 0.78
-    if chance(int(along / 7.0), k, int(across > 0) + seed) < 0.05:
+    if chance(int(along / 7.0), k, int(across > 0) + canvas.seed) < 0.05:
         shade *= 0.84
     return shade
 
 
 @compiled
 def _beside(
-    tone: Triple, kind: int, edge: float, along: float, own: F32, walk: int, kerbed: bool,
-    base: F32, metres: float, wide: float, fine: float,
+    canvas: Canvas, tone: Triple, kind: int, own: F32, edge: float, along: float, wide: float,
+    fine: float,
 ) -> tuple[Triple, int]:  # fmt: skip
     """Colour and material beside the carriageway: verge, then sidewalk or shoulder, then kerb."""
-    street = own[_UNPAVED] == 0 and own[_RANK] != LANE
+    metres, grass, dirt = canvas.metres, canvas.grass, canvas.dirt
     if kind != LAWN and kind != GRASS and edge < 3.5:
-        tone, kind = (base[0, 0] + 5 * fine, base[0, 1] + 5 * fine, base[0, 2] + 4 * fine), GRASS
-    if street and walk > 0:
-        middle = 0.9 if walk == _ATTACHED else 2.45
+        tone, kind = (grass[0] + 5 * fine, grass[1] + 5 * fine, grass[2] + 4 * fine), GRASS
+    if own[_WALK] > 0:
+        middle = 0.9 if own[_WALK] == _ATTACHED else 2.45
         cover = min(max(0.5 - (abs(edge - middle) - 0.75) / metres, 0.0), 1.0)
         slab = (176.0 + 5 * wide + 3 * fine) * (0.9 if along % 1.6 < 0.2 else 1.0)
         tone = faded(tone, (slab, slab * 0.985, slab * 0.95), cover)
         kind = PAVED if cover > 0.5 else kind
-    elif not kerbed or not street:
+    elif own[_KERBED] == 0:
         cover = min(max((0.75 + 0.35 * wide - edge) / 0.7, 0.0), 1.0)
-        grit = (base[1, 0] + 7 * fine, base[1, 1] + 7 * fine, base[1, 2] + 6 * fine)
+        grit = (dirt[0] + 7 * fine, dirt[1] + 7 * fine, dirt[2] + 6 * fine)
         tone = faded(tone, grit, cover)
         kind = GRAVEL if cover > 0.6 else kind
-    if kerbed and street:
+    if own[_KERBED] > 0:
         cover = min(max(0.5 - (abs(edge) - 0.16) / metres, 0.0), 1.0)
         tone = faded(tone, (186.0, 183.0, 176.0), cover)
     return tone, kind
 
 
 @compiled
-def _paint(
-    colour: U8,
-    material: U8,
-    metres: float,
-    fields: F32,
-    who: I16,
-    table: F32,
-    walk: int,
-    kerbed: bool,
-    fillet: float,
-    base: F32,
-    noise: F32,
-    seed: int,
-) -> None:
+def _paint(canvas: Canvas, fields: F32, who: I16, table: F32, fillet: float) -> None:
     """Paint all pixels near a street, and round the junctions' corners in fields[_EDGE]."""
+    colour, material, metres = canvas.colour, canvas.material, canvas.metres
     size = who.shape[1]
     for r in range(size):
         for c in range(size):
@@ -210,23 +174,20 @@ def _paint(
                 continue
             own, along, across = table[k], fields[_ALONG, r, c], fields[_ACROSS, r, c]
             x, y = (c + 0.5) * metres, (r + 0.5) * metres
-            wide = sample(noise, CLOUDY, 40 + x * 2.1, y * 2.1)
-            fine = sample(noise, CLOUDY, x * 23.0, 90 + y * 23.0)
-            tone = (float(colour[r, c, 0]), float(colour[r, c, 1]), float(colour[r, c, 2]))
-            tone, kind = _beside(
-                tone, int(material[r, c]), edge, along, own, walk, kerbed, base, metres, wide, fine
-            )
+            wide = sample(canvas.noise, CLOUDY, 40 + x * 2.1, y * 2.1)
+            fine = sample(canvas.noise, CLOUDY, x * 23.0, 90 + y * 23.0)
+            tone = triple(colour[r, c], 0)
+            tone, kind = _beside(canvas, tone, int(material[r, c]), own, edge, along, wide, fine)
             cover = min(max(0.5 - (edge + 0.14) / metres, 0.0), 1.0)
             if cover > 0.0:
-                shade = _worn(own, k, x, y, along, across, wide, noise, seed)
+                shade = _worn(canvas, own, k, x, y, along, across, wide)
                 shade *= 1.0 + 0.045 * wide + 0.035 * fine
-                tar = (own[_RED] * shade, own[_GREEN] * shade, own[_BLUE] * shade)
-                tone = faded(tone, tar, cover)
+                tone = faded(tone, scaled(triple(own, _RED), shade), cover)
                 kind = ROAD if cover > 0.5 else kind
             if own[_UNPAVED] == 0 and edge < -0.2:
                 other = table[max(who[1, r, c], 0)]
                 zebra = own[_RANK] != LANE and other[_RANK] != LANE and 1.3 < after < 4.0
-                zebra = zebra and chance(k, who[1, r, c], seed) < 0.3
+                zebra = zebra and chance(k, who[1, r, c], canvas.seed) < 0.3
                 fresh = 0.85 + 0.12 * min(max(fine, -3.0), 1.0)
                 tone = _painted(tone, own, other, after, along, across, zebra, metres, fresh)
             material[r, c] = kind

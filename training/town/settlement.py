@@ -19,7 +19,7 @@ _BAY_M = 2.7  # width of a parking bay
 def settle(lines: list[Street], ground: Ground, style: Style, seed: int) -> Register:
     """Fill both sides of every street with plots, as the land use of the block says."""
     rng = np.random.default_rng([seed, 6])
-    taken = (ground.clearance_m < 1.2) | (ground.at_metres(ground.material) == WATER)
+    taken = (ground.clearance_m < 1.2) | (ground.at_metres(ground.canvas.material) == WATER)
     register = Register(style, rng, taken)
     for street in lines:
         for side in (-1.0, 1.0):
@@ -31,18 +31,16 @@ def settle(lines: list[Street], ground: Ground, style: Style, seed: int) -> Regi
 def _line(street: Street, side: float, ground: Ground, register: Register) -> None:
     """One side of a street, plot after plot."""
     style, rng = register.style, register.rng
-    s, length = float(rng.uniform(2, 10)), street.length_m
+    s, length = rng.uniform(2, 10), street.length_m
     while True:
-        width = float(rng.uniform(*style.lot)) * (1.6 if style.pattern == RURAL else 1.0)
+        width = rng.uniform(*style.lot) * (1.6 if style.pattern == RURAL else 1.0)
         if s + width > length:
             return
-        middle, tangent = (a[0] for a in street.at(s + width / 2))
-        away = side * np.array([-tangent[1], tangent[0]])
-        plot = Plot(
-            register, middle + away * street.half_m, (float(-away[1]), float(away[0])), width
-        )
-        use = int(ground.use_at((plot.origin + away * 22)[None])[0])
-        s += _fill(plot, use, street.rank)
+        kerb, tangent = street.at(s + width / 2, side * street.half_m)
+        ux, uy = -side * tangent[0]
+        plot = Plot(register, kerb[0], (ux, uy), width)
+        behind = np.array([plot.point(0, -22)])
+        s += _fill(plot, int(ground.use_at(behind)[0]), street.rank)
 
 
 def _fill(plot: Plot, use: int, rank: int) -> float:
@@ -62,9 +60,9 @@ def _fill(plot: Plot, use: int, rank: int) -> float:
 def _shop(plot: Plot) -> float:
     """A commercial building, perhaps behind its car park; returns the frontage that was used."""
     rng = plot.rng
-    half = (float(rng.uniform(7, 19)), float(rng.uniform(6, 14)))
+    half = (rng.uniform(7, 19), rng.uniform(6, 14))
     parking = rng.uniform() < 0.45
-    u, v = half[0], -(22.0 if parking else float(rng.uniform(3.6, 5))) - half[1]
+    u, v = half[0], -(22.0 if parking else rng.uniform(3.6, 5)) - half[1]
     if not plot.free(u, v, half, 0.5):
         return 8.0
     storeys = int(rng.choice([1, 2, 3, 5], p=(0.45, 0.3, 0.17, 0.08)))
@@ -81,7 +79,7 @@ def _shop(plot: Plot) -> float:
 
 def _car_park(plot: Plot, u: float, half_width: float) -> None:
     """Two rows of bays and a way in."""
-    tone = float(plot.rng.uniform(92, 132))
+    tone = plot.rng.uniform(92, 132)
     tar = (tone, tone - 1, tone - 3)
     plot.pave(u, -11.5, (half_width, 9.0), tar, PAVED, _BAY_M)
     plot.pave(u, -2.0, (3.0, 2.2), tar, PAVED)
@@ -94,8 +92,8 @@ def _car_park(plot: Plot, u: float, half_width: float) -> None:
 def _farm(plot: Plot) -> None:
     """A farmhouse behind a long drive, one to three barns, a gravel yard."""
     style, rng, pick = plot.style, plot.rng, plot.register.pick
-    half = (float(rng.uniform(5, 8)), float(rng.uniform(4, 5.5)))
-    v = -float(rng.uniform(14, 30))
+    half = (rng.uniform(5, 8), rng.uniform(4, 5.5))
+    v = -rng.uniform(14, 30)
     if not plot.free(0, v, half, 3):
         return
     plot.pave(14, 0.5 * v - 6, (2.0, -0.5 * v + 6), style.dirt, GRAVEL)
@@ -104,12 +102,12 @@ def _farm(plot: Plot) -> None:
     plot.take(0, v, half)
     plot.take(14, 0.5 * v - 6, (2.0, -0.5 * v + 6))
     for _ in range(int(rng.integers(1, 4))):
-        barn = (float(rng.uniform(6, 14)), float(rng.uniform(4, 8)))
-        u, w = float(rng.uniform(-12, 30)), v - float(rng.uniform(14, 34))
+        barn = (rng.uniform(6, 14), rng.uniform(4, 8))
+        u, w = rng.uniform(-12, 30), v - rng.uniform(14, 34)
         if plot.free(u, w, barn, 1.5):
             wall = pick(((214, 212, 206), (140, 62, 50), (150, 150, 148), (176, 170, 156)))
             roof = pick(((196, 196, 194), (150, 152, 152), (128, 92, 80)))
-            height, rise = float(rng.uniform(3.5, 6)), 0.55 * barn[1]
+            height, rise = rng.uniform(3.5, 6), 0.55 * barn[1]
             plot.put(
                 u, w, barn, height, box.HOUSE, wall, roof, roof=box.GABLE, rise=rise, overhang=0.3
             )
@@ -123,10 +121,9 @@ def _poles(street: Street, register: Register) -> None:
         return
     side = float(rng.choice([-1, 1])) * (street.half_m + 1.3)
     tone: Triple = (110, 92, 76) if rng.uniform() < 0.6 else (140, 142, 144)
-    height, gap = float(rng.uniform(6, 9)), float(rng.uniform(28, 45))
-    for point, tangent in zip(*street.at(np.arange(gap / 2, street.length_m, gap)), strict=True):
-        x, y = (float(p) for p in point + side * np.array([-tangent[1], tangent[0]]))
+    height, gap = rng.uniform(6, 9), rng.uniform(28, 45)
+    along = np.arange(gap / 2, street.length_m, gap)
+    for (x, y), (ux, uy) in zip(*street.at(along, side), strict=True):
         inside = 1 < x < size - 1 and 1 < y < size - 1
         if inside and not register.taken[int(y), int(x)]:
-            u = (float(tangent[0]), float(tangent[1]))
-            register.solids.append(solid(x, y, u, (0.11, 0.11), height, box.POLE, tone))
+            register.solids.append(solid(x, y, (ux, uy), (0.11, 0.11), height, box.POLE, tone))

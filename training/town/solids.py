@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from training.town.numba_options import F32, U16, Triple, compiled
+from training.town.numba_options import F32, U16, Triple, compiled, inlined, span
 
 # Columns of the table.
 X, Y, UX, UY, HALF_U, HALF_V, EAVES, RISE, ROOF, OVERHANG, KIND, SEED = range(12)
@@ -58,6 +58,13 @@ def axis(angle: float) -> tuple[float, float]:
     return math.cos(angle), math.sin(angle)
 
 
+@inlined
+def in_frame(b: F32, x: float, y: float) -> tuple[float, float]:
+    """(u, v): a point in the axes of a row that starts with X, Y, UX, UY."""
+    dx, dy = x - b[X], y - b[Y]
+    return dx * b[UX] + dy * b[UY], dy * b[UX] - dx * b[UY]
+
+
 @compiled
 def roof_height(b: F32, u: float, v: float) -> float:
     """Metres above ground of the roof over (u, v); outside the walls it is the overhang."""
@@ -74,22 +81,16 @@ def roof_height(b: F32, u: float, v: float) -> float:
 @compiled
 def stamp_solids(table: F32, first: int, metres: float, height: U16, owner: U16) -> None:
     """Write rows first.. of the table into height (cm) and owner (row + 1); the higher wins."""
-    rows, columns = height.shape
     for i in range(first, table.shape[0]):
         b = table[i]
         # Thin things get half a cell of slack: their exact sides come from the table.
         slack = b[OVERHANG] if b[KIND] == HOUSE else 0.6 * metres
         reach = np.hypot(b[HALF_U] + slack, b[HALF_V] + slack)
-        r0 = max(0, int((b[Y] - reach) / metres))
-        r1 = min(rows - 1, int((b[Y] + reach) / metres))
-        c0 = max(0, int((b[X] - reach) / metres))
-        c1 = min(columns - 1, int((b[X] + reach) / metres))
-        for r in range(r0, r1 + 1):
-            for c in range(c0, c1 + 1):
-                dx = (c + 0.5) * metres - b[X]
-                dy = (r + 0.5) * metres - b[Y]
-                u = dx * b[UX] + dy * b[UY]
-                v = dy * b[UX] - dx * b[UY]
+        r0, r1 = span(b[Y] - reach, b[Y] + reach, metres, height.shape[0])
+        c0, c1 = span(b[X] - reach, b[X] + reach, metres, height.shape[1])
+        for r in range(r0, r1):
+            for c in range(c0, c1):
+                u, v = in_frame(b, (c + 0.5) * metres, (r + 0.5) * metres)
                 if abs(u) <= b[HALF_U] + slack and abs(v) <= b[HALF_V] + slack:
                     top = np.uint16(max(0.0, 100.0 * roof_height(b, u, v)))
                     if top > height[r, c]:
@@ -100,10 +101,7 @@ def stamp_solids(table: F32, first: int, metres: float, height: U16, owner: U16)
 @compiled
 def side_hit(b: F32, x: float, y: float, dx: float, dy: float) -> tuple[float, int, float]:
     """Where a level ray meets the walls: (distance, or -1 for a miss; side; metres along it)."""
-    ox = x - b[X]
-    oy = y - b[Y]
-    ou = ox * b[UX] + oy * b[UY]
-    ov = oy * b[UX] - ox * b[UY]
+    ou, ov = in_frame(b, x, y)
     du = dx * b[UX] + dy * b[UY]
     dv = dy * b[UX] - dx * b[UY]
     du = du if abs(du) > 1e-9 else 1e-9

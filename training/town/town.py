@@ -7,12 +7,12 @@ from rasterio.warp import transform
 
 from model.errors import SkyfixError
 from model.geo import LatLon
-from training.town.ground import Ground, paint_ground, stamp_patches
+from training.town.ground import paint_ground, stamp_patches
 from training.town.layout import LANE, Street, lattice, streets
 from training.town.noise import texture
 from training.town.numba_options import F32, U8, U16
 from training.town.settlement import settle
-from training.town.solids import stamp_solids
+from training.town.solids import COLUMNS, stamp_solids
 from training.town.style import Style, style
 from training.town.variety import varied_style
 from training.town.vegetation import grow, stamp_crowns
@@ -84,49 +84,23 @@ class Town:
 
 def build_town(spec: TownSpec) -> Town:
     """Lay out, paint, settle and plant a town. About 5 s at 800 m; deterministic in the spec."""
-    character = style(spec.seed)
-    if spec.varied:
-        character = varied_style(character, spec.seed)
-    grid = lattice(spec.size_m, character, spec.seed)
-    lines = streets(spec.size_m, character, grid, spec.seed)
-    ground = paint_ground(spec.pixels, spec.resolution_m, character, grid, lines, spec.seed)
-    plots = settle(lines, ground, character, spec.seed)
+    seed, metres = spec.seed, spec.resolution_m
+    character = varied_style(style(seed), seed) if spec.varied else style(seed)
+    grid = lattice(spec.size_m, character, seed)
+    lines = streets(spec.size_m, character, grid, seed)
+    ground = paint_ground(spec.pixels, metres, character, grid, lines, seed)
+    plots = settle(lines, ground, character, seed)
     if plots.patches:
-        patches = np.array(plots.patches, np.float32)
-        stamp_patches(patches, spec.resolution_m, ground.colour, ground.material, texture())
-    trees, trunks = grow(lines, ground, plots.taken, character, spec.seed)
-    rows = plots.solids + trunks
-    solids = np.array(rows, np.float32).reshape(len(rows), -1)[:60000]
-    return _assemble(
-        spec,
-        character,
-        lines,
-        ground,
-        solids,
-        trees,
-        np.array(plots.stands, np.float32).reshape(-1, 3),
-    )
-
-
-def _assemble(
-    spec: TownSpec,
-    character: Style,
-    lines: list[Street],
-    ground: Ground,
-    solids: F32,
-    trees: F32,
-    stands: F32,
-) -> Town:
-    height, owner, top, base, tree = (
-        np.zeros((spec.pixels, spec.pixels), np.uint16) for _ in range(5)
-    )
-    if len(solids):
-        stamp_solids(solids, 0, spec.resolution_m, height, owner)
-    stamp_crowns(trees, spec.resolution_m, top, base, tree, texture())
-    crs, left, top_m = _georeference(spec)
+        stamp_patches(np.array(plots.patches, np.float32), ground.canvas)
+    trees, trunks = grow(lines, ground, plots.taken, character, seed)
+    solids = np.array(plots.solids + trunks, np.float32).reshape(-1, COLUMNS)[:60000]
+    height, owner, top, base, tree = np.zeros((5, spec.pixels, spec.pixels), np.uint16)
+    stamp_solids(solids, 0, metres, height, owner)
+    stamp_crowns(trees, metres, top, base, tree, texture())
     return Town(
-        spec, character, crs, left, top_m, tuple(lines), ground.colour, ground.material,
-        height, owner, solids, top, base, tree, trees, stands,
+        spec, character, *_georeference(spec), tuple(lines), ground.canvas.colour,
+        ground.canvas.material, height, owner, solids, top, base, tree, trees,
+        np.array(plots.stands, np.float32).reshape(-1, 3),
     )  # fmt: skip
 
 

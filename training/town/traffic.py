@@ -50,18 +50,15 @@ def _on_street(street: Street, day: Day, rng: np.random.Generator) -> list[F32]:
         if kerbside:
             s = np.arange(12, street.length_m - 12, 6.5)
             s = s[rng.uniform(size=len(s)) < 0.35 * day.traffic]
-            rows.append(_beside(street.at(s), side * (street.half_m - 1.0), side))
-        s = np.sort(
-            rng.uniform(0, street.length_m, rng.poisson(day.traffic * street.length_m / gap))
-        )
+            rows.append(_cars(*street.at(s, side * (street.half_m - 1.0)), side))
+        count = rng.poisson(day.traffic * street.length_m / gap)
+        s = np.sort(rng.uniform(0, street.length_m, count))
         s = s[np.diff(s, prepend=-9.0) > 7.0]
-        rows.append(_beside(street.at(s), side * 0.48 * street.half_m, side))
+        rows.append(_cars(*street.at(s, side * 0.48 * street.half_m), side))
     return rows
 
 
-def _beside(places: tuple[F64, F64], offset: float, side: float) -> F32:
-    point, tangent = places
-    point = point + offset * np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+def _cars(point: F64, tangent: F64, side: float) -> F32:
     angle = np.arctan2(tangent[:, 1], tangent[:, 0]) + (np.pi if side < 0 else 0)
     return np.concatenate([point, angle[:, None]], axis=1).astype(np.float32)
 

@@ -62,10 +62,10 @@ def varied_style(style: Style, seed: int) -> Style:
         roofs=_materials(style.roofs, rng),
         walls=_materials(style.walls, rng),
         leaves=tuple(_mixed(climate.leaves, rng) for _ in range(6)),
-        trees=style.trees * float(rng.uniform(*climate.trees)),
-        tree_size=style.tree_size * float(rng.uniform(0.7, 1.3)),
-        scrub=float(rng.uniform(*climate.scrub)),
-        conifers=float(rng.uniform(*climate.conifers)),
+        trees=style.trees * rng.uniform(*climate.trees),
+        tree_size=style.tree_size * rng.uniform(0.7, 1.3),
+        scrub=rng.uniform(*climate.scrub),
+        conifers=rng.uniform(*climate.conifers),
     )
 
 
@@ -75,11 +75,11 @@ def varied_day(day: Day) -> Day:
     warmth, green = rng.normal(0, 0.07), rng.normal(0, 0.04)
     return replace(
         day,
-        sun_elevation_deg=float(rng.uniform(18, 72)),
+        sun_elevation_deg=rng.uniform(18, 72),
         exposure=float(np.exp(rng.normal(-0.05, 0.32))),
         white_balance=(float(1 + warmth), float(1 + green), float(1 - warmth)),
-        contrast=float(rng.uniform(0.75, 1.45)),
-        saturation=float(rng.uniform(0.35, 1.3)),
+        contrast=rng.uniform(0.75, 1.45),
+        saturation=rng.uniform(0.35, 1.3),
         haze_m=float(np.exp(rng.uniform(np.log(150), np.log(2500)))),
     )
 

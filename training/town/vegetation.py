@@ -6,7 +6,7 @@ from training.town import solids as box
 from training.town.ground import FIELD, FOREST, HOMES, MEADOW, PARK, SHOPS, Ground
 from training.town.layout import LANE, Street
 from training.town.noise import CLOUDY, LEAFY, sample, texture
-from training.town.numba_options import F32, F64, U16, Flags, Triple, compiled, inlined
+from training.town.numba_options import F32, F64, U16, Flags, Triple, compiled, inlined, span
 from training.town.solids import solid
 from training.town.style import Style
 from training.town.surfaces import PAVED, WATER
@@ -71,7 +71,7 @@ def _wild_places(ground: Ground, taken: Flags, style: Style, rng: np.random.Gene
     clump = np.exp(0.9 * noise[i[:, 1], i[:, 0]])
     wanted = density[ground.use_at(places)] * clump
     c, r = _cells(places, taken)
-    kind = ground.at_metres(ground.material)[r, c]
+    kind = ground.at_metres(ground.canvas.material)[r, c]
     allowed = (kind != WATER) & (kind != PAVED) & ~taken[r, c]
     return np.asarray(places[allowed & (rng.uniform(size=len(places)) < wanted)])
 
@@ -88,8 +88,7 @@ def _lined_places(lines: list[Street], taken: Flags, style: Style, rng: np.rando
             s = np.arange(gap / 2, street.length_m, gap)
             s = s[rng.uniform(size=len(s)) < 0.8]
             if len(s):
-                point, tangent = street.at(s + rng.normal(0, 1, len(s)))
-                found.append(point + side * offset * np.stack([-tangent[:, 1], tangent[:, 0]], 1))
+                found.append(street.at(s + rng.normal(0, 1, len(s)), side * offset)[0])
     places = np.concatenate(found)
     inside = np.all((places > 1) & (places < taken.shape[0] - 1), axis=1)
     places = places[inside]
@@ -148,16 +147,12 @@ def stamp_crowns(trees: F32, metres: float, top: U16, base: U16, tree: U16, nois
 
     A rim one cell wide carries the row without a surface, for renderers that ask crown_slab.
     """
-    rows, columns = tree.shape
     for i in range(trees.shape[0]):
         t = trees[i]
         bound = t[RADIUS] * 1.35
         rim = 1.0 + 1.2 * metres / t[RADIUS]
-        r0, r1 = max(0, int((t[TY] - bound) / metres)), min(rows, int((t[TY] + bound) / metres) + 1)
-        c0, c1 = (
-            max(0, int((t[TX] - bound) / metres)),
-            min(columns, int((t[TX] + bound) / metres) + 1),
-        )
+        r0, r1 = span(t[TY] - bound, t[TY] + bound, metres, tree.shape[0])
+        c0, c1 = span(t[TX] - bound, t[TX] + bound, metres, tree.shape[1])
         for r in range(r0, r1):
             for c in range(c0, c1):
                 dx, dy = (c + 0.5) * metres - t[TX], (r + 0.5) * metres - t[TY]
