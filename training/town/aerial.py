@@ -4,12 +4,11 @@ import numpy as np
 
 from training.town import solids as box
 from training.town.day import Day
-from training.town.facades import top_colour
-from training.town.light import SUN, develop, gains, linear, received, tone_curve
+from training.town.facades import upper_side
+from training.town.light import SUN, develop, gains, linear, received_from_above, tone_curve
 from training.town.noise import CLOUDY, LEAFY, chance, sample
-from training.town.numba_options import F64, U8, Triple, compiled
+from training.town.numba_options import F64, U8, Triple, compiled, scaled, triple
 from training.town.scene import Scene, scene
-from training.town.solids import top_normal
 from training.town.surfaces import WATER
 from training.town.town import Town
 from training.town.vegetation import CONE, CROWN_BASE, CROWN_TOP, RADIUS, SHAPE, T_SEED, TX, TY
@@ -49,26 +48,14 @@ def _crown(s: Scene, i: int, x: float, y: float, top: float) -> tuple[Triple, Tr
     leafy = sample(noise, LEAFY, t[T_SEED] + x * 3.1, y * 3.1)
     deep = (top - t[CROWN_BASE]) / (t[CROWN_TOP] - t[CROWN_BASE])
     shade = max((0.55 + 0.45 * deep) * (1.0 + 0.13 * leafy + 0.28 * lump), 0.25)
-    colour = (leaf[0] * shade, leaf[1] * shade, leaf[2] * shade)
-    return colour, (nx * length, ny * length, 0.8 * length)
-
-
-@compiled
-def _roof(s: Scene, who: int, x: float, y: float) -> tuple[Triple, Triple]:
-    """Linear colour and normal of a solid's upper side."""
-    b = s.solids[who - 1]
-    dx, dy = x - b[box.X], y - b[box.Y]
-    u, v = dx * b[box.UX] + dy * b[box.UY], dy * b[box.UX] - dx * b[box.UY]
-    channel = LEAFY if b[box.KIND] == box.HEDGE else CLOUDY
-    grain = sample(s.noise, channel, x * 5.0, y * 5.0)
-    return linear(top_colour(b, u, v, grain)), top_normal(b, u, v)
+    return scaled(triple(leaf, 0), shade), (nx * length, ny * length, 0.8 * length)
 
 
 @compiled
 def _ground(s: Scene, r: int, c: int, x: float, y: float) -> Triple:
     """Linear colour of the ground in the day's season."""
     m, g = s.material[r, c], s.ground
-    red, green, blue = linear((float(g[r, c, 0]), float(g[r, c, 1]), float(g[r, c, 2])))
+    red, green, blue = linear(triple(g[r, c], 0))
     wave = 1.0
     if m == WATER:
         wave += 0.06 * sample(s.noise, LEAFY, x * 1.5 + 97.0 * s.light[SUN], y * 1.5)
@@ -78,7 +65,6 @@ def _ground(s: Scene, r: int, c: int, x: float, y: float) -> Triple:
 @compiled
 def _look_down(s: Scene, gains: F64, curve: U8, seed: int, out: U8) -> None:
     """The topmost thing in every pixel, in the day's light and shadow."""
-    light = s.light
     for r in range(out.shape[0]):
         y = (r + 0.5) * s.metres
         for c in range(out.shape[1]):
@@ -89,15 +75,12 @@ def _look_down(s: Scene, gains: F64, curve: U8, seed: int, out: U8) -> None:
                 top = 0.01 * s.crown_top[r, c]
                 colour, normal = _crown(s, i, x, y, top)
             elif who > 0:
-                top = 0.01 * s.height[r, c]
-                colour, normal = _roof(s, who, x, y)
+                top, b = 0.01 * s.height[r, c], s.solids[who - 1]
+                channel = LEAFY if b[box.KIND] == box.HEDGE else CLOUDY
+                colour, normal = upper_side(b, x, y, sample(s.noise, channel, x * 5.0, y * 5.0))
             else:
                 colour = _ground(s, r, c, x, y)
             lit = 1.0 - min(max((s.shade[r, c] - top - 0.1) * 4.0, 0.0), 1.0)
-            facing = (
-                normal[0] * light[SUN] + normal[1] * light[SUN + 1] + normal[2] * light[SUN + 2]
-            )
-            tone = received(colour, 0.6 + 0.4 * normal[2], max(facing, 0.0) * lit, light)
+            tone = received_from_above(colour, normal, lit, s.light)
             grain = 4.0 * (chance(r, c, seed) - 0.5)  # the sensor's, in bytes
-            red, green, blue = develop(tone[0], tone[1], tone[2], gains, curve, grain)
-            out[r, c, 0], out[r, c, 1], out[r, c, 2] = red, green, blue
+            develop(tone, gains, curve, grain, out[r, c])

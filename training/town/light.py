@@ -8,7 +8,7 @@ import numpy as np
 
 from training.town.day import Day
 from training.town.noise import CLOUDY, sample
-from training.town.numba_options import F32, F64, U8, U16, Triple, compiled, inlined
+from training.town.numba_options import F32, F64, U8, U16, Triple, compiled, faded, inlined, triple
 from training.town.surfaces import CROP, GRASS, LAWN, MATERIALS
 from training.town.vegetation import DECIDUOUS, T_RED
 
@@ -24,11 +24,8 @@ def light(day: Day) -> F64:
     made = np.zeros(LENGTH)
     azimuth, elevation = np.radians([day.sun_azimuth_deg, day.sun_elevation_deg])
     level = np.sin(elevation)
-    made[SUN : SUN + 3] = (
-        np.sin(azimuth) * np.cos(elevation),
-        -np.cos(azimuth) * np.cos(elevation),
-        level,
-    )
+    flat = np.cos(elevation)
+    made[SUN : SUN + 3] = np.sin(azimuth) * flat, -np.cos(azimuth) * flat, level
     diffuse = 0.36 + 0.5 * (1 - day.sunshine)
     warm = np.array([1.06, 1.0, 0.9]) if day.sun_elevation_deg < 40 else np.array([1.02, 1.0, 0.95])
     made[DIRECT : DIRECT + 3] = warm * (1 - diffuse) / max(level, 0.45)
@@ -106,13 +103,24 @@ def received(colour: Triple, sky: float, facing: float, light: F64) -> Triple:
 
 
 @inlined
+def sunward(light: F64, x: float, y: float, z: float) -> float:
+    """Cosine of the angle between a unit vector and the sun."""
+    return x * light[SUN] + y * light[SUN + 1] + z * light[SUN + 2]
+
+
+@inlined
+def received_from_above(colour: Triple, normal: Triple, lit: float, light: F64) -> Triple:
+    """What an upper side sends back; `lit`: share of the sun that reaches it."""
+    facing = max(sunward(light, normal[0], normal[1], normal[2]), 0.0) * lit
+    return received(colour, 0.6 + 0.4 * normal[2], facing, light)
+
+
+@inlined
 def sky_colour(light: F64, noise: F32, dx: float, dy: float, dz: float) -> Triple:
     """Linear colour of the sky in a unit direction with dz >= 0."""
     rise = np.sqrt(min(max(dz, 0.0), 1.0))
-    r = light[HORIZON] + (light[ZENITH] - light[HORIZON]) * rise
-    g = light[HORIZON + 1] + (light[ZENITH + 1] - light[HORIZON + 1]) * rise
-    b = light[HORIZON + 2] + (light[ZENITH + 2] - light[HORIZON + 2]) * rise
-    toward = max(dx * light[SUN] + dy * light[SUN + 1] + dz * light[SUN + 2], 0.0)
+    r, g, b = faded(triple(light, HORIZON), triple(light, ZENITH), rise)
+    toward = max(sunward(light, dx, dy, dz), 0.0)
     strength = 1.0 - light[COVER] * 0.6
     t4 = toward**4
     t64 = t4**16
@@ -122,8 +130,7 @@ def sky_colour(light: F64, noise: F32, dx: float, dy: float, dz: float) -> Tripl
     puff = sample(noise, CLOUDY, phase + dx * scale, 2 * phase + dy * scale)
     puff += 0.35 * sample(noise, CLOUDY, dx * scale * 4.1, phase + dy * scale * 4.1)
     edge = 2.1 - 3.9 * light[COVER]
-    cover = min(max((puff - edge) * 0.9, 0.0), 1.0)
-    cover *= min(1.0, 0.25 + dz * 5.0)
+    cover = min(max((puff - edge) * 0.9, 0.0), 1.0) * min(1.0, 0.25 + dz * 5.0)
     tone = 0.92 - 0.22 * min(max(puff - edge - 0.8, 0.0), 1.0) + 0.15 * t4
     r += (tone - r) * cover + glow
     g += (tone - g) * cover + glow * 0.96
@@ -145,15 +152,12 @@ def gains(day: Day) -> F64:
 
 
 @inlined
-def develop(
-    r: float, g: float, b: float, gains: F64, curve: U8, grain: float
-) -> tuple[int, int, int]:
+def develop(tone: Triple, gains: F64, curve: U8, grain: float, pixel: U8) -> None:
     """Linear light to three bytes; `grain` is sensor noise in units of the byte."""
-    r, g, b = r * gains[0], g * gains[1], b * gains[2]
+    r, g, b = tone[0] * gains[0], tone[1] * gains[1], tone[2] * gains[2]
     gray = 0.3 * r + 0.59 * g + 0.11 * b
-    s = gains[3]
     step = 4095.0 / np.sqrt(1.5)
-    i = min(int(np.sqrt(max(gray + (r - gray) * s, 0.0)) * step + 16.0 * grain), 4095)
-    j = min(int(np.sqrt(max(gray + (g - gray) * s, 0.0)) * step + 16.0 * grain), 4095)
-    k = min(int(np.sqrt(max(gray + (b - gray) * s, 0.0)) * step + 16.0 * grain), 4095)
-    return curve[max(i, 0)], curve[max(j, 0)], curve[max(k, 0)]
+    for k in range(3):
+        saturated = gray + (tone[k] * gains[k] - gray) * gains[3]
+        i = min(int(np.sqrt(max(saturated, 0.0)) * step + 16.0 * grain), 4095)
+        pixel[k] = curve[max(i, 0)]

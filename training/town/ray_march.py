@@ -9,12 +9,23 @@ and ends at scene.FAR_M; behind it stands a painted line of far trees and hills.
 import numpy as np
 
 from training.town import solids as box
-from training.town.facades import side_colour, top_colour
-from training.town.light import DIFFUSE, DIRECT, HAZE, HORIZON, SUN, linear, received, sky_colour
+from training.town.facades import side_colour, upper_side
+from training.town.light import (
+    DIFFUSE,
+    DIRECT,
+    HAZE,
+    HORIZON,
+    SUN,
+    linear,
+    received,
+    received_from_above,
+    sky_colour,
+    sunward,
+)
 from training.town.noise import CLOUDY, LEAFY, sample
-from training.town.numba_options import F32, F64, U8, Triple, compiled, faded, inlined
+from training.town.numba_options import F32, F64, U8, Triple, compiled, inlined, scaled, triple
 from training.town.scene import FAR_M, Scene
-from training.town.solids import roof_height, side_hit, top_normal
+from training.town.solids import roof_height, side_hit
 from training.town.surfaces import CROP, GRAVEL, WATER
 from training.town.vegetation import CROWN_BASE, CROWN_TOP, RADIUS, T_SEED, TX, TY, crown_slab
 
@@ -96,7 +107,7 @@ def _ground(
 def _side_light(b: F32, side: int, along: float, z: float, lit: float, light: F64) -> Triple:
     """Linear colour of a point on a solid's side."""
     sign = 1.0 if side in (box.PLUS_U, box.PLUS_V) else -1.0
-    if side in (box.PLUS_U, box.MINUS_U):
+    if side <= box.MINUS_U:
         facing = sign * (b[box.UX] * light[SUN] + b[box.UY] * light[SUN + 1])
     else:
         facing = sign * (b[box.UX] * light[SUN + 1] - b[box.UY] * light[SUN])
@@ -107,16 +118,6 @@ def _side_light(b: F32, side: int, along: float, z: float, lit: float, light: F6
 
 
 @inlined
-def _top_light(b: F32, x: float, y: float, grain: float, lit: float, light: F64) -> Triple:
-    """Linear colour of a solid's upper surface."""
-    dx, dy = x - b[box.X], y - b[box.Y]
-    u, v = dx * b[box.UX] + dy * b[box.UY], dy * b[box.UX] - dx * b[box.UY]
-    nx, ny, nz = top_normal(b, u, v)
-    facing = max(nx * light[SUN] + ny * light[SUN + 1] + nz * light[SUN + 2], 0.0) * lit
-    return received(linear(top_colour(b, u, v, grain)), 0.6 + 0.4 * nz, facing, light)
-
-
-@inlined
 def _leaf_light(
     t: F32, leaf: F32, x: float, y: float, z: float, clump: float, lit: float, light: F64
 ) -> Triple:
@@ -124,10 +125,9 @@ def _leaf_light(
     middle, half = 0.5 * (t[CROWN_TOP] + t[CROWN_BASE]), 0.5 * (t[CROWN_TOP] - t[CROWN_BASE])
     nx, ny, nz = (x - t[TX]) / t[RADIUS], (y - t[TY]) / t[RADIUS], (z - middle) / half
     length = 1.0 / max(np.sqrt(nx * nx + ny * ny + nz * nz), 0.2)
-    toward = (nx * light[SUN] + ny * light[SUN + 1] + nz * light[SUN + 2]) * length
+    toward = sunward(light, nx, ny, nz) * length
     facing = min(max(0.5 + 0.6 * toward, 0.05), 1.1) * (0.4 + 0.6 * lit)
-    colour = (leaf[0] * clump, leaf[1] * clump, leaf[2] * clump)
-    return received(colour, 0.75 + 0.3 * nz * length, facing, light)
+    return received(scaled(triple(leaf, 0), clump), 0.75 + 0.3 * nz * length, facing, light)
 
 
 @inlined
@@ -168,11 +168,10 @@ def _crown(
 def _meet(b: F32, camera: F64, dx: float, dy: float) -> tuple[float, int, float, float]:
     """side_hit from the camera, and the height of the wall where it is met."""
     entry, side, along = side_hit(b, camera[0], camera[1], dx, dy)
-    if side == box.PLUS_U or side == box.MINUS_U:
-        end = b[box.HALF_U] if side == box.PLUS_U else -b[box.HALF_U]
-        return entry, side, along, roof_height(b, end, along)
-    end = b[box.HALF_V] if side == box.PLUS_V else -b[box.HALF_V]
-    return entry, side, along, roof_height(b, along, end)
+    sign = 1.0 if side in (box.PLUS_U, box.PLUS_V) else -1.0
+    if side <= box.MINUS_U:
+        return entry, side, along, roof_height(b, sign * b[box.HALF_U], along)
+    return entry, side, along, roof_height(b, along, sign * b[box.HALF_V])
 
 
 @inlined
@@ -197,7 +196,8 @@ def _solid(
             shadow = s.shade[int(py / s.metres), int(px / s.metres)]
             grain = sample(s.noise, CLOUDY, (px + s.left) * 5.0, (py + s.top) * 5.0)
             lit = 1.0 if shadow < top + 0.3 else 0.0
-            _put(column, low, _top_light(b, px, py, grain, lit, light), clear, light)
+            colour, normal = upper_side(b, px, py, grain)
+            _put(column, low, received_from_above(colour, normal, lit, light), clear, light)
         low -= 1
     return low
 
@@ -209,12 +209,8 @@ def draw_level(out: F32, camera: F64, heading: float, s: Scene) -> None:
     """
     columns, rows = out.shape[0], out.shape[1]
     eye, per_metre = camera[2], 1.0 / s.metres
-    owner, tree, height, solids = (
-        s.owner,
-        s.tree,
-        s.height,
-        s.solids,
-    )  # a field costs time in a loop
+    # A field costs time in a loop.
+    owner, tree, height, solids = s.owner, s.tree, s.height, s.solids
     slopes = np.tan((0.5 - (np.arange(rows) + 0.5) / rows) * np.pi)
     below = np.where(slopes < 0.0, -eye / np.minimum(slopes, -1e-9), 0.0)  # where rows meet ground
     for col in range(columns):
@@ -253,7 +249,7 @@ def _backdrop(
     column: F32, state: U8, low: int, slopes: F64, azimuth: float, eye: float, s: Scene
 ) -> None:
     """What lies past the march: plain ground, a line of far trees and hills, the sky."""
-    light, noise, plain = s.light, s.noise, (s.plain[0], s.plain[1], s.plain[2])
+    light, noise, plain = s.light, s.noise, triple(s.plain, 0)
     dx, dy = np.sin(azimuth), -np.cos(azimuth)
     turn = azimuth / (2.0 * np.pi) * 512.0  # one lap of the noise tile
     hills = 0.012 + 0.014 * max(sample(noise, CLOUDY, turn, 3.0 * s.seed), -0.8)
@@ -270,10 +266,10 @@ def _backdrop(
             colour, away = sky_colour(light, noise, dx * flat, dy * flat, dz), 0.0
         elif slope < 0.0:
             shade = 0.8 * full * (1.0 + 0.15 * sample(noise, CLOUDY, 4.0 * turn, 900.0 * slope))
-            colour, away = faded((0.0, 0.0, 0.0), plain, shade), min(-eye / slope, 600.0)
+            colour, away = scaled(plain, shade), min(-eye / slope, 600.0)
         elif slope < trees:
             dark = 0.35 + 0.12 * sample(noise, LEAFY, 8.0 * turn, 700.0 * slope)
-            colour, away = faded((0.0, 0.0, 0.0), plain, dark), 220.0
+            colour, away = scaled(plain, dark), 220.0
         else:
-            colour, away = faded((0.0, 0.0, 0.0), plain, 0.5), 600.0
+            colour, away = scaled(plain, 0.5), 600.0
         _put(column, row, colour, np.exp(-away / light[HAZE]), light)

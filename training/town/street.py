@@ -12,19 +12,15 @@ from training.town.scene import scene
 from training.town.town import Town
 
 
-def render_street(
-    town: Town, pose: Pose, day: Day, size: tuple[int, int] = (512, 1024), supersample: int = 1
-) -> U8:
+def render_street(town: Town, pose: Pose, day: Day, size: tuple[int, int] = (512, 1024)) -> U8:
     """uint8 (height, width, 3), equirectangular, full sphere; the centre column looks at
     `pose.heading_deg`, columns run clockwise, the middle row is the horizon before tilt.
-
-    `supersample` 2 draws twice as wide and high and averages: finer edges, four times the work.
     """
     height, width = size
     x, y = town.to_local(pose.east_m, pose.north_m)
     around = scene(town, day, (x, y))
     camera = np.array([x - around.left, y - around.top, pose.camera_height_m])
-    sphere = np.zeros((width * supersample, height * supersample, 3), np.float32)
+    sphere = np.zeros((width, height, 3), np.float32)
     draw_level(sphere, camera, float(np.radians(pose.heading_deg)), around)
     out = np.zeros((width, height, 3), np.uint8)
     _expose(sphere, _tilt(pose), gains(day), tone_curve(day), day.seed % 8191, out)
@@ -90,5 +86,4 @@ def _expose(sphere: F32, tilt: F64, gains: F64, curve: U8, seed: int, out: U8) -
             green = p[1] * a + q[1] * b + s[1] * d + t[1] * e
             blue = p[2] * a + q[2] * b + s[2] * d + t[2] * e
             grain = 3.0 * (chance(row, col, seed) - 0.5)  # the sensor's, in bytes
-            red, green, blue = develop(red, green, blue, gains, curve, grain)
-            out[col, row, 0], out[col, row, 1], out[col, row, 2] = red, green, blue
+            develop((red, green, blue), gains, curve, grain, out[col, row])
