@@ -5,9 +5,9 @@ import numpy as np
 from training.town import solids as box
 from training.town.day import Day
 from training.town.facades import upper_side
-from training.town.light import SUN, develop, gains, linear, received_from_above, tone_curve
-from training.town.noise import CLOUDY, LEAFY, chance, sample
-from training.town.numba_options import F64, U8, Triple, compiled, scaled, triple
+from training.town.light import Film, develop, film, linear, received_from_above
+from training.town.noise import CLOUDY, LEAFY, sample
+from training.town.numba_options import U8, Triple, compiled, scaled, triple
 from training.town.scene import Scene, scene
 from training.town.surfaces import WATER
 from training.town.town import Town
@@ -19,9 +19,8 @@ def render_aerial(town: Town, day: Day) -> U8:
 
     A true orthophoto: no lean of buildings or trees.
     """
-    whole = scene(town, day)
     out = np.zeros(town.ground.shape, np.uint8)
-    _look_down(whole, gains(day), tone_curve(day), day.seed % 8191, out)
+    _look_down(scene(town, day), film(day), out)
     return out
 
 
@@ -42,7 +41,7 @@ def _crown(s: Scene, i: int, x: float, y: float, top: float) -> tuple[Triple, Tr
     nx, ny = steep * (x - t[TX]) / t[RADIUS], steep * (y - t[TY]) / t[RADIUS]
     length = 1.0 / np.sqrt(nx * nx + ny * ny + 0.64)
     # Clumps of leaves: a slope read off the noise, toward the sun.
-    east, south = x + 0.4 * s.light[SUN], y + 0.4 * s.light[SUN + 1]
+    east, south = x + 0.4 * s.light.sun[0], y + 0.4 * s.light.sun[1]
     lump = sample(noise, LEAFY, t[T_SEED] + x * 1.7, y * 1.7)
     lump -= sample(noise, LEAFY, t[T_SEED] + east * 1.7, south * 1.7)
     leafy = sample(noise, LEAFY, t[T_SEED] + x * 3.1, y * 3.1)
@@ -58,12 +57,12 @@ def _ground(s: Scene, r: int, c: int, x: float, y: float) -> Triple:
     red, green, blue = linear(triple(g[r, c], 0))
     wave = 1.0
     if m == WATER:
-        wave += 0.06 * sample(s.noise, LEAFY, x * 1.5 + 97.0 * s.light[SUN], y * 1.5)
+        wave += 0.06 * sample(s.noise, LEAFY, x * 1.5 + 97.0 * s.light.sun[0], y * 1.5)
     return red * s.tints[m, 0] * wave, green * s.tints[m, 1] * wave, blue * s.tints[m, 2] * wave
 
 
 @compiled
-def _look_down(s: Scene, gains: F64, curve: U8, seed: int, out: U8) -> None:
+def _look_down(s: Scene, film: Film, out: U8) -> None:
     """The topmost thing in every pixel, in the day's light and shadow."""
     for r in range(out.shape[0]):
         y = (r + 0.5) * s.metres
@@ -82,5 +81,4 @@ def _look_down(s: Scene, gains: F64, curve: U8, seed: int, out: U8) -> None:
                 colour = _ground(s, r, c, x, y)
             lit = 1.0 - min(max((s.shade[r, c] - top - 0.1) * 4.0, 0.0), 1.0)
             tone = received_from_above(colour, normal, lit, s.light)
-            grain = 4.0 * (chance(r, c, seed) - 0.5)  # the sensor's, in bytes
-            develop(tone, gains, curve, grain, out[r, c])
+            develop(tone, film, 4.0, r, c, out[r, c])

@@ -10,18 +10,7 @@ import numpy as np
 
 from training.town import solids as box
 from training.town.facades import side_colour, upper_side
-from training.town.light import (
-    DIFFUSE,
-    DIRECT,
-    HAZE,
-    HORIZON,
-    SUN,
-    linear,
-    received,
-    received_from_above,
-    sky_colour,
-    sunward,
-)
+from training.town.light import Light, dot, linear, received, received_from_above, sky_colour
 from training.town.noise import CLOUDY, LEAFY, sample
 from training.town.numba_options import F32, F64, U8, Triple, compiled, inlined, scaled, triple
 from training.town.scene import FAR_M, Scene
@@ -34,11 +23,11 @@ _EARTH = (0.12, 0.13, 0.06)  # linear, of the ground past the raster's edge
 
 
 @inlined
-def _put(column: F32, row: int, colour: Triple, clear: float, light: F64) -> None:
+def _put(column: F32, row: int, colour: Triple, clear: float, light: Light) -> None:
     """Set a row's colour; haze in front of the row lets the share `clear` through."""
     veil = 0.9 * (1.0 - clear)
     for k in range(3):
-        column[row, k] = colour[k] * clear + light[HORIZON + k] * veil
+        column[row, k] = colour[k] * clear + light.horizon[k] * veil
 
 
 @inlined
@@ -81,7 +70,7 @@ def _ground(
         x, y = camera[0] + dx * dist, camera[1] + dy * dist
         gx, gy = x / metres - 0.5, y / metres - 0.5
         c, r = int(gx), int(gy)
-        clear = np.exp(-dist / light[HAZE])
+        clear = np.exp(-dist / light.haze_m)
         if gx < 0 or gy < 0 or c + 1 >= ground.shape[1] or r + 1 >= ground.shape[0]:
             _put(column, row, _EARTH, clear, light)
             continue
@@ -89,7 +78,7 @@ def _ground(
         m = material[int(gy + 0.5), int(gx + 0.5)]
         ax, ay = x + s.left, y + s.top
         shine = (1.0 + _rough(noise, m, ax, ay, dist)) / 255.0
-        level = _lit(shade, metres, x, y, 0.0) * light[SUN + 2]
+        level = _lit(shade, metres, x, y, 0.0) * light.sun[2]
         mirror = 0.0
         if m == WATER:
             ripple = 1.0 + 0.2 * sample(noise, LEAFY, ax * 3.0, ay * 3.0)
@@ -98,34 +87,34 @@ def _ground(
             upper = ground[r, c, k] * (1 - fx) + ground[r, c + 1, k] * fx
             lower = ground[r + 1, c, k] * (1 - fx) + ground[r + 1, c + 1, k] * fx
             tone = ((upper + (lower - upper) * fy) * shine) ** 2
-            tone *= tints[m, k] * (light[DIFFUSE + k] + light[DIRECT + k] * level)
-            tone += (0.8 * light[HORIZON + k] - tone) * mirror
-            column[row, k] = tone * clear + 0.9 * light[HORIZON + k] * (1.0 - clear)
+            tone *= tints[m, k] * (light.diffuse[k] + light.direct[k] * level)
+            tone += (0.8 * light.horizon[k] - tone) * mirror
+            column[row, k] = tone * clear + 0.9 * light.horizon[k] * (1.0 - clear)
 
 
 @inlined
-def _side_light(b: F32, side: int, along: float, z: float, lit: float, light: F64) -> Triple:
+def _side_light(b: F32, side: int, along: float, z: float, lit: float, light: Light) -> Triple:
     """Linear colour of a point on a solid's side."""
     sign = 1.0 if side in (box.PLUS_U, box.PLUS_V) else -1.0
     if side <= box.MINUS_U:
-        facing = sign * (b[box.UX] * light[SUN] + b[box.UY] * light[SUN + 1])
+        facing = sign * (b[box.UX] * light.sun[0] + b[box.UY] * light.sun[1])
     else:
-        facing = sign * (b[box.UX] * light[SUN + 1] - b[box.UY] * light[SUN])
+        facing = sign * (b[box.UX] * light.sun[1] - b[box.UY] * light.sun[0])
     if b[box.KIND] == box.TRUNK or b[box.KIND] == box.HEDGE:
         facing = 0.3 + 0.5 * facing
-    bounce = 0.72 + 0.25 * light[DIRECT] * light[SUN + 2]  # off the sunny ground
+    bounce = 0.72 + 0.25 * light.direct[0] * light.sun[2]  # off the sunny ground
     return received(linear(side_colour(b, side, along, z)), bounce, max(facing, 0.0) * lit, light)
 
 
 @inlined
 def _leaf_light(
-    t: F32, leaf: F32, x: float, y: float, z: float, clump: float, lit: float, light: F64
+    t: F32, leaf: F32, x: float, y: float, z: float, clump: float, lit: float, light: Light
 ) -> Triple:
     """Linear colour of leaves at a point of a crown: lit side, dim underside, clumps."""
     middle, half = 0.5 * (t[CROWN_TOP] + t[CROWN_BASE]), 0.5 * (t[CROWN_TOP] - t[CROWN_BASE])
     nx, ny, nz = (x - t[TX]) / t[RADIUS], (y - t[TY]) / t[RADIUS], (z - middle) / half
     length = 1.0 / max(np.sqrt(nx * nx + ny * ny + nz * nz), 0.2)
-    toward = sunward(light, nx, ny, nz) * length
+    toward = dot((nx, ny, nz), light.sun) * length
     facing = min(max(0.5 + 0.6 * toward, 0.05), 1.1) * (0.4 + 0.6 * lit)
     return received(scaled(triple(leaf, 0), clump), 0.75 + 0.3 * nz * length, facing, light)
 
@@ -144,7 +133,7 @@ def _crown(
     first = int((0.5 - np.arctan((upper - eye) / dist) / np.pi) * height)
     last = min(int((0.5 - np.arctan((lower - eye) / dist) / np.pi) * height), low)
     x, y = px - t[TX] + t[T_SEED], py - t[TY]
-    clear = np.exp(-dist / s.light[HAZE])
+    clear = np.exp(-dist / s.light.haze_m)
     lit = -1.0
     for row in range(max(first, 0), last + 1):
         z = eye + slopes[row] * dist
@@ -182,7 +171,7 @@ def _solid(
     """Fill rows with the wall that was met and with the top below the ray; the lowest open row."""
     b, light, eye = s.solids[who - 1], s.light, camera[2]
     entry, side, along, wall = hit
-    clear = np.exp(-entry / light[HAZE])
+    clear = np.exp(-entry / light.haze_m)
     x, y = camera[0] + dx * (entry - 0.3), camera[1] + dy * (entry - 0.3)
     while low >= 0 and slopes[low] * entry <= wall - eye:
         if state[low] == _OPEN:
@@ -249,13 +238,13 @@ def _backdrop(
     column: F32, state: U8, low: int, slopes: F64, azimuth: float, eye: float, s: Scene
 ) -> None:
     """What lies past the march: plain ground, a line of far trees and hills, the sky."""
-    light, noise, plain = s.light, s.noise, triple(s.plain, 0)
+    light, noise, plain = s.light, s.noise, s.plain
     dx, dy = np.sin(azimuth), -np.cos(azimuth)
     turn = azimuth / (2.0 * np.pi) * 512.0  # one lap of the noise tile
     hills = 0.012 + 0.014 * max(sample(noise, CLOUDY, turn, 3.0 * s.seed), -0.8)
     trees = 0.018 + 0.016 * sample(noise, CLOUDY, 6.0 * turn, 7.0 * s.seed)
     trees += 0.005 * sample(noise, LEAFY, 3.0 * turn, 5.0 * s.seed)
-    full = light[DIFFUSE] + light[DIRECT] * light[SUN + 2]
+    full = light.diffuse[0] + light.direct[0] * light.sun[2]
     for row in range(low, -1, -1):
         if state[row] != _OPEN:
             continue
@@ -272,4 +261,4 @@ def _backdrop(
             colour, away = scaled(plain, dark), 220.0
         else:
             colour, away = scaled(plain, 0.5), 600.0
-        _put(column, row, colour, np.exp(-away / light[HAZE]), light)
+        _put(column, row, colour, np.exp(-away / light.haze_m), light)

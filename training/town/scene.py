@@ -6,9 +6,9 @@ import numpy as np
 
 from training.town import solids as box
 from training.town.day import Day
-from training.town.light import SUN, ground_tints, leaf_colours, light, shadow_tops
+from training.town.light import Light, ground_tints, leaf_colours, light, shadow_tops
 from training.town.noise import texture
-from training.town.numba_options import F32, F64, U8, U16
+from training.town.numba_options import F32, U8, U16, Triple, triple
 from training.town.solids import stamp_solids
 from training.town.town import Town
 from training.town.traffic import car_solids, traffic
@@ -36,9 +36,9 @@ class Scene(NamedTuple):
     trees: F32
     leaves: F32  # (M, 4) linear colour, fullness
     shade: F32  # metres up to which a cell lies in shadow
-    light: F64  # see light.py
+    light: Light
     noise: F32
-    plain: F64  # linear colour of the land beyond
+    plain: Triple  # linear colour of the land beyond
     seed: int
 
 
@@ -62,7 +62,7 @@ def scene(town: Town, day: Day, around: tuple[float, float] | None = None) -> Sc
     stamp_solids(solids, len(town.solids), metres, height, owner)
     lights = light(day)
     shade = np.zeros(height.shape, np.float32)
-    shadow_tops(height, crown_top, metres, lights[SUN : SUN + 3], shade)
+    shadow_tops(height, crown_top, metres, lights.sun, shade)
     return Scene(
         left=left,
         top=top,
@@ -80,6 +80,6 @@ def scene(town: Town, day: Day, around: tuple[float, float] | None = None) -> Sc
         shade=shade,
         light=lights,
         noise=texture(),
-        plain=np.square(np.array(town.style.grass) / 255) * np.square(day.grass_tint),
+        plain=triple(np.square(np.array(town.style.grass) / 255) * np.square(day.grass_tint), 0),
         seed=town.spec.seed % 997,
     )

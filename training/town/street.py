@@ -3,8 +3,7 @@
 import numpy as np
 
 from training.town.day import Day
-from training.town.light import develop, gains, tone_curve
-from training.town.noise import chance
+from training.town.light import Film, develop, film
 from training.town.numba_options import F32, F64, U8, compiled
 from training.town.poses import Pose
 from training.town.ray_march import draw_level
@@ -23,7 +22,7 @@ def render_street(town: Town, pose: Pose, day: Day, size: tuple[int, int] = (512
     sphere = np.zeros((width, height, 3), np.float32)
     draw_level(sphere, camera, float(np.radians(pose.heading_deg)), around)
     out = np.zeros((width, height, 3), np.uint8)
-    _expose(sphere, _tilt(pose), gains(day), tone_curve(day), day.seed % 8191, out)
+    _expose(sphere, _tilt(pose), film(day), out)
     return np.ascontiguousarray(out.transpose(1, 0, 2))
 
 
@@ -58,7 +57,7 @@ def _turned(tilt: F64, up: float, flat: float, sine: float, cosine: float) -> tu
 
 
 @compiled
-def _expose(sphere: F32, tilt: F64, gains: F64, curve: U8, seed: int, out: U8) -> None:
+def _expose(sphere: F32, tilt: F64, film: Film, out: U8) -> None:
     """Tilt the level sphere (columns first, linear) into the picture, bilinear, and develop it."""
     width, height = out.shape[0], out.shape[1]
     columns, rows = sphere.shape[0], sphere.shape[1]
@@ -85,5 +84,4 @@ def _expose(sphere: F32, tilt: F64, gains: F64, curve: U8, seed: int, out: U8) -
             red = p[0] * a + q[0] * b + s[0] * d + t[0] * e
             green = p[1] * a + q[1] * b + s[1] * d + t[1] * e
             blue = p[2] * a + q[2] * b + s[2] * d + t[2] * e
-            grain = 3.0 * (chance(row, col, seed) - 0.5)  # the sensor's, in bytes
-            develop((red, green, blue), gains, curve, grain, out[col, row])
+            develop((red, green, blue), film, 3.0, row, col, out[col, row])
