@@ -11,7 +11,7 @@ Where to change what:
 
     style.py layout.py                 a town's character; its streets
     ground.py roads.py surfaces.py     land use and water; carriageways, kerbs, markings; materials
-    lots.py plots.py homes.py          which plot becomes what; a plot's frame; houses and yards
+    settlement.py plots.py homes.py    which plot becomes what; a plot's frame; houses and yards
     solids.py facades.py               boxes with roofs; how their walls and roofs look
     vegetation.py                      trees and the canopy layer
     day.py light.py traffic.py         what differs between visits
