@@ -89,7 +89,7 @@ def _best_per_tile(
     nearest = rows.reshape(-1)[kept]
     headings = list(search.headings_deg) * len(nearest)
     if len(search.headings_deg) > 1:
-        # For unit vectors, up to a constant. By einsum, not @: the threads of OpenBLAS look for work
+        # For unit vectors, up to a constant. Not by @: the threads of OpenBLAS look for work
         # busily after a product, and took 18 ms of the cores for 1 (docs/decisions.md).
         squared = -2.0 * np.einsum("td,rd->tr", tiles[nearest], search.descriptors)
         norths = north_between_rolls(squared, kept // max(rows.shape[1], 1))
