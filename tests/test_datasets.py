@@ -219,7 +219,7 @@ def test_an_unknown_dataset_or_split_is_answered_with_the_known(cvusa):
 def test_what_is_measured_with_by_default_was_not_trained_on():
     for name, dataset in DATASETS.items():
         training, held_out = default_splits(name)
-        assert {training, held_out} <= {*dataset.SPLITS, "all"} or not dataset.SPLITS
+        assert {training, held_out} <= {*dataset.splits, "all"} or not dataset.splits
         assert (training == held_out) == (name == "town")  # a town has no other split
         # Such as "all", of which what is held out is a part.
         assert default_splits(name, "other") == ("other", held_out)

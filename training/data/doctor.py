@@ -153,8 +153,8 @@ def report_lines(findings: Findings) -> Iterator[str]:
         yield _absent_line("tiles of the gallery", files, datasets.absent_files(files), findings)
     yield from _position_lines(findings)
     dataset, sample = datasets.find(findings.name), findings.sample
-    yield from _size_lines("panoramas", sample.streets, dataset.STREET_SIZE)
-    yield from _size_lines("aerials", sample.aerials, dataset.AERIAL_SIZE)
+    yield from _size_lines("panoramas", sample.streets, dataset.street_size)
+    yield from _size_lines("aerials", sample.aerials, dataset.aerial_size)
     yield from (f"UNREADABLE: {error}" for error in sample.unreadable)
     yield "usable" if findings.usable else "NOT USABLE: no pair can be read"
 
@@ -164,7 +164,7 @@ def _title(split: str) -> str:
 
 
 def _split_lines(findings: Findings, split: str, listing: Listing) -> Iterator[str]:
-    published = datasets.find(findings.name).SPLITS.get(split)
+    published = datasets.find(findings.name).splits.get(split)
     count, ids = len(listing.pairs), Counter(pair.id for pair in listing.pairs)
     agrees = f" (PUBLISHED: {published})" if published not in (None, count) else ""
     yield f"{_title(split)}: {count} pairs listed{agrees}, {len(listing.present)} there"

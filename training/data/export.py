@@ -38,7 +38,7 @@ def export_tiles(name: str, root: Path, split: str, out: Path) -> int:
             position, no usable id, or no square image of the published size.
     """
     tiles = datasets.load_gallery(name, root, split)
-    size = datasets.find(name).AERIAL_SIZE
+    size = datasets.find(name).aerial_size
     _check(tiles)
     out.parent.mkdir(parents=True, exist_ok=True)
     with (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -72,11 +71,6 @@ class GalleryTile:
     id: str
     aerial: AerialPoint
     position: LatLon | None = None
-
-
-def gallery_of_pairs(pairs: Sequence[Pair]) -> list[GalleryTile]:
-    """A tile for each pair, for datasets whose streets stand at the middle of own tiles."""
-    return [GalleryTile(pair.id, pair.aerial, pair.position) for pair in pairs]
 
 
 def read_strip(pair: Pair, preprocessing: Preprocessing) -> tuple[Rgb, float]:

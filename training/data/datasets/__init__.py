@@ -1,4 +1,4 @@
-"""Datasets, a small module each, all with the attributes of `Dataset`.
+"""Datasets: a small module for each reads its lists; `DATASETS` states the rest.
 
 To add a dataset, write a module here and name it in `DATASETS`. A module returns the pairs that
 the dataset's files list; this module finds out which of their images exist.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from training.data.datasets import cvact, cvusa, own_pairs, town_folder, vigor
 from training.data.pairs import GalleryTile, Pair, PairError
@@ -21,42 +21,84 @@ log = logging.getLogger(__name__)
 Listed = TypeVar("Listed")
 
 
-class Dataset(Protocol):
-    """The contents of a dataset's module.
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that can be trained on and measured with.
 
-    MARK: glob pattern of files that only this dataset has. SPLITS: the splits beside "all", with
-    the published number of pairs; empty if the files name them. HELD_OUT: the split to measure
-    with, by the split trained on; the first entry is the default. STREET_SIZE, AERIAL_SIZE:
-    published (height, width); None: any.
+    Attributes:
+        pairs: all pairs that a split lists, even if images are absent. Raises PairError, or
+            ValueError as `list_files`.
+        mark: glob pattern of files that only this dataset has.
+        held_out: the split to measure with, by the split trained on; the first is the default.
+        splits: the splits beside "all", with the published number of pairs; empty if there are
+            none, or if the files name them.
+        named_splits: the splits that the files name, "" for pairs without a split.
+        gallery: the whole gallery of a split; None: a tile for each pair, with the street at its
+            middle.
+        street_size, aerial_size: published (height, width); None: any.
     """
 
-    @property
-    def MARK(self) -> str: ...
-    @property
-    def SPLITS(self) -> Mapping[str, int]: ...
-    @property
-    def HELD_OUT(self) -> Mapping[str, str]: ...
-    @property
-    def STREET_SIZE(self) -> tuple[int, int] | None: ...
-    @property
-    def AERIAL_SIZE(self) -> tuple[int, int] | None: ...
+    pairs: Callable[[Path, str], Sequence[Pair]]
+    mark: str
+    held_out: Mapping[str, str]
+    splits: Mapping[str, int] = field(default_factory=dict)
+    named_splits: Callable[[Path], Sequence[str]] | None = None
+    gallery: Callable[[Path, str], Sequence[GalleryTile]] | None = None
+    street_size: tuple[int, int] | None = None
+    aerial_size: tuple[int, int] | None = None
 
-    def splits(self, root: Path) -> Sequence[str]:
-        """The splits beside "all"; "" for pairs without a split; empty if only "all" exists."""
-
-    def pairs(self, root: Path, split: str) -> Sequence[Pair]:
-        """All listed pairs, even if images are absent. Raises PairError, ValueError (`lists`)."""
-
-    def gallery(self, root: Path, split: str) -> Sequence[GalleryTile]:
-        """The whole gallery of the split, even if images are absent. Raises PairError."""
+    def list_gallery(self, root: Path, split: str) -> Sequence[GalleryTile]:
+        """The whole gallery of a split, even if images are absent. Raises as `pairs`."""
+        if self.gallery is not None:
+            return self.gallery(root, split)
+        return [
+            GalleryTile(pair.id, pair.aerial, pair.position) for pair in self.pairs(root, split)
+        ]
 
 
-DATASETS: dict[str, Dataset] = {
-    "cvact": cvact,
-    "cvusa": cvusa,
-    "folder": own_pairs,
-    "town": town_folder,
-    "vigor": vigor,
+DATASETS = {
+    "cvact": Dataset(
+        cvact.pairs,
+        mark=cvact.TABLE,
+        held_out={"train": "val"},
+        splits={"train": 35_532, "val": 8_884, "test": 92_802},
+        street_size=(832, 1664),
+        aerial_size=cvact.AERIAL_SIZE,
+    ),
+    "cvusa": Dataset(
+        cvusa.pairs,
+        mark="splits/*-19zl.csv",
+        held_out={"train": "val"},
+        splits={"train": 35_532, "val": 8_884},
+        street_size=(224, 1232),
+        aerial_size=cvusa.AERIAL_SIZE,
+    ),
+    "folder": Dataset(
+        own_pairs.pairs,
+        mark=own_pairs.TABLE,
+        held_out={"train": "val"},
+        named_splits=own_pairs.splits,
+        gallery=own_pairs.gallery,
+    ),
+    "town": Dataset(
+        town_folder.pairs,
+        mark=town_folder.TABLE,
+        held_out={"all": "all"},  # but of another town
+    ),
+    "vigor": Dataset(
+        vigor.pairs,
+        mark="*/*/satellite_list.txt",
+        held_out={"same-train": "same-test", "cross-train": "cross-test"},
+        splits={
+            "same-train": 52_609,
+            "same-test": 52_605,
+            "cross-train": 51_520,
+            "cross-test": 53_694,
+        },
+        gallery=vigor.gallery,
+        street_size=(1024, 2048),
+        aerial_size=vigor.AERIAL_SIZE,
+    ),
 }
 
 
@@ -83,7 +125,7 @@ def find(name: str) -> Dataset:
 
 def default_splits(name: str, training: str | None = None) -> tuple[str, str]:
     """The split to train on, unless given, and the split to measure with. Raises PairError."""
-    held_out = find(name).HELD_OUT
+    held_out = find(name).held_out
     first = next(iter(held_out))
     return training or first, held_out.get(training or first, held_out[first])
 
@@ -91,7 +133,10 @@ def default_splits(name: str, training: str | None = None) -> tuple[str, str]:
 def list_splits(name: str, root: Path) -> Sequence[str]:
     """The splits that partition a dataset. Raises PairError."""
     dataset = find(name)
-    return _listed(name, root, "all", lambda folder, _: dataset.splits(folder)) or ["all"]
+    named = dataset.named_splits
+    if named is None:
+        return list(dataset.splits) or ["all"]
+    return _listed(name, root, "all", lambda folder, _: named(folder)) or ["all"]
 
 
 def listing(name: str, root: Path, split: str) -> Listing:
@@ -107,7 +152,7 @@ def listing(name: str, root: Path, split: str) -> Listing:
 
 def list_gallery(name: str, root: Path, split: str) -> Sequence[GalleryTile]:
     """The gallery of a split, as listed. Raises PairError as `listing`."""
-    return _listed(name, root, split, find(name).gallery)
+    return _listed(name, root, split, find(name).list_gallery)
 
 
 def load(name: str, root: Path, split: str) -> Sequence[Pair]:
@@ -163,13 +208,13 @@ def absent_files(files: Sequence[Path]) -> frozenset[Path]:
 def _listed(
     name: str, root: Path, split: str, lists: Callable[[Path, str], Sequence[Listed]]
 ) -> Sequence[Listed]:
-    splits = DATASETS[name].SPLITS
+    splits = DATASETS[name].splits
     if splits and split not in (*splits, "all"):
         raise PairError(f"{name} has the splits {', '.join(splits)} and all, not {split!r}")
     try:
         return lists(root, split)
     except PairError as error:
-        likely = [key for key, other in DATASETS.items() if any(root.glob(other.MARK))]
+        likely = [key for key, other in DATASETS.items() if any(root.glob(other.mark))]
         if not likely or name in likely:
             raise
         raise PairError(f"{error}; {root} looks like {' or '.join(likely)}") from error

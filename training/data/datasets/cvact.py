@@ -19,12 +19,9 @@ from scipy.io import loadmat
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import list_files
-from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
+from training.data.pairs import AerialPoint, Pair, PairError
 
-MARK = "ACT_data.mat"
-SPLITS = {"train": 35_532, "val": 8_884, "test": 92_802}
-HELD_OUT = {"train": "val"}
-STREET_SIZE = (832, 1664)
+TABLE = "ACT_data.mat"
 AERIAL_SIZE = (1200, 1200)
 GEOMETRY = PanoramaGeometry()  # the full sphere, its centre column north
 # Ground resolution of the tiles, which are Web Mercator's level 20, at the equator; 146 m a tile.
@@ -38,15 +35,10 @@ INDICES = {
 }
 
 
-def splits(root: Path) -> Sequence[str]:
-    """The published splits."""
-    return list(SPLITS)
-
-
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """The pairs of ACT_data.mat; "all" is train and val."""
     names = ["train", "val"] if split == "all" else [split]
-    path = root / "ACT_data.mat"
+    path = root / TABLE
     content = _read(path)
     try:
         ids = [str(name).strip() for name in np.atleast_1d(content["panoIds"])]
@@ -62,11 +54,6 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     folder = root / ("ANU_data_test" if split == "test" else "ANU_data_small")
     positions = map(LatLon, latitudes, longitudes)
     return [_pair(folder, *row) for row in zip(chosen, positions, strict=True)]
-
-
-def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
-    """Every pair's own tile."""
-    return gallery_of_pairs(pairs(root, split))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,12 +14,8 @@ from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import list_files
 from training.data.datasets.list_files import Row
-from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
+from training.data.pairs import AerialPoint, Pair, PairError
 
-MARK = "splits/*-19zl.csv"
-SPLITS = {"train": 35_532, "val": 8_884}
-HELD_OUT = {"train": "val"}
-STREET_SIZE = (224, 1232)
 AERIAL_SIZE = (750, 750)
 # The panoramas are cut to about 65 degrees; their horizon lies near row 128 of 224.
 GEOMETRY = PanoramaGeometry(north=0.5, horizon=128 / 224, vertical_fov_deg=65.0)
@@ -27,22 +23,12 @@ GEOMETRY = PanoramaGeometry(north=0.5, horizon=128 / 224, vertical_fov_deg=65.0)
 METRES_PER_PIXEL_AT_EQUATOR = 0.2986
 
 
-def splits(root: Path) -> Sequence[str]:
-    """The published splits."""
-    return list(SPLITS)
-
-
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """The listed pairs; without coordinates, the ground resolution of latitude 38."""
-    names = list(SPLITS) if split == "all" else [split]
+    names = ["train", "val"] if split == "all" else [split]
     positions = _positions(root / "split_locations" / "all.csv")
     files = [root / "splits" / f"{name}-19zl.csv" for name in names]
     return [pair for path in files for pair in _read_list(root, path, positions)]
-
-
-def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
-    """Every pair's own tile."""
-    return gallery_of_pairs(pairs(root, split))
 
 
 def _read_list(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:

@@ -23,10 +23,7 @@ from training.data.datasets import list_files
 from training.data.datasets.list_files import Record
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 
-MARK = "pairs.csv"
-SPLITS: dict[str, int] = {}  # the table names them
-HELD_OUT = {"train": "val"}
-STREET_SIZE = AERIAL_SIZE = None
+TABLE = "pairs.csv"
 REQUIRED = {"street", "aerial", "metres_per_pixel"}
 
 
@@ -40,8 +37,8 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     rows = _rows(root)
     wanted = [row for row in rows if split == "all" or row.cells.get("split", "") == split]
     if rows and not wanted:
-        raise PairError(f"{root / MARK}, split {split!r}: it lists no pairs; {_known(rows)}")
-    return [_pair(root, row, root / MARK) for row in wanted]
+        raise PairError(f"{root / TABLE}, split {split!r}: it lists no pairs; {_known(rows)}")
+    return [_pair(root, row, root / TABLE) for row in wanted]
 
 
 def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
@@ -61,7 +58,7 @@ def _gallery_tile(pair: Pair) -> GalleryTile:
 
 
 def _rows(root: Path) -> list[Record]:
-    table = root / MARK
+    table = root / TABLE
     if not table.is_file():
         raise PairError(f"{table} is missing: one row a pair, columns {sorted(REQUIRED)}")
     return list_files.records(table, REQUIRED)

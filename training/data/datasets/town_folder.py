@@ -11,17 +11,9 @@ from rasterio.warp import transform
 from model.geo import LatLon
 from training.data.datasets import list_files
 from training.data.datasets.list_files import Record
-from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError, gallery_of_pairs
+from training.data.pairs import AerialPoint, Pair, PairError
 
-MARK = "poses.csv"
-SPLITS: dict[str, int] = {}
-HELD_OUT = {"all": "all"}  # but of another town
-STREET_SIZE = AERIAL_SIZE = None
-
-
-def splits(root: Path) -> Sequence[str]:
-    """None: other seeds are other towns."""
-    return []
+TABLE = "poses.csv"
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
@@ -31,21 +23,14 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     """
     if split != "all":
         raise PairError(f"a town has only the split 'all', not {split!r}: give other seeds instead")
-    towns = [root] if (root / "poses.csv").is_file() else sorted(root.glob("*/poses.csv"))
-    if not towns:
+    tables = sorted(root.glob(TABLE)) or sorted(root.glob(f"*/{TABLE}"))
+    if not tables:
         raise PairError(f"no town at {root}: make one with `skyfix-train synth`")
-    folders = [town if town.is_dir() else town.parent for town in towns]
-    return [pair for folder in folders for pair in _town(folder)]
+    return [pair for table in tables for pair in _town(table)]
 
 
-def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
-    """A tile around every panorama."""
-    return gallery_of_pairs(pairs(root, split))
-
-
-def _town(folder: Path) -> list[Pair]:
-    raster = folder / "aerial.tif"
-    table = folder / "poses.csv"
+def _town(table: Path) -> list[Pair]:
+    folder, raster = table.parent, table.parent / "aerial.tif"
     records = list_files.records(table, ("id", "file", "latitude", "longitude"))
     positions = [_position(table, record) for record in records]
     with rasterio.open(raster) as image:

@@ -16,15 +16,6 @@ from model.panorama import PanoramaGeometry
 from training.data.datasets import list_files
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 
-MARK = "*/*/satellite_list.txt"
-SPLITS = {
-    "same-train": 52_609,
-    "same-test": 52_605,
-    "cross-train": 51_520,
-    "cross-test": 53_694,
-}
-HELD_OUT = {"same-train": "same-test", "cross-train": "cross-test"}
-STREET_SIZE = (1024, 2048)
 AERIAL_SIZE = (640, 640)
 GEOMETRY = PanoramaGeometry()  # the full sphere, its centre column north
 METRES_PER_PIXEL = {
@@ -49,11 +40,6 @@ PARTS = {
     "cross-train": Part(["NewYork", "Seattle"], "pano_label_balanced"),
     "cross-test": Part(["SanFrancisco", "Chicago"], "pano_label_balanced"),
 }
-
-
-def splits(root: Path) -> Sequence[str]:
-    """The published splits."""
-    return list(SPLITS)
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
