@@ -49,7 +49,10 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     except (KeyError, IndexError, ValueError, TypeError) as error:
         raise PairError(f"{path} does not hold CVACT's tables: {error!r}") from error
     for name, (east, north) in zip(chosen, utm.tolist(), strict=True):
-        _check_utm(path, name, east, north)
+        # The transform of all pairs would fail without a name.
+        with list_files.fault_at(f"{path}, {name}"):
+            list_files.number("utm east", east, *UTM_EAST)
+            list_files.number("utm north", north, *UTM_NORTH)
     longitudes, latitudes = transform(POSITIONS_CRS, "EPSG:4326", utm[:, 0], utm[:, 1])
     folder = root / ("ANU_data_test" if split == "test" else "ANU_data_small")
     positions = map(LatLon, latitudes, longitudes)
@@ -66,15 +69,6 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file fails anywhere in its parser
         raise PairError(f"{path} is not a readable MATLAB file: {error!r}") from error
     return content
-
-
-def _check_utm(path: Path, name: str, east: float, north: float) -> None:
-    """Refuse a bad pair by name: the transform of all pairs would fail without a name."""
-    try:
-        list_files.number("utm east", east, *UTM_EAST)
-        list_files.number("utm north", north, *UTM_NORTH)
-    except ValueError as error:
-        raise PairError(f"{path}, {name}: {error}") from error
 
 
 def _pair(folder: Path, name: str, position: LatLon) -> Pair:

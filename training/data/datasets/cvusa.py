@@ -7,13 +7,12 @@ split_locations/all.csv with the coordinates (row i is id i).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import list_files
-from training.data.datasets.list_files import Row
 from training.data.pairs import AerialPoint, Pair, PairError
 
 AERIAL_SIZE = (750, 750)
@@ -28,34 +27,26 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
     names = ["train", "val"] if split == "all" else [split]
     positions = _positions(root / "split_locations" / "all.csv")
     files = [root / "splits" / f"{name}-19zl.csv" for name in names]
-    return [pair for path in files for pair in _read_list(root, path, positions)]
+    return [pair for path in files for pair in _listed(root, path, positions)]
 
 
-def _read_list(root: Path, path: Path, positions: Sequence[LatLon]) -> list[Pair]:
+def _listed(root: Path, path: Path, positions: Sequence[LatLon]) -> Iterator[Pair]:
     if not path.is_file():
         raise PairError(f"{path} is missing: is this the root of CVUSA?")
-    return [_read_pair(root, path, row, positions) for row in list_files.rows(path)]
-
-
-def _read_pair(root: Path, path: Path, row: Row, positions: Sequence[LatLon]) -> Pair:
-    try:
-        return _pair(root / row.cells[0], root / row.cells[1], positions)
-    except (ValueError, IndexError) as error:
-        raise PairError(f"{path}, line {row.line} is no pair of files: {error}") from error
+    for line, cells in list_files.rows(path):
+        with list_files.fault_at(f"{path}, line {line} is no pair of files"):
+            yield _pair(root / cells[0], root / cells[1], positions)
 
 
 def _positions(path: Path) -> list[LatLon]:
     if not path.is_file():
         list_files.warn_once(f"{path} is absent: the pairs have no coordinates")
         return []
-    return [_position(path, row) for row in list_files.rows(path)]
-
-
-def _position(path: Path, row: Row) -> LatLon:
-    try:
-        return list_files.position(row.cells[2], row.cells[3])
-    except (ValueError, IndexError) as error:
-        raise PairError(f"{path}, line {row.line} is no position: {error}") from error
+    positions = []
+    for line, cells in list_files.rows(path):
+        with list_files.fault_at(f"{path}, line {line} is no position"):
+            positions.append(list_files.position(cells[2], cells[3]))
+    return positions
 
 
 def _pair(aerial: Path, street: Path, positions: Sequence[LatLon]) -> Pair:

@@ -10,28 +10,15 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from model.geo import LatLon
+from training.data.pairs import PairError
 
 log = logging.getLogger(__name__)
-
-
-class Row(NamedTuple):
-    """A row of a CSV, and the number of its last line, from 1."""
-
-    line: int
-    cells: list[str]
-
-
-class Record(NamedTuple):
-    """A row by column name, with empty cells where it ends early, and its last line."""
-
-    line: int
-    cells: dict[str, str]
 
 
 def text(path: Path) -> str:
@@ -46,29 +33,29 @@ def text(path: Path) -> str:
         ) from error
 
 
-def rows(path: Path) -> list[Row]:
-    """A CSV's rows, without empty lines and without rows of empty cells at its end."""
+def rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The number of the last line, from 1, and the cells of each row of a CSV.
+
+    Empty lines are left out, and rows of empty cells at the end.
+    """
     reader = csv.reader(io.StringIO(text(path), newline=""), skipinitialspace=True)
     try:
-        found = [
-            Row(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells
-        ]
+        found = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-    while found and not any(found[-1].cells):
+    while found and not any(found[-1][1]):
         found.pop()
     return found
 
 
-def records(path: Path, required: Collection[str]) -> list[Record]:
-    """A CSV's rows below its header, without rows of empty cells."""
-    header, *others = rows(path) or [Row(1, [])]
-    names = header.cells
+def records(path: Path, required: Collection[str]) -> list[tuple[int, dict[str, str]]]:
+    """As `rows`, by column name; a row that ends early gets empty cells, an empty row goes."""
+    (_, names), *others = rows(path) or [(1, [])]
     if lacking := sorted(set(required) - set(names)):
         raise ValueError(f"{path} lacks the columns {lacking}")
     empty = dict.fromkeys(names, "")
     return [
-        Record(line, empty | dict(zip(names, cells, strict=False)))
+        (line, empty | dict(zip(names, cells, strict=False)))
         for line, cells in others
         if any(cells)
     ]
@@ -91,6 +78,15 @@ def position(latitude: str | float, longitude: str | float) -> LatLon:
     return LatLon(
         number("latitude", latitude, -90.0, 90.0), number("longitude", longitude, -180.0, 180.0)
     )
+
+
+@contextmanager
+def fault_at(where: str) -> Iterator[None]:
+    """Raise a bad or absent cell as PairError, with the place in the list."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise PairError(f"{where}: {error}") from error
 
 
 @cache

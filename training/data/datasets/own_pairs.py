@@ -20,25 +20,27 @@ from PIL import Image
 from model.geo import LatLon, offset
 from model.panorama import PanoramaGeometry
 from training.data.datasets import list_files
-from training.data.datasets.list_files import Record
 from training.data.pairs import AerialPoint, GalleryTile, Pair, PairError
 
 TABLE = "pairs.csv"
 REQUIRED = {"street", "aerial", "metres_per_pixel"}
 
+Row = dict[str, str]  # the cells by column
+
 
 def splits(root: Path) -> Sequence[str]:
     """The splits that the table names, in its order."""
-    return _named(_rows(root))
+    return _named([row for _, row in _rows(root)])
 
 
 def pairs(root: Path, split: str) -> Sequence[Pair]:
     """The rows of pairs.csv with that `split`; all rows for "all"."""
     rows = _rows(root)
-    wanted = [row for row in rows if split == "all" or row.cells.get("split", "") == split]
+    wanted = [at for at in rows if split == "all" or at[1].get("split", "") == split]
     if rows and not wanted:
-        raise PairError(f"{root / TABLE}, split {split!r}: it lists no pairs; {_known(rows)}")
-    return [_pair(root, row, root / TABLE) for row in wanted]
+        known = _known([row for _, row in rows])
+        raise PairError(f"{root / TABLE}, split {split!r}: it lists no pairs; {known}")
+    return [_pair(root, line, row) for line, row in wanted]
 
 
 def gallery(root: Path, split: str) -> Sequence[GalleryTile]:
@@ -57,42 +59,39 @@ def _gallery_tile(pair: Pair) -> GalleryTile:
     return GalleryTile(pair.tile, middle, pair.position and offset(pair.position, east, north))
 
 
-def _rows(root: Path) -> list[Record]:
+def _rows(root: Path) -> list[tuple[int, Row]]:
     table = root / TABLE
     if not table.is_file():
         raise PairError(f"{table} is missing: one row a pair, columns {sorted(REQUIRED)}")
     return list_files.records(table, REQUIRED)
 
 
-def _named(rows: Sequence[Record]) -> list[str]:
-    named = list(dict.fromkeys(row.cells.get("split", "") for row in rows))
+def _named(rows: Sequence[Row]) -> list[str]:
+    named = list(dict.fromkeys(row.get("split", "") for row in rows))
     return named if any(named) else []
 
 
-def _known(rows: Sequence[Record]) -> str:
+def _known(rows: Sequence[Row]) -> str:
     """The splits to ask for instead of an absent split."""
     if named := ", ".join(filter(None, _named(rows))):
         return f"it has the splits {named} and all"
-    lacking = "its column split is empty" if "split" in rows[0].cells else "it has no column split"
+    lacking = "its column split is empty" if "split" in rows[0] else "it has no column split"
     return f"{lacking}: use --split all, to measure with it --validation-split all"
 
 
-def _pair(root: Path, record: Record, table: Path) -> Pair:
-    line, row = record
+def _pair(root: Path, line: int, row: Row) -> Pair:
+    table = root / TABLE
     if not row["street"] or not row["aerial"]:
         raise PairError(f"{table}, line {line} is a row without street or aerial: {row}")
-    street, aerial = root / row["street"], root / row["aerial"]
-    try:
+    with list_files.fault_at(f"{table}, line {line}, row of {row['street']}"):
         return Pair(
             id=row.get("id") or _name(root, row["street"]),
-            street=street,
-            aerial=_point(aerial, row),
+            street=root / row["street"],
+            aerial=_point(root / row["aerial"], row),
             geometry=_geometry(row),
             position=_position(row),
             tile=_name(root, row["aerial"]),
         )
-    except ValueError as error:
-        raise PairError(f"{table}, line {line}, row of {row['street']}: {error}") from error
 
 
 def _name(root: Path, cell: str) -> str:
@@ -105,7 +104,7 @@ def _name(root: Path, cell: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", lambda found: f"_{ord(found[0]):x}", whole)
 
 
-def _point(path: Path, row: dict[str, str]) -> AerialPoint:
+def _point(path: Path, row: Row) -> AerialPoint:
     scale = float(row["metres_per_pixel"])
     if not 0.0 < scale < math.inf:
         raise ValueError(f"metres_per_pixel is {scale}: it must be above 0")
@@ -134,7 +133,7 @@ def _size(path: Path) -> tuple[float, float]:
         return image.size
 
 
-def _geometry(row: dict[str, str]) -> PanoramaGeometry | None:
+def _geometry(row: Row) -> PanoramaGeometry | None:
     heading, horizon, fov = (row.get(k) for k in ("heading_deg", "horizon", "vertical_fov_deg"))
     if not (heading or horizon or fov):
         return None
@@ -147,12 +146,12 @@ def _geometry(row: dict[str, str]) -> PanoramaGeometry | None:
     )
 
 
-def _position(row: dict[str, str]) -> LatLon | None:
+def _position(row: Row) -> LatLon | None:
     given = _both(row, "latitude", "longitude")
     return list_files.position(*given) if given else None
 
 
-def _both(row: dict[str, str], *names: str) -> list[str] | None:
+def _both(row: Row, *names: str) -> list[str] | None:
     """Two cells that need each other; None if both are empty. Raises ValueError."""
     cells = [row.get(name, "") for name in names]
     if any(cells) and not all(cells):

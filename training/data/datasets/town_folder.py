@@ -8,9 +8,7 @@ from pathlib import Path
 import rasterio
 from rasterio.warp import transform
 
-from model.geo import LatLon
 from training.data.datasets import list_files
-from training.data.datasets.list_files import Record
 from training.data.pairs import AerialPoint, Pair, PairError
 
 TABLE = "poses.csv"
@@ -32,7 +30,10 @@ def pairs(root: Path, split: str) -> Sequence[Pair]:
 def _town(table: Path) -> list[Pair]:
     folder, raster = table.parent, table.parent / "aerial.tif"
     records = list_files.records(table, ("id", "file", "latitude", "longitude"))
-    positions = [_position(table, record) for record in records]
+    positions = []
+    for line, row in records:
+        with list_files.fault_at(f"{table}, line {line}"):
+            positions.append(list_files.position(row["latitude"], row["longitude"]))
     with rasterio.open(raster) as image:
         east, north = transform(
             "EPSG:4326",
@@ -51,10 +52,3 @@ def _town(table: Path) -> list[Pair]:
         )
         for (_, row), position, (column, line) in zip(records, positions, pixels, strict=True)
     ]
-
-
-def _position(table: Path, record: Record) -> LatLon:
-    try:
-        return list_files.position(record.cells["latitude"], record.cells["longitude"])
-    except ValueError as error:
-        raise ValueError(f"{table}, line {record.line}: {error}") from error

@@ -88,10 +88,8 @@ def _city_pairs(root: Path, city: str, path: Path) -> list[Pair]:
     for number, line in enumerate(list_files.text(path).splitlines(), 1):
         if not line.strip():
             continue
-        try:
+        with list_files.fault_at(f"{path}, line {number} is no pair of VIGOR"):
             pairs.append(_pair(city, streets, tiles, line.split()))
-        except (ValueError, IndexError) as error:
-            raise PairError(f"{path}, line {number} is no pair of VIGOR: {error}") from error
     return pairs
 
 
@@ -121,13 +119,10 @@ def _point(city: str, tile: Path, north: float = 0.0, east: float = 0.0) -> Aeri
 
 
 def _tile_position(tile: Path, source: Path) -> LatLon:
-    try:
+    expected = f"{source} names {tile.name!r}, expected satellite_<lat>_<lon>.png"
+    with list_files.fault_at(expected):
         _, latitude, longitude = tile.stem.split("_")
         return list_files.position(latitude, longitude)
-    except ValueError as error:
-        raise PairError(
-            f"{source} names {tile.name!r}: expected satellite_<lat>_<lon>.png ({error})"
-        ) from error
 
 
 def _folder(root: Path, city: str, *kinds: str) -> Path:
