@@ -103,7 +103,11 @@ def test_in_chunks_the_figures_are_those_of_all_at_once(encoder, tmp_path):
     assert evaluate(encoder, pairs)["centre"] == measure_centre(
         encoder, read_arrays(pairs, CONFIG, 0.0)
     )
-    assert list(read_in_chunks(range(7), str, size=3)) == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert list(read_in_chunks(range(7), str, "reading", size=3)) == [
+        ["0", "1", "2"],
+        ["3", "4", "5"],
+        ["6"],
+    ]
 
 
 def test_the_group_size_of_streets_does_not_change_descriptors(encoder, tmp_path):

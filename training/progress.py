@@ -10,8 +10,8 @@ from rich.progress import Progress
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar; call the function it yields once for each item done."""
+def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar; call the function that it yields for each item done, or with a number of items."""
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda: progress.advance(task)
+        yield lambda items=1: progress.advance(task, items)

@@ -129,17 +129,20 @@ def lattice(point: AerialPoint, footprint_m: float, stride_m: float) -> list[Aer
 
 
 def read_in_chunks(
-    items: Sequence[T], read: Callable[[T], R], *, size: int = CHUNK, workers: int = 2
+    items: Sequence[T], read: Callable[[T], R], shown: str, *, size: int = CHUNK
 ) -> Iterator[list[R]]:
-    """`read` of every item, `size` at a time; threads read the next chunk meanwhile."""
+    """`read` of every item, `size` at a time; threads read the next chunk meanwhile.
+
+    A progress bar with the text `shown` counts the items of used chunks.
+    """
     upcoming: list[Future[R]] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(items), size):
+    with ThreadPoolExecutor(2) as pool, progress_bar(shown, len(items)) as advance:
+        for start in range(0, len(items) + size, size):
             current = upcoming
             upcoming = [pool.submit(read, item) for item in items[start : start + size]]
             if current:
                 yield [future.result() for future in current]
-        yield [future.result() for future in upcoming]
+                advance(len(current))
 
 
 def _encoded(
@@ -159,13 +162,8 @@ def _encode_tiles(encoder: Encoder, points: Sequence[AerialPoint]) -> NDArray[np
         size_m, side = encoder.aerial_footprint_m, preprocessing.input_size
         return read_chip(point, size_m, side, preprocessing.fill)
 
-    descriptors = []
-    with progress_bar("encoding tiles", len(points)) as advance:
-        for chips in read_in_chunks(points, read):
-            descriptors.append(encoder.encode_aerials(chips))
-            for _ in chips:
-                advance()
-    return np.concatenate(descriptors)
+    chunks = read_in_chunks(points, read, "encoding tiles")
+    return np.concatenate([encoder.encode_aerials(chips) for chips in chunks])
 
 
 def _positions(positions: Sequence[LatLon | None]) -> NDArray[np.float64] | None:

@@ -15,7 +15,6 @@ from model.images import Rgb
 from training.data.image_operations import limit_view
 from training.data.pairs import Pair, PairError, read_strip
 from training.evaluate.gallery import read_in_chunks
-from training.progress import progress_bar
 
 SEARCHED = 2048  # street descriptors at a time: each search reads the whole gallery
 
@@ -77,13 +76,10 @@ def _read_streets(
             raise PairError(f"{pair.id}: {error}") from error
 
     start = 0
-    with progress_bar("encoding panoramas", len(pairs)) as advance:
-        for chunk in read_in_chunks(pairs, read):
-            strips, norths = zip(*chunk, strict=True)
-            yield range(start, start + len(chunk)), list(strips), np.array(norths)
-            start += len(chunk)
-            for _ in chunk:
-                advance()
+    for chunk in read_in_chunks(pairs, read, "encoding panoramas"):
+        strips, norths = zip(*chunk, strict=True)
+        yield range(start, start + len(chunk)), list(strips), np.array(norths)
+        start += len(chunk)
 
 
 def _encode(

@@ -28,20 +28,16 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock(descriptor, folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockedError(
+                f"another process is training in {folder}: wait for it, or choose another --out"
+            ) from None
+        except OSError as error:  # some network file systems
+            log.warning("%s cannot be locked (%s): run no second training in it", folder, error)
         for left_over in folder.glob(".*.safetensors.*.tmp"):  # from a process killed in a write
             left_over.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise LockedError(
-            f"another process is training in {folder}: wait for it, or choose another --out"
-        ) from None
-    except OSError as error:  # some network file systems
-        log.warning("%s cannot be locked (%s): run no second training in it", folder, error)

@@ -8,7 +8,7 @@ the whole batch, whatever the size of the chunks and however many processes shar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,8 +48,7 @@ def step(state: TrainingState, batch: Batch, recipe: Recipe, device: str) -> Pen
         mined = {"queue": queue.negatives(), "queue_mask": mask}
     loss = _loss(street, aerial, pair_mask, mined, recipe)
     state.optimiser.zero_grad()
-    state.scaler.scale(loss).backward()
-    send_back()
+    send_back(torch.autograd.grad(state.scaler.scale(loss), (street, aerial)))
     distributed.sum_gradients(state.network.parameters())
     pending = _move_weights(state, loss)
     state.average(recipe.ema)
@@ -106,7 +105,7 @@ def _loss(
 
 def _encode(
     state: TrainingState, batch: Batch, recipe: Recipe, device: str
-) -> tuple[Tensor, Tensor, Callable[[], None]]:
+) -> tuple[Tensor, Tensor, Callable[[Sequence[Tensor]], None]]:
     """The whole batch's descriptors (B, D), and a function that sends their gradients back."""
     rows = len(batch.ids)
     size = recipe.chunk_size or rows
@@ -128,17 +127,12 @@ def _encode(
         for side in zip(*descriptors, strict=True)
     )
 
-    def send_back() -> None:
+    def send_back(gradients: Sequence[Tensor]) -> None:
         for chunk in chunks:
             again = descriptors[0] if kept else encode(chunk)
-            gradients = [_gradient(side)[own][chunk] for side in (street, aerial)]
-            torch.autograd.backward(again, gradients)
+            torch.autograd.backward(again, [side[own][chunk] for side in gradients])
 
     return street, aerial, send_back
-
-
-def _gradient(leaf: Tensor) -> Tensor:
-    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
 
 
 def forward(network: nn.Module, batch: Batch, recipe: Recipe, device: str) -> tuple[Tensor, Tensor]:
