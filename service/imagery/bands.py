@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
@@ -20,36 +18,34 @@ SAMPLE_SIDE = 16  # windows along each side
 SAMPLE_PIXELS = 16  # along each side of a window
 
 
-@dataclass(frozen=True)
 class Bands:
-    """How a raster's values become RGB."""
+    """How a raster's values become RGB.
 
-    indexes: list[int]  # 1-based: one band (grey or palette) or three
-    deep: bool  # values are not bytes: they need a ValueRange
-    palette: NDArray[np.uint8] | None  # (256, 3)
-    masked: bool  # some pixels may be without imagery
+    deep: whether values are not bytes, so that they need a ValueRange.
+    """
 
-    @classmethod
-    def of(cls, raster: rasterio.DatasetReader) -> Bands:
-        """From types, colour interpretation and palette; no pixels are read.
+    def __init__(self, raster: rasterio.DatasetReader) -> None:
+        """Reads no pixels.
 
         Raises:
             SourceError: no band, or complex values.
         """
         if raster.count == 0 or any("complex" in dtype for dtype in raster.dtypes):
             raise SourceError(f"{raster.name}: bands {raster.dtypes} are no image")
-        indexes = _rgb_indexes(raster.colorinterp)
-        masked = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
-        palette = None
+        self._raster = raster
+        self._indexes = _rgb_indexes(raster.colorinterp)  # 1-based: one (grey or palette) or three
+        self._masked = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
+        self._palette = None
         if raster.colorinterp[0] == ColorInterp.palette:
             colours = raster.colormap(1)
-            palette = np.array([colours.get(i, (0, 0, 0))[:3] for i in range(256)], np.uint8)
-        deep = palette is None and any(raster.dtypes[i - 1] != "uint8" for i in indexes)
-        return cls(indexes, deep, palette, masked)
+            table = [colours.get(value, (0, 0, 0))[:3] for value in range(256)]
+            self._palette = np.array(table, np.uint8)
+        wide = any(raster.dtypes[index - 1] != "uint8" for index in self._indexes)
+        self.deep = wide and self._palette is None
 
-    def samples(self, raster: rasterio.DatasetReader) -> NDArray[np.generic]:
+    def samples(self) -> NDArray[np.generic]:
         """Valid values from a lattice of windows: bounded work for any raster."""
-        samples = []
+        raster, samples = self._raster, []
         for row, column in np.ndindex(SAMPLE_SIDE, SAMPLE_SIDE):
             window = Window(
                 raster.width * column // SAMPLE_SIDE,
@@ -57,33 +53,29 @@ class Bands:
                 min(SAMPLE_PIXELS, -(-raster.width // SAMPLE_SIDE)),
                 min(SAMPLE_PIXELS, -(-raster.height // SAMPLE_SIDE)),
             )
-            values = raster.read(self.indexes, window=window)
+            values = raster.read(self._indexes, window=window)
             valid = raster.dataset_mask(window=window) > 0
             samples.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel())
         return np.concatenate(samples)
 
     def read(
-        self,
-        raster: rasterio.DatasetReader,
-        window: Window,
-        shape: tuple[int, int],
-        value_range: ValueRange | None,
+        self, window: Window, shape: tuple[int, int], value_range: ValueRange | None
     ) -> tuple[Rgb, NDArray[np.uint8] | None]:
         """RGB (h, w, 3) of a window averaged down to `shape`, and its mask (0 or 255) if any.
 
         A palette's entries cannot be averaged: the nearest pixel is taken.
         """
-        how = Resampling.nearest if self.palette is not None else Resampling.average
-        values = raster.read(
-            self.indexes, window=window, out_shape=(len(self.indexes), *shape), resampling=how
+        how = Resampling.nearest if self._palette is not None else Resampling.average
+        values = self._raster.read(
+            self._indexes, window=window, out_shape=(len(self._indexes), *shape), resampling=how
         )
         mask = None
-        if self.masked:
-            mask = raster.dataset_mask(
+        if self._masked:
+            mask = self._raster.dataset_mask(
                 window=window, out_shape=shape, resampling=Resampling.nearest
             )
-        if self.palette is not None:
-            return self.palette[values[0]], mask
+        if self._palette is not None:
+            return self._palette[values[0]], mask
         if value_range is not None:
             low, high = value_range
             scaled = (values.astype(np.float32) - low) * (255.0 / (high - low))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rasterio import Affine
 
 from model.geo import EQUATORIAL_RADIUS_M, wrap_longitude
@@ -150,10 +150,14 @@ class MapTileSource(GriddedSource):
                 file = level.files.get((column % level.tiles_around, row))
                 if file is None:
                     continue
+                decoded = self._decoded(file)
+                if len(decoded) != side:
+                    raise SourceError(
+                        f"{file} is {len(decoded)} pixels wide, its level's are {side}"
+                    )
                 y, x = row * side - top, column * side - left  # the map tile's corner
                 part = pasted[max(0, y) : y + side, max(0, x) : x + side]
-                decoded = self._decoded(file, side)[max(0, -y) :, max(0, -x) :]
-                part[:] = decoded[: part.shape[0], : part.shape[1]]
+                part[:] = decoded[max(0, -y) :, max(0, -x) :][: part.shape[0], : part.shape[1]]
         return pasted
 
 
@@ -169,14 +173,7 @@ def _level(folder: Path) -> Level:
     files = {place: file for place, file in _files(folder) if max(place) < 1 << zoom}
     if not files:
         raise SourceError(f"{folder} holds no map tile: expected {folder.name}/x/y.png or .jpg")
-    sample = next(iter(files.values()))
-    with _open(sample) as image:
-        if image.width != image.height or not 1 < image.width <= MAX_SIDE:
-            raise SourceError(
-                f"{sample} is {image.width}x{image.height} pixels: map tiles are square, at most "
-                f"{MAX_SIDE} wide"
-            )
-        return Level(zoom, image.width, files)
+    return Level(zoom, len(_decode(next(iter(files.values())))), files)
 
 
 def _files(folder: Path) -> Iterator[tuple[tuple[int, int], Path]]:
@@ -189,23 +186,17 @@ def _files(folder: Path) -> Iterator[tuple[tuple[int, int], Path]]:
                     yield (int(column.name), int(stem)), Path(entry.path)
 
 
-def _open(file: Path) -> Image.Image:
+def _decode(file: Path) -> Rgba:
     try:
-        return Image.open(file, formats=("PNG", "JPEG", "WEBP"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise SourceError(f"{file} is not an image that can be read: {error}") from error
-
-
-def _decode(file: Path, side: int) -> Rgba:
-    with _open(file) as image:
-        if image.size != (side, side):
-            raise SourceError(
-                f"{file} is {image.width}x{image.height} pixels, others of its level {side}x{side}"
-            )
-        try:
+        with Image.open(file, formats=("PNG", "JPEG", "WEBP")) as image:
+            if image.width != image.height or not 1 < image.width <= MAX_SIDE:
+                raise SourceError(
+                    f"{file} is {image.width}x{image.height} pixels: map tiles are square, at most "
+                    f"{MAX_SIDE} wide"
+                )
             return np.asarray(image.convert("RGBA"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise SourceError(f"{file} is damaged: {error}") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SourceError(f"{file} is not an image that can be read: {error}") from error
 
 
 def _corners(ground: Ground, around: int) -> Points:

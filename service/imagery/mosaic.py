@@ -59,7 +59,7 @@ class MosaicSource(SampledSource):
 
         So imagery in other units, such as reflectances beside counts, belongs in another folder.
         """
-        deep = [sheet for sheet in self._sheets if sheet.deep]
+        deep = [sheet for sheet in self._sheets if sheet.bands.deep]
         if not deep:
             return None
         shared = range_to_show(

@@ -58,7 +58,7 @@ class RasterSource(GriddedSource):
         self._former = former
         self._raster = _open(path)
         try:
-            self._bands = Bands.of(self._raster)
+            self.bands = Bands(self._raster)
             self._to_pixel = ~self._raster.transform
             self._wrap = wrap_width(self._raster.crs)
             self._wrap_pixels = self._wrap * np.array([self._to_pixel.a, self._to_pixel.d])
@@ -91,11 +91,6 @@ class RasterSource(GriddedSource):
         """Size and modification time of every file behind the pixels."""
         return stamp([str(self.path), *self._raster.files])
 
-    @property
-    def deep(self) -> bool:
-        """Whether the values are not bytes, so that they need a range."""
-        return self._bands.deep
-
     @cached_property
     def value_range(self) -> ValueRange | None:
         """The values shown as 0 and 255; a mosaic sets the same range for all its sheets.
@@ -103,7 +98,7 @@ class RasterSource(GriddedSource):
         Raises:
             SourceError: no valid value was found.
         """
-        if not self.deep:
+        if not self.bands.deep:
             return None
         return range_to_show(self.path, self._former, self.stamp(), self.samples)
 
@@ -115,7 +110,7 @@ class RasterSource(GriddedSource):
         """
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                return self._bands.samples(self._raster)
+                return self.bands.samples()
         except RasterioError as error:
             raise SourceError(f"{self.path}: the file is damaged: {error}") from error
 
@@ -171,7 +166,7 @@ class RasterSource(GriddedSource):
         if window is None:
             return Layer.empty(shape)
         reduced = (-(-window.height // factors[1]), -(-window.width // factors[0]))
-        rgb, mask = self._bands.read(self._raster, window, reduced, self.value_range)
+        rgb, mask = self.bands.read(window, reduced, self.value_range)
         local = Affine.translation(-window.col_off, -window.row_off) @ part
         scale = Affine.scale(reduced[1] / window.width, reduced[0] / window.height)
         return Layer.sampled(rgb, mask, scale @ local, shape)

@@ -118,20 +118,15 @@ class TileImages:
     def _read_ahead(self, rows: NDArray[np.intp], tiles: int) -> Iterator[list[Rgb]]:
         """The images of every run, while up to `tiles` more tiles are being read."""
         waiting: deque[tuple[int, Future[list[Rgb]]]] = deque()
-        for name, run in self._runs(rows):
-            waiting.append((len(run), self._readers.submit(self._read, name, run)))
-            while sum(count for count, _ in waiting) > tiles:
-                yield waiting.popleft()[1].result()
+        for name, group in groupby((self._tiles[row] for row in rows), lambda tile: tile.source):
+            self._source(name)  # opened in this thread too, for `check`
+            cuts = (cut_of(tile, self._records[name]) for tile in group)
+            for run in runs(cuts, self._pixels):
+                waiting.append((len(run), self._readers.submit(self._read, name, run)))
+                while sum(count for count, _ in waiting) > tiles:
+                    yield waiting.popleft()[1].result()
         for _, images in waiting:
             yield images.result()
-
-    def _runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[str, list[Cut]]]:
-        """Cuts that are read together, each run with the name of its source."""
-        for name, tiles in groupby((self._tiles[row] for row in rows), lambda tile: tile.source):
-            self._source(name)  # opened in this thread too, for `check`
-            record = self._records[name]
-            for run in runs((cut_of(tile, record) for tile in tiles), self._pixels):
-                yield name, run
 
     def _read(self, name: str, run: list[Cut]) -> list[Rgb]:
         return [image.pixels for image in self._source(name).read_run(run, self._pixels)]
