@@ -23,7 +23,7 @@ from model.geo import Bounds, LatLon, bounds_around, metres_per_degree
 from model.images import Rgb
 from service.imagery.gridded_source import SampledSource
 from service.imagery.map_tiles import mercator_latitude
-from service.imagery.source import Cut, Source
+from service.imagery.source import Cut, Ground, Source
 from service.imagery.tile_images import cut_of, reopen
 from service.index.catalogue import Catalogue, SourceRecord, TileUnknown
 
@@ -68,13 +68,12 @@ class MapTile(NamedTuple):
         north, south = (mercator_latitude(y / side) for y in (self.y, self.y + 1))
         return Bounds(west, south, west + 360.0 / side, north)
 
-    def cut(self) -> Cut:
-        """The square of ground around the tile's centre."""
-        side = 2**self.z
-        box = self.bounds
-        centre = LatLon(mercator_latitude((self.y + 0.5) / side), (box.west + box.east) / 2.0)
-        width = metres_per_degree(centre.latitude).east * 360.0 / side
-        return Cut(f"map-{self.z}-{self.x}-{self.y}", centre, width)
+    def ground(self) -> Ground:
+        """The square around the tile's centre."""
+        west, _, east, _ = self.bounds
+        centre = LatLon(mercator_latitude((self.y + 0.5) / 2**self.z), (west + east) / 2.0)
+        width_m = metres_per_degree(centre.latitude).east * 360.0 / 2**self.z
+        return Ground(centre, width_m, width_m)
 
 
 class BaseMap:
@@ -90,14 +89,11 @@ class BaseMap:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="base-map")
 
     def draw(self, tile: MapTile, tile_ids: Iterable[str]) -> Future[Rgb | None]:
-        """The map tile, uint8 (256, 256, 3); None where there is no imagery.
+        """The map tile, uint8 (256, 256, 3), unless cancelled in time; None: no imagery.
 
         Args:
             tile_ids: the catalogue's tiles around the map tile. Image folders are drawn from
                 these alone.
-
-        Returns:
-            A future. Nothing is drawn where it is cancelled in time.
 
         Raises:
             MapBusy: `most` map tiles are waiting.
@@ -121,7 +117,7 @@ class BaseMap:
             for record in catalogue.sources():
                 source = self._source(record)
                 if isinstance(source, SampledSource):
-                    layer = source.sample(tile.cut().ground, (PIXELS, PIXELS))
+                    layer = source.sample(tile.ground(), (PIXELS, PIXELS))
                     image, share = layer.image()
                     image = np.where(layer.weight[..., None] < 0.5, BLANK, image)
                 else:
@@ -134,14 +130,13 @@ class BaseMap:
 
     def _source(self, record: SourceRecord) -> Source:
         """The record's source, kept open until it is ingested again."""
-        if record.name in self._open:
-            known, source = self._open[record.name]
-            if known == record:
-                return source
+        known, source = self._open.pop(record.name, (None, None))
+        if source is not None and known != record:
             source.close()
-            del self._open[record.name]
-        self._open[record.name] = record, reopen(record)
-        return self._open[record.name][1]
+            source = None
+        source = source or reopen(record)
+        self._open[record.name] = record, source
+        return source
 
 
 def _cuts_of(catalogue: Catalogue, record: SourceRecord, tile_ids: list[str]) -> list[Cut]:

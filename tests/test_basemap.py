@@ -13,7 +13,7 @@ from imagery_samples import patchwork, write_raster
 from pyproj import Transformer
 
 from model.images import Rgb
-from service.basemap import BaseMap, MapBusy, MapTile, MapTileUnknown
+from service.basemap import BLANK, BaseMap, MapBusy, MapTile, MapTileUnknown
 from service.index.catalogue import Catalogue
 from service.ingest import ingest
 
@@ -70,7 +70,7 @@ def test_a_folders_images_lie_at_their_positions(tmp_path: Path, base_map: BaseM
     box = mine.bounds
     column = int((tile.longitude - box.west) / (box.east - box.west) * 256)
     row = int((box.north - tile.latitude) / (box.north - box.south) * 256)
-    width = 64.0 / (mine.cut().size_m / 256)
+    width = 64.0 / (mine.ground().width_m / 256)
     for east, south, field in ((-0.44, -0.44, (4, 4)), (-0.44, 0.44, (60, 4))):
         seen = picture[int(row + south * width), int(column + east * width)]
         assert np.abs(seen.astype(int) - colours(5)[field]).max() < 60
@@ -92,6 +92,18 @@ def test_a_raster_in_web_mercator_is_drawn_as_it_is(tmp_path: Path, base_map: Ba
     centres = np.s_[16::32, 16::32]
     assert np.abs(drawn[centres].astype(int) - picture[centres]).max() <= 2
     assert np.abs(drawn.astype(int) - picture).mean() < 6.0
+
+
+@pytest.mark.parametrize("path", ["rasters/r.tif", "rasters"])
+def test_ground_without_imagery_is_blank(path: str, tmp_path: Path, base_map: BaseMap) -> None:
+    (tmp_path / "rasters").mkdir()
+    write_raster(tmp_path / "rasters/r.tif", patchwork(400, 400), crs="EPSG:32633")
+    with Catalogue.of(tmp_path) as catalogue:
+        ingest(catalogue, tmp_path / path, size_m=32.0)
+        centre = next(catalogue.tiles()).centre
+    drawn = base_map.draw(tile_at(*centre, 15), []).result()  # 780 m wide, the raster 200 m
+    assert drawn is not None
+    assert 0.85 < (drawn == BLANK).all(axis=-1).mean() < 1.0
 
 
 def test_a_full_queue_refuses_and_cancelled_tiles_are_not_drawn(tmp_path: Path) -> None:
