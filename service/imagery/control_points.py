@@ -23,15 +23,9 @@ from service.imagery.source import SourceError
 
 log = logging.getLogger(__name__)
 
-FEWEST = 3
+FEWEST = 3  # points that place a raster
 MAX_MISFIT = 0.5  # pixels
 MOST_BENT = 1000  # points: a spline's set-up grows with the cube of their number
-
-
-def only_points_place(raster: DatasetReader) -> bool:
-    """Whether control points say where on Earth the raster lies, and no CRS does."""
-    points, crs = raster.gcps
-    return raster.crs is None and len(points) >= FEWEST and crs is not None
 
 
 def warped(raster: DatasetReader, path: Path) -> WarpedVRT:

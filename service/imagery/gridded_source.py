@@ -94,7 +94,6 @@ class SampledSource(Source):
         """
 
     def read(self, cut: Cut, pixels: int) -> TileImage:
-        """See Source."""
         return self.sample(cut.ground, (pixels, pixels)).image()
 
     def read_run(self, run: Sequence[Cut], pixels: int) -> list[TileImage]:
@@ -123,7 +122,6 @@ class GriddedSource(SampledSource):
         """Which points of a parallel lie on the imagery; all arguments in degrees."""
 
     def count(self, size_m: float | None, stride_m: float | None) -> int:
-        """The ground area over the stride's square."""
         return max(1, int(self.area_m2 / check_metres("stride", stride_m or 0.0) ** 2))
 
     def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:

@@ -76,7 +76,6 @@ class ImageFolderSource(Source):
         return digest.hexdigest()
 
     def count(self, size_m: float | None, stride_m: float | None) -> int:
-        """The number of images."""
         return len(self._tiles)
 
     def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:

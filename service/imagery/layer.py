@@ -55,8 +55,8 @@ def window_of(
     return Window(int(low[0]), int(low[1]), width, height) if min(width, height) > 0 else None
 
 
-def step(ground: Affine, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Pixels (columns, rows) per sample, for `shape` (rows, columns) samples of the ground."""
+def pixels_per_sample(ground: Affine, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """(columns, rows), for `shape` (rows, columns) samples of the ground."""
     east, south, _ = np.array(ground.column_vectors)
     return np.asarray(np.hypot(east / shape[1], south / shape[0]))
 
@@ -132,7 +132,7 @@ class Layer(NamedTuple):
 
 def _sample(image: NDArray[np.uint8], ground: Affine, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """(h, w[, 3]) to (*shape[, 3]), bilinear; pixel centres at +0.5, zero outside."""
-    finer = max(1, math.ceil(float(step(ground, shape).max()) / MAX_RESIDUAL))
+    finer = max(1, math.ceil(float(pixels_per_sample(ground, shape).max()) / MAX_RESIDUAL))
     height, width = shape[0] * finer, shape[1] * finer
     a, b, c, d, e, f = ground[:6]
     affine = (a / width, b / height, c, d / width, e / height, f)

@@ -42,12 +42,10 @@ class Level(NamedTuple):
 
     @property
     def tiles_around(self) -> int:
-        """Map tiles around the Earth."""
         return 1 << self.zoom
 
     @property
     def around(self) -> int:
-        """Pixels around the Earth."""
         return self.side << self.zoom
 
     def pixel_m(self, latitude: float) -> float:
@@ -108,7 +106,6 @@ class MapTileSource(GriddedSource):
         return self._deepest.pixel_m(self.extent.middle.latitude)
 
     def contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
-        """See GriddedSource: where the deepest level has a map tile."""
         tiles = self._deepest.tiles_around
         columns = np.floor((longitudes + 180.0) / 360.0 * tiles).astype(np.int64) % tiles
         row = math.floor(mercator_y(latitude) * tiles)
@@ -116,11 +113,6 @@ class MapTileSource(GriddedSource):
         return np.array(present, dtype=bool)
 
     def sample(self, ground: Ground, shape: tuple[int, int]) -> Layer:
-        """See SampledSource: bilinear.
-
-        Raises:
-            SourceError: a map tile cannot be decoded.
-        """
         wanted_m, latitude = ground.height_m / shape[0], ground.centre.latitude
         fine = (level for level in self._levels if level.pixel_m(latitude) <= wanted_m)
         level = next(fine, self._deepest)

@@ -27,14 +27,7 @@ class MosaicSource(SampledSource):
     kind = "mosaic"
 
     def __init__(self, path: Path, name: str | None = None, former: str = "") -> None:
-        """Opens and checks every sheet.
-
-        Args:
-            former: the source's signature at its last ingest; see RasterSource.value_range.
-
-        Raises:
-            SourceError: a sheet cannot be used; see RasterSource.
-        """
+        """Opens and checks every sheet; see RasterSource."""
         self.path = path
         self.name = source_name(path, name)
         self._sheets: list[RasterSource] = []
@@ -50,7 +43,6 @@ class MosaicSource(SampledSource):
         self.attribution = "; ".join(sorted({s.attribution for s in self._sheets if s.attribution}))
 
     def close(self) -> None:
-        """Releases the files."""
         for sheet in self._sheets:
             sheet.close()
 

@@ -27,7 +27,7 @@ from service.imagery.bands import Bands
 from service.imagery.crs import WGS84, crs_name, project, wrap_width
 from service.imagery.grid import Extent
 from service.imagery.gridded_source import GriddedSource
-from service.imagery.layer import Layer, Points, map_to, step, window_of
+from service.imagery.layer import Layer, Points, map_to, pixels_per_sample, window_of
 from service.imagery.signature import ValueRange, range_to_show, signature, stamp
 from service.imagery.source import Ground, SourceError, source_name
 
@@ -59,6 +59,7 @@ class RasterSource(GriddedSource):
         self._raster = _open(path)
         try:
             self.bands = Bands(self._raster)
+            self._size = self._raster.width, self._raster.height
             self._to_pixel = ~self._raster.transform
             self._wrap = wrap_width(self._raster.crs)
             self._wrap_pixels = self._wrap * np.array([self._to_pixel.a, self._to_pixel.d])
@@ -93,21 +94,13 @@ class RasterSource(GriddedSource):
 
     @cached_property
     def value_range(self) -> ValueRange | None:
-        """The values shown as 0 and 255; a mosaic sets the same range for all its sheets.
-
-        Raises:
-            SourceError: no valid value was found.
-        """
+        """The values shown as 0 and 255; a mosaic sets the same range for all its sheets."""
         if not self.bands.deep:
             return None
         return range_to_show(self.path, self._former, self.stamp(), self.samples)
 
     def samples(self) -> NDArray[np.generic]:
-        """Some of the valid values.
-
-        Raises:
-            SourceError: the values cannot be read.
-        """
+        """Some of the valid values."""
         try:
             with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
                 return self.bands.samples()
@@ -119,7 +112,6 @@ class RasterSource(GriddedSource):
         return max(self._pixel_m)
 
     def contains(self, longitudes: NDArray[np.float64], latitude: float) -> NDArray[np.bool_]:
-        """See GriddedSource."""
         at = self._pixels([LatLon(latitude, longitude) for longitude in longitudes.tolist()])
         return np.asarray(((at >= 0.0) & (at < self._size)).all(axis=1))
 
@@ -141,10 +133,6 @@ class RasterSource(GriddedSource):
             ) from error
         return reduce(Layer.over, layers) if layers else Layer.empty(shape)
 
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self._raster.width, self._raster.height
-
     def _maps_to(self, ground: Ground) -> list[Affine]:
         """The maps to the ground's pixels, wherever the raster shows it.
 
@@ -161,7 +149,7 @@ class RasterSource(GriddedSource):
         return [part for part in shifted if window_of(part, self._size) is not None]
 
     def _layer(self, part: Affine, shape: tuple[int, int]) -> Layer:
-        factors = np.maximum(1, step(part, shape) // 1).astype(int)
+        factors = np.maximum(1, pixels_per_sample(part, shape) // 1).astype(int)
         window = window_of(part, self._size, factors)
         if window is None:
             return Layer.empty(shape)
@@ -201,7 +189,7 @@ class RasterSource(GriddedSource):
         GDAL's transform_bounds makes a sliver of a Mercator map that is wider than the Earth.
         """
         steps = np.linspace(0.0, 1.0, EXTENT_SAMPLES)
-        columns, lines = np.meshgrid(steps * self._raster.width, steps * self._raster.height)
+        columns, lines = np.meshgrid(*np.outer(self._size, steps))
         xs, ys = self._raster.transform @ (columns.ravel(), lines.ravel())
         longitudes, latitudes = project(self._raster.crs, WGS84, xs.tolist(), ys.tolist())
         if not (
@@ -216,23 +204,14 @@ class RasterSource(GriddedSource):
         east = longitudes - longitudes[longitudes.size // 2]
         longitudes = longitudes - 360.0 * np.round(east / 360.0) * (np.abs(east) > 180.0)
         right, up = EXTENT_MARGIN * np.ptp(longitudes), EXTENT_MARGIN * np.ptp(latitudes)
-        box = Extent(
-            float(longitudes.min() - right),
-            float(max(-90.0, latitudes.min() - up)),
-            float(longitudes.max() + right),
-            float(min(90.0, latitudes.max() + up)),
-        )
-        return self._around_poles(box)
-
-    def _around_poles(self, box: Extent) -> Extent:
-        """The box with all longitudes, where a pole lies inside the raster."""
-        if self._raster.crs.is_geographic:
-            return box
-        for latitude in (90.0, -90.0):
-            if self.contains(np.zeros(1), latitude).all():
-                south, north = sorted((latitude, box.south if latitude > 0 else box.north))
-                box = Extent(-180.0, south, 180.0, north)
-        return box
+        west, east = float(longitudes.min() - right), float(longitudes.max() + right)
+        south = float(max(-90.0, latitudes.min() - up))
+        north = float(min(90.0, latitudes.max() + up))
+        poles = () if self._raster.crs.is_geographic else (90.0, -90.0)
+        for pole in poles:
+            if self.contains(np.zeros(1), pole).all():  # all meridians meet inside the raster
+                west, south, east, north = -180.0, min(south, pole), 180.0, max(north, pole)
+        return Extent(west, south, east, north)
 
 
 def _open(path: Path) -> rasterio.DatasetReader:
@@ -247,7 +226,8 @@ def _open(path: Path) -> rasterio.DatasetReader:
             raster = rasterio.open(path)
     except RasterioError as error:
         raise SourceError(f"{path}: not a raster that can be read: {error}") from error
-    if control_points.only_points_place(raster):
+    points, points_crs = raster.gcps
+    if raster.crs is None and points_crs is not None and len(points) >= control_points.FEWEST:
         return control_points.warped(raster, path)
     if raster.crs is None:
         problem = "it names no coordinate reference system (CRS)"
