@@ -178,7 +178,7 @@ def test_an_impossible_town_is_refused_by_name(spec: dict[str, float], named: st
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("towns") / "town"
-    write_town(out, SMALL, 3, PANORAMA, progress=lambda done, total: None, workers=2)
+    write_town(out, SMALL, 3, PANORAMA, progress=lambda: None, workers=2)
     return out
 
 
@@ -210,7 +210,7 @@ def test_a_panorama_states_its_heading_and_never_its_place(folder: Path, town: T
 
 
 def test_the_folder_is_the_same_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
-    write_town(tmp_path / "b", SMALL, 3, PANORAMA, progress=lambda done, total: None, workers=1)
+    write_town(tmp_path / "b", SMALL, 3, PANORAMA, progress=lambda: None, workers=1)
     ours = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     again = tmp_path / "b"
     assert ours == {p.relative_to(again): p.read_bytes() for p in again.rglob("*") if p.is_file()}
@@ -218,9 +218,8 @@ def test_the_folder_is_the_same_whatever_the_workers(folder: Path, tmp_path: Pat
 
 
 def test_a_broken_run_leaves_nothing(tmp_path: Path) -> None:
-    def fail(done: int, total: int) -> None:
-        if done:
-            raise KeyboardInterrupt
+    def fail() -> None:
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_town(tmp_path / "town", SMALL, 2, PANORAMA, progress=fail)

@@ -2,19 +2,18 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import rasterio
 from PIL import Image
 from rasterio.transform import Affine
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from model.atomic_write import atomic_folder, write_durably
+from training.progress import progress_bar
 from training.town.aerial import render_aerial
 from training.town.day import Day, day
 from training.town.numba_options import U8
@@ -26,7 +25,6 @@ from training.town.variety import varied_day
 GENERATOR = "skyfix-town 1"  # change it when the same seed no longer gives the same town
 ATTRIBUTION = "Skyfix procedural town, CC0"
 COLUMNS = "id,file,latitude,longitude,heading_deg,camera_height_m,pitch_deg,roll_deg"
-Report = Callable[[int, int], None]
 
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
@@ -44,16 +42,16 @@ def write_town(
     spec: TownSpec,
     panoramas: int,
     pano_size: tuple[int, int] = (512, 1024),
-    progress: Report | None = None,
+    progress: Callable[[], None] | None = None,
     workers: int = 2,
     min_spacing_m: float = 10.0,
 ) -> None:
     """Write the town of `spec` with that many panoramas of (height, width) into the new folder.
 
     Every panorama has its own day, the aerial another. The bytes depend on the arguments other
-    than `workers` and `progress` only. `progress(done, total)` replaces the bar on stderr. The
-    folder appears whole or not at all. Raises TownError where `out` exists, its parent does not,
-    the roads hold fewer poses, or a size is impossible.
+    than `workers` and `progress` only. `progress()`, called once for each panorama, replaces the
+    bar on stderr. The folder appears whole or not at all. Raises TownError where `out` exists, its
+    parent does not, the roads hold fewer poses, or a size is impossible.
     """
     height, width = pano_size
     if width != 2 * height or not 32 <= height <= 8192:
@@ -62,8 +60,8 @@ def write_town(
         raise TownError(f"{panoramas} panoramas by {workers} workers: give 1 or more of each")
     if not out.parent.is_dir():
         raise TownError(f"{out.parent} is no folder: make it first")
-    with atomic_folder(out, TownError) as folder, _reporting(progress) as report:
-        report(0, panoramas)
+    bar = nullcontext(progress) if progress else progress_bar(f"town {spec.seed}", panoramas)
+    with atomic_folder(out, TownError) as folder, bar as report:
         town = build_town(spec)
         poses = sample_poses(town, panoramas, spec.seed, min_spacing_m)
         _write_aerial(folder / "aerial.tif", town, visit(spec, 0))
@@ -78,8 +76,8 @@ def write_town(
         # Threads: the kernels and the JPEG encoder release the interpreter, the town is shared.
         pool = ThreadPoolExecutor(workers)
         try:
-            for done, _ in enumerate(pool.map(shoot, range(panoramas)), start=1):
-                report(done, panoramas)
+            for _ in pool.map(shoot, range(panoramas)):
+                report()
         finally:
             pool.shutdown(cancel_futures=True)
         write_durably(folder / "poses.csv", _poses_csv(town, poses).encode())
@@ -143,25 +141,3 @@ def _description(town: Town, panoramas: int, pano_size: tuple[int, int]) -> str:
         },
     }
     return json.dumps(facts, indent=2) + "\n"
-
-
-@contextmanager
-def _reporting(progress: Report | None) -> Iterator[Report]:
-    """The caller's report, or a bar on stderr."""
-    if progress is not None:
-        yield progress
-        return
-    bar = Progress(
-        SpinnerColumn(),
-        *Progress.get_default_columns(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    with bar:
-        task = bar.add_task("building the town", total=None)
-
-        def report(done: int, total: int) -> None:
-            text = f"panoramas {done}/{total}" if done else "building the town"
-            bar.update(task, completed=done, total=total, description=text)
-
-        yield report

@@ -4,7 +4,8 @@ import numpy as np
 
 from training.town import solids as box
 from training.town.numba_options import F32
-from training.town.plots import BOARDS, GREENS, SLABS, TRIMS, Half, Plot
+from training.town.plots import BOARDS, GREENS, SLABS, TRIMS, Plot
+from training.town.solids import LEVEL, Pair, Roof
 from training.town.surfaces import LAWN, PAVED, WATER
 
 
@@ -30,18 +31,16 @@ def home(plot: Plot) -> None:
     boundary(plot, depth)
 
 
-def building(plot: Plot, u: float, v: float, half: Half, storeys: int, flat: float) -> F32:
+def building(plot: Plot, u: float, v: float, half: Pair, storeys: int, flat: float) -> F32:
     """Stand a house with its windows and front door. `flat`: share of flat roofs."""
     style, rng, pick = plot.style, plot.rng, plot.register.pick
     storey = rng.uniform(2.6, 3.1)
-    roof = box.HIP if rng.uniform() < style.hips else box.GABLE
-    rise, overhang = min(half) * rng.uniform(0.35, 0.85), rng.uniform(0.3, 0.8)
+    shape = box.HIP if rng.uniform() < style.hips else box.GABLE
+    roof = Roof(shape, min(half) * rng.uniform(0.35, 0.85), rng.uniform(0.3, 0.8))
     if rng.uniform() < flat:
-        roof, rise, overhang = box.FLAT, 0.0, 0.0
-    row = plot.put(
-        u, v, half, storeys * storey + 0.3, box.HOUSE, pick(style.walls), pick(style.roofs),
-        roof=roof, rise=rise, overhang=overhang,
-    )  # fmt: skip
+        roof = LEVEL
+    wall, top = pick(style.walls), pick(style.roofs)
+    row = plot.put(u, v, half, storeys * storey + 0.3, box.HOUSE, wall, top, roof)
     row[box.TRIM : box.TRIM + 3] = pick(TRIMS)
     row[box.STOREY], row[box.BAY] = storey, rng.uniform(2.2, 4.2)
     row[box.WINDOW], row[box.GLASS_HEIGHT] = rng.uniform(0.9, 1.9), rng.uniform(1.0, 1.6)
@@ -63,7 +62,7 @@ def _lawn(plot: Plot, depth: float) -> None:
         plot.pave(0, -0.5 * depth - 2.0, half, (r, g, b), LAWN, stripes)
 
 
-def _drive(plot: Plot, u: float, v: float, half: Half, house: F32) -> None:
+def _drive(plot: Plot, u: float, v: float, half: Pair, house: F32) -> None:
     """A garage in the front wall, or beside the house, or only a stand; and the drive to it."""
     rng, pick = plot.rng, plot.register.pick
     side, wide = float(rng.choice([-1, 1])), float(rng.choice([1.45, 2.6]))
@@ -90,17 +89,15 @@ def _drive(plot: Plot, u: float, v: float, half: Half, house: F32) -> None:
 
 def _garage(plot: Plot, u: float, v: float, wide: float) -> None:
     style, rng, pick = plot.style, plot.rng, plot.register.pick
-    roof = int(rng.choice([box.FLAT, box.GABLE, box.LEAN]))
-    row = plot.put(
-        u, v, (wide, 2.8), 2.5, box.HOUSE, pick(style.walls), pick(style.roofs),
-        roof=roof, rise=0.9, overhang=0.2,
-    )  # fmt: skip
+    roof = Roof(rng.choice([box.FLAT, box.GABLE, box.LEAN]), 0.9, 0.2)
+    wall, top = pick(style.walls), pick(style.roofs)
+    row = plot.put(u, v, (wide, 2.8), 2.5, box.HOUSE, wall, top, roof)
     row[box.TRIM : box.TRIM + 3] = pick(TRIMS)
     row[box.GARAGE], row[box.GARAGE_HALF] = 0.0, wide - 0.25
     plot.take(u, v, (wide, 2.8))
 
 
-def _wing(plot: Plot, u: float, v: float, half: Half, house: F32) -> None:
+def _wing(plot: Plot, u: float, v: float, half: Pair, house: F32) -> None:
     """A lower part behind or before the house, in the same materials, its ridge turned."""
     rng = plot.rng
     front = rng.uniform() < 0.4
@@ -135,9 +132,9 @@ def _back_yard(plot: Plot, back: float, depth: float) -> None:
     u = float(rng.choice([-1, 1])) * (0.5 * plot.width - 3)
     half = (rng.uniform(1.2, 2.4), rng.uniform(1, 1.8))
     if rng.uniform() < 0.45 and plot.free(u, 2 - depth, half, 0.3):
-        roof = int(rng.choice([box.GABLE, box.LEAN]))
+        roof = Roof(rng.choice([box.GABLE, box.LEAN]), 0.6, 0.15)
         wall, top = pick(BOARDS), pick(plot.style.roofs)
-        plot.put(u, 2 - depth, half, 2.2, box.HOUSE, wall, top, roof=roof, rise=0.6, overhang=0.15)
+        plot.put(u, 2 - depth, half, 2.2, box.HOUSE, wall, top, roof)
         plot.take(u, 2 - depth, half)
 
 
@@ -149,7 +146,7 @@ def boundary(plot: Plot, depth: float) -> None:
         return
     hedge = draw < style.hedges
     kind, palette = (box.HEDGE, GREENS) if hedge else (box.FENCE, BOARDS)
-    height = float(rng.uniform(0.7, 2.2) if hedge else rng.uniform(0.9, 1.9))
+    height = rng.uniform(0.7, 2.2) if hedge else rng.uniform(0.9, 1.9)
     thick = rng.uniform(0.3, 0.7) if hedge else 0.06
     tint = plot.register.pick(palette)
     w, front = plot.width, -plot.kerb

@@ -57,13 +57,11 @@ class Lattice:
     """The smooth, invertible-enough map between block coordinates and local metres."""
 
     centre_m: float
-    angle: float
-    spacing: tuple[float, float]
-    bend: tuple[float, float]
-    phases: tuple[float, ...]
+    style: Style
+    phases: list[float]
 
     def _displacement(self, p: F64) -> F64:
-        amplitude, wavelength = self.bend
+        amplitude, wavelength = self.style.bend
         k = 2 * np.pi / wavelength
         a, b, c, d = self.phases
         east = np.sin(k * p[..., 1] + a) + 0.5 * np.sin(1.9 * k * (p[..., 0] + p[..., 1]) + b)
@@ -71,7 +69,7 @@ class Lattice:
         return amplitude * np.stack([east, south], axis=-1)
 
     def to_metres(self, nodes: F64) -> F64:
-        turned = _rotated(nodes * self.spacing, self.angle)
+        turned = _rotated(nodes * self.style.spacing, self.style.angle)
         return turned + self.centre_m + self._displacement(turned)
 
     def to_nodes(self, metres: F64) -> F64:
@@ -80,7 +78,7 @@ class Lattice:
         turned = goal
         for _ in range(5):
             turned = goal - self._displacement(turned)
-        return _rotated(turned, -self.angle) / self.spacing
+        return _rotated(turned, -self.style.angle) / self.style.spacing
 
 
 def _rotated(points: F64, angle: float) -> F64:
@@ -91,8 +89,7 @@ def _rotated(points: F64, angle: float) -> F64:
 
 def lattice(size_m: float, style: Style, seed: int) -> Lattice:
     rng = np.random.default_rng([seed, 2])
-    phases = tuple(float(p) for p in rng.uniform(0, 2 * np.pi, 4))
-    return Lattice(size_m / 2, style.angle, style.spacing, style.bend, phases)
+    return Lattice(size_m / 2, style, rng.uniform(0, 2 * np.pi, 4).tolist())
 
 
 def streets(size_m: float, style: Style, grid: Lattice, seed: int) -> list[Street]:
@@ -145,17 +142,10 @@ def _spline(nodes: F64) -> F64:
     """Catmull-Rom through the nodes, 24 points a span."""
     p = np.concatenate([[2 * nodes[0] - nodes[1]], nodes, [2 * nodes[-1] - nodes[-2]]])
     t = np.linspace(0, 1, 24, endpoint=False)[:, None]
-    spans = [
-        0.5
-        * (
-            2 * b
-            + (c - a) * t
-            + (2 * a - 5 * b + 4 * c - d) * t**2
-            + (3 * b - a - 3 * c + d) * t**3
-        )
-        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
-    ]
-    return np.concatenate([*spans, nodes[-1:]])
+    a, b, c, d = (p[k : k + len(nodes) - 1, None] for k in range(4))
+    spans = 2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2
+    spans = 0.5 * (spans + (3 * b - a - 3 * c + d) * t**3)
+    return np.concatenate([spans.reshape(-1, 2), nodes[-1:]])
 
 
 def _even(points: F64) -> F64:

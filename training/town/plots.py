@@ -5,15 +5,13 @@ In a plot's frame u runs along the street and +v towards it; v = 0 is the carria
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from training.town import solids as box
 from training.town.numba_options import F32, F64, Flags, Triple
-from training.town.solids import solid
+from training.town.solids import LEVEL, Pair, Roof, solid
 from training.town.style import Style
-
-Half = tuple[float, float]  # half sizes along u and v, metres
 
 GREENS: tuple[Triple, ...] = ((62, 84, 44), (74, 92, 50), (52, 74, 46), (86, 98, 56))
 BOARDS: tuple[Triple, ...] = ((190, 184, 172), (150, 128, 104), (120, 96, 78), (206, 204, 200))
@@ -36,10 +34,8 @@ class Register:
         """One of the colours, a little brighter or darker, and a very little warmer or cooler."""
         light, warm = self.rng.normal(0, spread), self.rng.normal(0, 0.3 * spread)
         r, g, b = choices[self.rng.integers(len(choices))]
-        return _byte(r + light + warm), _byte(g + light), _byte(b + light - warm)
-
-    def seed(self) -> int:
-        return int(self.rng.integers(65536))
+        r, g, b = np.clip((r + light + warm, g + light, b + light - warm), 15, 240)
+        return float(r), float(g), float(b)
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,12 @@ class Plot:
         """Depth of what belongs to the street: verge and sidewalk."""
         return 3.3 if self.style.sidewalk != "none" else 1.1
 
-    def point(self, u: float, v: float) -> tuple[float, float]:
+    def point(self, u: Any, v: Any) -> tuple[Any, Any]:
+        """Local metres (x, y) of numbers or arrays in the plot's frame."""
         x = self.origin[0] + u * self.u[0] - v * self.u[1]
-        y = self.origin[1] + u * self.u[1] + v * self.u[0]
-        return float(x), float(y)
+        return x, self.origin[1] + u * self.u[1] + v * self.u[0]
 
-    def free(self, u: float, v: float, half: Half, gap: float = 0.0) -> bool:
+    def free(self, u: float, v: float, half: Pair, gap: float = 0.0) -> bool:
         """Whether a rectangle and a gap around it are inside the raster and not taken."""
         x, y = self._cells(u, v, (half[0] + gap, half[1] + gap))
         taken = self.register.taken
@@ -77,38 +73,25 @@ class Plot:
             return False
         return not taken[y, x].any()
 
-    def take(self, u: float, v: float, half: Half) -> None:
+    def take(self, u: float, v: float, half: Pair) -> None:
         x, y = self._cells(u, v, half)
         last = self.register.taken.shape[0] - 1
         self.register.taken[np.clip(y, 0, last), np.clip(x, 0, last)] = True
 
     def pave(
-        self, u: float, v: float, half: Half, colour: Triple, material: int, lines: float = 0.0
+        self, u: float, v: float, half: Pair, colour: Triple, material: int, lines: float = 0.0
     ) -> None:
         """Lay a patch of ground; `lines` as in ground.stamp_patches."""
         row = [*self.point(u, v), *self.u, *half, *colour, material, lines]
         self.register.patches.append(row)
 
     def put(
-        self,
-        u: float,
-        v: float,
-        half: Half,
-        height: float,
-        kind: int,
-        wall: Triple,
-        top: Triple | None = None,
-        *,
-        roof: int = box.FLAT,
-        rise: float = 0.0,
-        overhang: float = 0.0,
-    ) -> F32:
+        self, u: float, v: float, half: Pair, height: float, kind: int, wall: Triple,
+        top: Triple | None = None, roof: Roof = LEVEL,
+    ) -> F32:  # fmt: skip
         """Stand a solid on the plot; returns its row, for windows and doors to be set."""
-        x, y = self.point(u, v)
-        row = solid(
-            x, y, self.u, half, height, kind, wall, top,
-            seed=self.register.seed(), roof=roof, rise=rise, overhang=overhang,
-        )  # fmt: skip
+        (x, y), seed = self.point(u, v), int(self.rng.integers(65536))
+        row = solid(x, y, self.u, half, height, kind, wall, top, roof, seed)
         self.register.solids.append(row)
         return row
 
@@ -117,14 +100,8 @@ class Plot:
         turn = math.pi * (0.5 + int(self.rng.integers(2)))
         self.register.stands.append((*self.point(u, v), math.atan2(self.u[1], self.u[0]) + turn))
 
-    def _cells(self, u: float, v: float, half: Half) -> tuple[np.ndarray, np.ndarray]:
+    def _cells(self, u: float, v: float, half: Pair) -> tuple[np.ndarray, np.ndarray]:
         a = np.linspace(u - half[0], u + half[0], int(2 * half[0] / 0.8) + 2)
         b = np.linspace(v - half[1], v + half[1], int(2 * half[1] / 0.8) + 2)
-        du, dv = np.meshgrid(a, b)
-        x = self.origin[0] + du * self.u[0] - dv * self.u[1]
-        y = self.origin[1] + du * self.u[1] + dv * self.u[0]
+        x, y = self.point(*np.meshgrid(a, b))
         return np.floor(x).astype(np.intp).ravel(), np.floor(y).astype(np.intp).ravel()
-
-
-def _byte(value: float) -> float:
-    return min(max(float(value), 15.0), 240.0)

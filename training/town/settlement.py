@@ -8,7 +8,7 @@ from training.town.homes import boundary, building, home
 from training.town.layout import LANE, Street
 from training.town.numba_options import Triple
 from training.town.plots import Plot, Register
-from training.town.solids import solid
+from training.town.solids import Roof, solid
 from training.town.style import RURAL, Style
 from training.town.surfaces import GRAVEL, PAVED, SOIL, WATER
 
@@ -107,10 +107,8 @@ def _farm(plot: Plot) -> None:
         if plot.free(u, w, barn, 1.5):
             wall = pick(((214, 212, 206), (140, 62, 50), (150, 150, 148), (176, 170, 156)))
             roof = pick(((196, 196, 194), (150, 152, 152), (128, 92, 80)))
-            height, rise = rng.uniform(3.5, 6), 0.55 * barn[1]
-            plot.put(
-                u, w, barn, height, box.HOUSE, wall, roof, roof=box.GABLE, rise=rise, overhang=0.3
-            )
+            shape = Roof(box.GABLE, 0.55 * barn[1], 0.3)
+            plot.put(u, w, barn, rng.uniform(3.5, 6), box.HOUSE, wall, roof, shape)
             plot.take(u, w, barn)
 
 

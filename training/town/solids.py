@@ -8,11 +8,13 @@ Convention: local metres, x east, y SOUTH (as raster columns and rows), z up. Th
 are u = (UX, UY) and v = (-UY, UX). Side +v is the front.
 """
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 
 from training.town.numba_options import F32, U16, Triple, compiled, inlined, span
+
+Pair = tuple[float, float]  # along two axes, metres
 
 # Columns of the table.
 X, Y, UX, UY, HALF_U, HALF_V, EAVES, RISE, ROOF, OVERHANG, KIND, SEED = range(12)
@@ -27,35 +29,28 @@ PLAIN, BRICK, SIDING = range(3)  # wall textures
 PLUS_U, MINUS_U, PLUS_V, MINUS_V = range(4)  # sides
 
 
+class Roof(NamedTuple):
+    shape: int = FLAT
+    rise: float = 0.0  # metres above the walls
+    overhang: float = 0.0
+
+
+LEVEL = Roof()
+
+
 def solid(
-    x: float,
-    y: float,
-    u: tuple[float, float],
-    half: tuple[float, float],
-    height: float,
-    kind: int,
-    wall: Triple,
-    top: Triple | None = None,
-    *,
-    seed: int = 0,
-    roof: int = FLAT,
-    rise: float = 0.0,
-    overhang: float = 0.0,
-) -> F32:
+    x: float, y: float, u: Pair, half: Pair, height: float, kind: int, wall: Triple,
+    top: Triple | None = None, roof: Roof = LEVEL, seed: int = 0,
+) -> F32:  # fmt: skip
     """One row without windows or doors; `height`: of its walls, in metres."""
     row = np.zeros(COLUMNS, np.float32)
     row[X : HALF_V + 1] = (x, y, *u, *half)
-    row[EAVES : SEED + 1] = (height, rise, roof, overhang, kind, seed % 65536)
+    row[EAVES : SEED + 1] = (height, roof.rise, roof.shape, roof.overhang, kind, seed % 65536)
     row[WALL : WALL + 3] = wall
     row[TOP : TOP + 3] = wall if top is None else top
     row[STOREY : STOREY + 2] = (2.8, 1e3)
     row[DOOR] = row[GARAGE] = NOWHERE
     return row
-
-
-def axis(angle: float) -> tuple[float, float]:
-    """The unit vector at `angle` radians from east towards south."""
-    return math.cos(angle), math.sin(angle)
 
 
 @inlined

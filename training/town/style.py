@@ -84,7 +84,7 @@ def style(seed: int) -> Style:
     pattern = str(rng.choice(PATTERNS, p=(0.17, 0.17, 0.28, 0.18, 0.20)))
     rural = pattern == RURAL
     along, across, jitter, bend, gaps, spurs = _STREETS[pattern]
-    dryness = float(rng.uniform(0, 1) ** 1.6)
+    dryness = rng.uniform(0, 1) ** 1.6
     green, straw = np.array([92, 112, 58.0]), np.array([158, 142, 98.0])
     grass = green * (1 - dryness) + straw * dryness + rng.normal(0, 5, 3)
     gray = rng.uniform(88, 150)
@@ -101,11 +101,7 @@ def style(seed: int) -> Style:
         bend=(rng.uniform(*bend), rng.uniform(260, 520)),
         gaps=gaps,
         spurs=spurs,
-        road_half=(
-            rng.uniform(4.6, 7.5),
-            rng.uniform(2.9, 4.6),
-            rng.uniform(1.7, 2.5),
-        ),
+        road_half=(rng.uniform(4.6, 7.5), rng.uniform(2.9, 4.6), rng.uniform(1.7, 2.5)),
         asphalt=rgb(asphalt),
         dirt=rgb(dirt),
         sidewalk=str(rng.choice(("none", "attached", "detached"), p=walks)),
@@ -114,9 +110,9 @@ def style(seed: int) -> Style:
         grass=rgb(grass),
         dryness=dryness,
         crops=((122, 100, 78), (176, 156, 100), (96, 122, 58)),
-        houses=float(rng.uniform(0.1, 0.3) if rural else rng.uniform(0.7, 0.97)),
-        centre=float(rng.uniform(0, 0.15) if rural else rng.uniform(0.1, 0.9)),
-        open_land=float(rng.uniform(0.75, 0.95) if rural else rng.uniform(0.03, 0.22)),
+        houses=rng.uniform(0.1, 0.3) if rural else rng.uniform(0.7, 0.97),
+        centre=rng.uniform(0, 0.15) if rural else rng.uniform(0.1, 0.9),
+        open_land=rng.uniform(0.75, 0.95) if rural else rng.uniform(0.03, 0.22),
         lot=(rng.uniform(13, 19), rng.uniform(20, 32)),
         setback=(rng.uniform(1.5, 5), rng.uniform(5.5, 11)),
         storeys=rng.uniform(1.0, 2.3),

@@ -1,12 +1,14 @@
 """Cars of one day: parked off the street, along the kerb, and moving."""
 
+import math
+
 import numpy as np
 
 from training.town import solids as box
 from training.town.day import Day
 from training.town.layout import LOCAL, MAIN, Street
 from training.town.numba_options import F32, F64
-from training.town.solids import axis, solid
+from training.town.solids import solid
 from training.town.town import Town
 
 _PAINTS = np.array(
@@ -73,20 +75,10 @@ def _car(x: float, y: float, angle: float, seed: float) -> list[F32]:
     rng = np.random.default_rng(int(seed))
     r, g, b = rng.choice(_PAINTS, p=_PAINT_SHARES) + rng.normal(0, 5)
     paint = (float(r), float(g), float(b))
-    u, van = axis(angle + rng.normal(0, 0.03)), rng.uniform() < 0.15
+    angle += rng.normal(0, 0.03)
+    u, van = (math.cos(angle), math.sin(angle)), rng.uniform() < 0.15
     size, tall = rng.uniform(0.92, 1.1), rng.uniform(1.4, 1.75)
     body = solid(x, y, u, (2.25 * size, 0.92), 0.85 + 0.25 * van, box.CAR, paint, seed=int(seed))
-    back = 0.25 if van else 0.2
-    half = (1.85 if van else 1.2 * size, 0.82)
-    cabin = solid(
-        x - back * u[0],
-        y - back * u[1],
-        u,
-        half,
-        2.0 if van else tall,
-        box.CABIN,
-        paint,
-        seed=int(seed),
-    )
-    body[box.WALL : box.WALL + 3] = body[box.TOP : box.TOP + 3] = paint
-    return [body, cabin]
+    back, half, height = (0.25, 1.85, 2.0) if van else (0.2, 1.2 * size, tall)
+    x, y = x - back * u[0], y - back * u[1]
+    return [body, solid(x, y, u, (half, 0.82), height, box.CABIN, paint, seed=int(seed))]

@@ -77,7 +77,7 @@ def varied_day(day: Day) -> Day:
         day,
         sun_elevation_deg=rng.uniform(18, 72),
         exposure=float(np.exp(rng.normal(-0.05, 0.32))),
-        white_balance=(float(1 + warmth), float(1 + green), float(1 - warmth)),
+        white_balance=(1 + warmth, 1 + green, 1 - warmth),
         contrast=rng.uniform(0.75, 1.45),
         saturation=rng.uniform(0.35, 1.3),
         haze_m=float(np.exp(rng.uniform(np.log(150), np.log(2500)))),
