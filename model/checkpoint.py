@@ -175,22 +175,19 @@ class Checkpoint:
         try:
             header, tensors = read_safetensors(path)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is not a readable safetensors file: {error}",
-                public=f"{path.name} is not a readable safetensors file",
-            ) from error
+            fault = "is not a readable safetensors file"
+            raise _unusable(path, fault, f": {error}") from error
         if header.get("format") != FORMAT:
             found = f"its header states format {header.get('format')!r}, expected {FORMAT!r}"
-            raise CheckpointError(
-                f"{path} is no Skyfix checkpoint: {found}",
-                public=f"{path.name} is no Skyfix checkpoint: {found}",
-            )
+            raise _unusable(path, f"is no Skyfix checkpoint: {found}")
         try:
             config = EncoderConfig.from_dict(json.loads(header["config"]))
             provenance = json.loads(header.get("provenance", "{}"))
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} states a broken configuration: {error!r}",
-                public=f"{path.name} states a broken configuration: {error!r}",
-            ) from error
+            raise _unusable(path, f"states a broken configuration: {error!r}") from error
         return cls(config, tensors, provenance)
+
+
+def _unusable(path: Path, fault: str, detail: str = "") -> CheckpointError:
+    """detail: text that may name a path, so that it is not public."""
+    return CheckpointError(f"{path} {fault}{detail}", public=f"{path.name} {fault}")

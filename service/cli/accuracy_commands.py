@@ -7,19 +7,19 @@ import dataclasses
 import json
 from pathlib import Path
 
-from service.cli.options import OTHERS, POSES, Command, add_folders
+from service.cli.options import OTHERS, POSES, arg, command, folders
 from service.cli.progress import progress_bar
 from service.settings import Settings
 
 INSIDE = f"Folder of {POSES} of this region."
+ELSEWHERE = f'Folder of {POSES} from elsewhere, to measure "not in this index".'
 
 
-def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, nargs="+", help=INSIDE)
-    add_folders(parser, "--other", OTHERS)
-    parser.add_argument("--out", type=Path, required=True, help="Checkpoint to write.")
-
-
+@command(
+    arg("folder", type=Path, nargs="+", help=INSIDE),
+    folders("--other", OTHERS),
+    arg("--out", type=Path, required=True, help="Checkpoint to write."),
+)
 def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
     """Calibrate with the live version and write the result into a copy of the checkpoint."""
     from model.checkpoint import Checkpoint
@@ -37,15 +37,12 @@ def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
     print(f"{arguments.out}: calibrated by {calibration.source}")
 
 
-def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    other = f'Folder of {POSES} from elsewhere, to measure "not in this index".'
-    add = parser.add_argument
-    add("folder", type=Path, help=INSIDE)
-    add("--other", type=Path, metavar="FOLDER", help=other)
-    add("--heading-unknown", action="store_true", help="Ignore the headings in the panoramas.")
-    add("--json", action="store_true", help="Print one JSON document.")
-
-
+@command(
+    arg("folder", type=Path, help=INSIDE),
+    arg("--other", type=Path, metavar="FOLDER", help=ELSEWHERE),
+    arg("--heading-unknown", action="store_true", help="Ignore the headings in the panoramas."),
+    arg("--json", action="store_true", help="Print one JSON document."),
+)
 def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     """Locate panoramas with the live version and measure the errors and the confidence."""
     from service.cli.wiring import open_localizer
@@ -67,7 +64,4 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
         print(f"{name:24} {'-' if value is None else format(value, '.4g')}")
 
 
-COMMANDS = {
-    "calibrate": Command(_calibrate, _calibrate_arguments),
-    "evaluate": Command(_evaluate, _evaluate_arguments),
-}
+COMMANDS = {"calibrate": _calibrate, "evaluate": _evaluate}

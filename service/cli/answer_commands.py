@@ -6,21 +6,24 @@ import argparse
 from pathlib import Path
 
 from service.api.query import LocateQuery
-from service.cli.options import Command, add_setting
+from service.cli.options import Argument, arg, command, setting
 from service.locate.hints import HintError, Hints
 from service.settings import Settings
 
 
-def _locate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path, help="Panorama: a JPEG, PNG or other image file.")
-    parser.add_argument("--json", action="store_true", help="Print the JSON of POST /localize.")
-    for name, field in LocateQuery.model_fields.items():
-        if name != "explain":
-            kind = {"top_k": int, "near": str, "bbox": str}.get(name, float)
-            option = "--" + name.replace("_", "-")
-            parser.add_argument(option, type=kind, default=field.default, help=field.description)
+def _hint(name: str) -> Argument:
+    """A query parameter of POST /localize as an option."""
+    field = LocateQuery.model_fields[name]
+    kind = {"top_k": int, "near": str, "bbox": str}.get(name, float)
+    option = "--" + name.replace("_", "-")
+    return arg(option, type=kind, default=field.default, help=field.description)
 
 
+@command(
+    arg("image", type=Path, help="Panorama: a JPEG, PNG or other image file."),
+    arg("--json", action="store_true", help="Print the JSON of POST /localize."),
+    *(_hint(name) for name in LocateQuery.model_fields if name != "explain"),
+)
 def _locate(arguments: argparse.Namespace, settings: Settings) -> None:
     """Locate one panorama with the live version of the index. Write negative coordinates with an \
 equals sign: --near=-33.8,151.2."""
@@ -49,14 +52,11 @@ def _read(path: Path) -> bytes:
         raise HintError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _serve_arguments(parser: argparse.ArgumentParser) -> None:
-    add_setting(parser, "host")
-    add_setting(parser, "port", type=int)
-    parser.add_argument(
-        "--print-settings", action="store_true", help="Print all settings and stop."
-    )
-
-
+@command(
+    setting("host"),
+    setting("port", type=int),
+    arg("--print-settings", action="store_true", help="Print all settings and stop."),
+)
 def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
     """Answer POST /localize and the other routes over HTTP."""
     if arguments.print_settings:
@@ -68,7 +68,4 @@ def _serve(arguments: argparse.Namespace, settings: Settings) -> None:
     serve(settings)
 
 
-COMMANDS = {
-    "locate": Command(_locate, _locate_arguments),
-    "serve": Command(_serve, _serve_arguments),
-}
+COMMANDS = {"locate": _locate, "serve": _serve}

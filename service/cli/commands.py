@@ -17,7 +17,7 @@ from pathlib import Path
 from model.errors import SkyfixError
 from model.freed_memory import keep_freed_memory
 from service.cli import accuracy_commands, answer_commands, imagery_commands, index_commands
-from service.cli.options import add_setting
+from service.cli.options import Argument, arg, setting
 from service.settings import Settings, variable
 
 COMMANDS = {
@@ -26,6 +26,12 @@ COMMANDS = {
     **accuracy_commands.COMMANDS,
     **answer_commands.COMMANDS,
 }
+COMMON = (
+    setting("home", type=Path),
+    setting("weights", type=Path),
+    setting("device", choices=("auto", "cpu", "cuda")),
+    arg("-v", "--verbose", action="store_true", help="Log each step."),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,17 +61,19 @@ def command_parser() -> argparse.ArgumentParser:
     """All commands and their options; the documentation lists them from here."""
     parser = argparse.ArgumentParser(prog="skyfix", description="Find where panoramas were taken.")
     common = argparse.ArgumentParser(add_help=False)
-    add_setting(common, "home", type=Path)
-    add_setting(common, "weights", type=Path)
-    add_setting(common, "device", choices=("auto", "cpu", "cuda"))
-    common.add_argument("-v", "--verbose", action="store_true", help="Log each step.")
+    _add(common, COMMON)
     subparsers = parser.add_subparsers(required=True, metavar="command")
     for name, command in COMMANDS.items():
         text = command.run.__doc__
         subparser = subparsers.add_parser(name, parents=[common], help=text, description=text)
-        command.add_arguments(subparser)
+        _add(subparser, command.arguments)
         subparser.set_defaults(run=command.run)
     return parser
+
+
+def _add(parser: argparse.ArgumentParser, arguments: Sequence[Argument]) -> None:
+    for names, options in arguments:
+        parser.add_argument(*names, **options)
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

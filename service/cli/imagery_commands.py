@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from service.cli.options import Command
+from service.cli.options import arg, command
 from service.cli.progress import progress_bar
 from service.settings import Settings
 
 
-def _ingest_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("path", type=Path, help="Raster, or folder of rasters, map tiles, or images with a CSV.")
-    add("--name", help="Name of the source; the same name replaces it. Default: the file's name.")
-    add("--size-m", type=float, help="Width of a tile in metres. Default: the checkpoint's.")
-    add("--stride-m", type=float, help="Metres between tiles. Default: as before, or width / 4.")
-    add("--licence", help="Licence of the imagery. Every version of the index states it.")
-    add("--attribution", help="Credit to show beside the imagery.")
-
-
+@command(
+    arg("path", type=Path, help="Raster, or folder of rasters, map tiles, or images with a CSV."),
+    arg("--name", help="Name of the source; the same name replaces it. Default: the file's name."),
+    arg("--size-m", type=float, help="Width of a tile in metres. Default: the checkpoint's."),
+    arg("--stride-m", type=float, help="Metres between tiles. Default: as before, or width / 4."),
+    arg("--licence", help="Licence of the imagery. Every version of the index states it."),
+    arg("--attribution", help="Credit to show beside the imagery."),
+)
 def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:
     """Cut imagery into tiles and add them to the catalogue."""
     from model.checkpoint import Checkpoint
@@ -47,6 +45,7 @@ def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:
     )
 
 
+@command()
 def _sources(arguments: argparse.Namespace, settings: Settings) -> None:
     """List the sources in the catalogue with their tiles, licence and attribution."""
     from service.index.catalogue import Catalogue
@@ -58,10 +57,7 @@ def _sources(arguments: argparse.Namespace, settings: Settings) -> None:
             print(f"{source.name}: {counts.get(source.name, 0)} tiles of {source.path} ({credit})")
 
 
-def _remove_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="Name of the source, as `skyfix sources` lists it.")
-
-
+@command(arg("source", help="Name of the source, as `skyfix sources` lists it."))
 def _remove(arguments: argparse.Namespace, settings: Settings) -> None:
     """Remove a source from the catalogue. The next build removes its tiles from the index."""
     from service.index.catalogue import Catalogue
@@ -71,8 +67,4 @@ def _remove(arguments: argparse.Namespace, settings: Settings) -> None:
     print(f"{arguments.source}: {removed} tiles removed; they are searched until the next build")
 
 
-COMMANDS = {
-    "ingest": Command(_ingest, _ingest_arguments),
-    "sources": Command(_sources),
-    "remove": Command(_remove, _remove_arguments),
-}
+COMMANDS = {"ingest": _ingest, "sources": _sources, "remove": _remove}

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import argparse
 
-from service.cli.options import OTHERS, POSES, Command, add_folders, count
+from service.cli.options import OTHERS, POSES, arg, command, count, folders
 from service.cli.progress import progress_bar
 from service.settings import Settings
 
-
-def _build_arguments(parser: argparse.ArgumentParser) -> None:
-    validation = (
-        f"Folder of {POSES} of this region, to calibrate radius and confidence. May be repeated. "
-        "Default: the live version's calibration, or the checkpoint's."
-    )
-    add_folders(parser, "--validation", validation)
-    add_folders(parser, "--other", OTHERS)
-    parser.add_argument(
-        "--approximate-from",
-        type=count,
-        metavar="TILES",
-        help="Search approximately from this number of tiles on. 0: forget an earlier choice. "
-        "Default: as for the live version, else where a search takes 10 ms.",
-    )
-    parser.add_argument(
-        "--milvus",
-        metavar="URI",
-        help="Milvus server that searches. Empty: none. Default: as for the live version.",
-    )
+VALIDATION = (
+    f"Folder of {POSES} of this region, to calibrate radius and confidence. May be repeated. "
+    "Default: the live version's calibration, or the checkpoint's."
+)
+APPROXIMATE = (
+    "Search approximately from this number of tiles on. 0: forget an earlier choice. Default: as "
+    "for the live version, else where a search takes 10 ms."
+)
+MILVUS = "Milvus server that searches. Empty: none. Default: as for the live version."
+KEEP = "Number of newest versions to keep. Default: 3."
 
 
+@command(
+    folders("--validation", VALIDATION),
+    folders("--other", OTHERS),
+    arg("--approximate-from", type=count, metavar="TILES", help=APPROXIMATE),
+    arg("--milvus", metavar="URI", help=MILVUS),
+)
 def _build(arguments: argparse.Namespace, settings: Settings) -> None:
     """Encode the catalogue's tiles and publish them as a new version of the index."""
     from service.build import build
@@ -53,6 +49,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> None:
     )
 
 
+@command()
 def _versions(arguments: argparse.Namespace, settings: Settings) -> None:
     """List the versions of the index, oldest first. * marks the live version."""
     from service.index.versions import Versions
@@ -63,10 +60,7 @@ def _versions(arguments: argparse.Namespace, settings: Settings) -> None:
         print("*" if name == live else " ", name)
 
 
-def _activate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", help="Name of the version, as `skyfix versions` lists it.")
-
-
+@command(arg("version", help="Name of the version, as `skyfix versions` lists it."))
 def _activate(arguments: argparse.Namespace, settings: Settings) -> None:
     """Verify a version and make it live. Running servers follow."""
     from service.index.versions import Versions
@@ -75,10 +69,7 @@ def _activate(arguments: argparse.Namespace, settings: Settings) -> None:
     print(arguments.version)
 
 
-def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", nargs="?", help="Name of the version. Default: the live one.")
-
-
+@command(arg("version", nargs="?", help="Name of the version. Default: the live one."))
 def _verify(arguments: argparse.Namespace, settings: Settings) -> None:
     """Check every byte of a version and of the catalogue."""
     from service.index.catalogue import Catalogue
@@ -92,11 +83,7 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> None:
         print(f"{catalogue.path.name}: whole")
 
 
-def _prune_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "Number of newest versions to keep. Default: 3."
-    parser.add_argument("--keep", type=count, default=3, help=text)
-
-
+@command(arg("--keep", type=count, default=3, help=KEEP))
 def _prune(arguments: argparse.Namespace, settings: Settings) -> None:
     """Delete all versions but the newest. The live version always stays."""
     from service.index.versions import Versions
@@ -106,9 +93,9 @@ def _prune(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 COMMANDS = {
-    "build": Command(_build, _build_arguments),
-    "versions": Command(_versions),
-    "activate": Command(_activate, _activate_arguments),
-    "verify": Command(_verify, _verify_arguments),
-    "prune": Command(_prune, _prune_arguments),
+    "build": _build,
+    "versions": _versions,
+    "activate": _activate,
+    "verify": _verify,
+    "prune": _prune,
 }

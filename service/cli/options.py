@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,27 +16,44 @@ OTHERS = (
 )
 
 
+class Argument(NamedTuple):
+    """Names and options of one call of argparse's `add_argument`."""
+
+    names: tuple[str, ...]
+    options: Mapping[str, Any]
+
+
+Run = Callable[[argparse.Namespace, Settings], None]
+
+
 class Command(NamedTuple):
     """One command. The docstring of `run` is its help text."""
 
-    run: Callable[[argparse.Namespace, Settings], None]
-    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    run: Run
+    arguments: Sequence[Argument]
 
 
-def add_setting(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+def command(*arguments: Argument) -> Callable[[Run], Command]:
+    """Makes a command of the function below."""
+    return lambda run: Command(run, arguments)
+
+
+def arg(*names: str, **options: Any) -> Argument:
+    """See argparse's `add_argument`."""
+    return Argument(names, options)
+
+
+def setting(name: str, **options: Any) -> Argument:
     """An option that overrides a setting's variable, with the setting's own description."""
     field = Settings.model_fields[name]
     default = f" Default: {field.default}." if field.default_factory is None else ""
-    parser.add_argument(
-        f"--{name}", help=f"{field.description}{default} Overrides {variable(name)}.", **options
-    )
+    text = f"{field.description}{default} Overrides {variable(name)}."
+    return arg(f"--{name}", help=text, **options)
 
 
-def add_folders(parser: argparse.ArgumentParser, option: str, help_text: str) -> None:
+def folders(option: str, text: str) -> Argument:
     """An option that takes a folder and may be repeated."""
-    parser.add_argument(
-        option, type=Path, action="append", default=[], metavar="FOLDER", help=help_text
-    )
+    return arg(option, type=Path, action="append", default=[], metavar="FOLDER", help=text)
 
 
 def count(text: str) -> int:

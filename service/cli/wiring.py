@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from model.device import choose_device
-from model.errors import SkyfixError, public_reason
 from service.locate.localizer import Localizer
 from service.runtime.live_localizer import WeightsMissing
 from service.runtime.weights_check import fingerprint_of
@@ -72,26 +70,18 @@ def reopener(
                     return open_with(settings.model_copy(update={"weights": path}))
             except CheckpointError as error:
                 unusable.append(error)
-        raise _weights_missing(fingerprint, settings.weights_folder, unusable)
 
-    return reopen
+        def message(*faults: str) -> str:
+            causes = "; ".join(faults)
+            return f"{causes}: put a whole copy of the checkpoint that built the index there"
 
-
-def _weights_missing(
-    fingerprint: str, folder: Path, unusable: Sequence[SkyfixError]
-) -> WeightsMissing:
-    """The error for operators; its public text names no path of this machine."""
-
-    def text(where: str, reason: Callable[[SkyfixError], str]) -> str:
-        causes = "".join(f"; {reason(error)}" for error in unusable)
-        return (
-            f"no weights with fingerprint {fingerprint[:12]} are in {where}{causes}: put a whole "
-            "copy of the checkpoint that built the index there"
+        lacking = f"no weights with fingerprint {fingerprint[:12]} are in"
+        raise WeightsMissing(
+            message(f"{lacking} {settings.weights_folder}", *map(str, unusable)),
+            public=message(f"{lacking} $SKYFIX_HOME/weights", *(e.public for e in unusable)),
         )
 
-    return WeightsMissing(
-        text(str(folder), str), public=text("$SKYFIX_HOME/weights", public_reason)
-    )
+    return reopen
 
 
 def _search_device(device: str) -> str:
