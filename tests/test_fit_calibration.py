@@ -16,6 +16,7 @@ from service.locate.fit_calibration import (
     auroc,
     calibration_error,
     fit,
+    locate_all,
     logistic_regression,
 )
 
@@ -47,14 +48,13 @@ def panoramas(count: int, seed: int) -> list[KnownPanorama]:
 def test_confidence_holds_on_other_panoramas() -> None:
     calibration = fit(TILES, panoramas(200, seed=1), "made up")
     held_out = panoramas(200, seed=2)
-    fused = [panorama.fused(calibration) for panorama in held_out]
+    fused, errors = locate_all(calibration, held_out)
     confidence = np.array([position.confidence for position in fused])
-    errors = [p.error_m(position) for p, position in zip(held_out, fused, strict=True)]
-    right = np.array(errors) <= [position.radius_m for position in fused]
+    right = errors <= [position.radius_m for position in fused]
     assert calibration_error(confidence, right) <= 0.05
     nearness = -np.array([position.nearest for position in fused])
     assert auroc(nearness[::2], nearness[1::2]) > 0.8
-    near = np.array(errors) <= 64.0
+    near = errors <= 64.0
     assert right[near].mean() == pytest.approx(0.9, abs=0.05)
     in_index = np.array([position.in_index for position in fused])
     assert in_index[::2].mean() > 0.6 > 0.3 > in_index[1::2].mean()
@@ -66,7 +66,7 @@ def test_panoramas_from_elsewhere_weigh_half_whatever_their_number() -> None:
     thrice = fit(TILES, [*known, *known[1::2], *known[1::2]], "made up")
     assert thrice.agreement_temperature == once.agreement_temperature
     for panorama in panoramas(30, seed=2):
-        a, b = (panorama.fused(calibration) for calibration in (once, thrice))
+        (a,), (b,) = (locate_all(calibration, [panorama])[0] for calibration in (once, thrice))
         assert a.confidence == pytest.approx(b.confidence, abs=1e-6)
 
 

@@ -38,14 +38,6 @@ class KnownPanorama(NamedTuple):
     distances: Numbers
     truth: LatLon | None
 
-    def fused(self, calibration: Calibration) -> FusedPosition:
-        """The position by this calibration."""
-        return fuse(self.centres, self.distances, calibration)
-
-    def error_m(self, fused: FusedPosition) -> float:
-        """Metres from the truth; infinite for a panorama from elsewhere."""
-        return np.inf if self.truth is None else distance_m(fused.position, self.truth)
-
 
 def fit(tiles: Calibration, panoramas: Sequence[KnownPanorama], source: str) -> Calibration:
     """The calibration that suits these panoramas. Its fields are fitted one after the other.
@@ -68,7 +60,7 @@ def fit(tiles: Calibration, panoramas: Sequence[KnownPanorama], source: str) -> 
     trials = [dataclasses.replace(plain, temperature=trial) for trial in TEMPERATURES]
     best = min(trials, key=lambda trial: _mean_error(trial, inside))
     best = dataclasses.replace(best, radius_scale=_radius_scale(best, inside))
-    nearest = [panorama.fused(best).nearest for panorama in inside]
+    nearest = [position.nearest for position in locate_all(best, inside)[0]]
     best = dataclasses.replace(best, in_index_distance=float(np.quantile(nearest, SHARE)))
     trials = [dataclasses.replace(best, agreement_temperature=trial) for trial in TEMPERATURES]
     fitted = [_fit_confidence(trial, panoramas) for trial in trials]
@@ -99,9 +91,12 @@ def _fit_confidence(
 def locate_all(
     trial: Calibration, panoramas: Sequence[KnownPanorama]
 ) -> tuple[list[FusedPosition], Numbers]:
-    """The positions by this calibration, and their errors in metres."""
-    fused = [panorama.fused(trial) for panorama in panoramas]
-    errors = [p.error_m(position) for p, position in zip(panoramas, fused, strict=True)]
+    """The positions by this calibration, and their errors in metres: infinite without a truth."""
+    fused = [fuse(panorama.centres, panorama.distances, trial) for panorama in panoramas]
+    errors = [
+        np.inf if panorama.truth is None else distance_m(position.position, panorama.truth)
+        for panorama, position in zip(panoramas, fused, strict=True)
+    ]
     return fused, np.array(errors)
 
 
