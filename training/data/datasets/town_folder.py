@@ -32,8 +32,10 @@ def _town(table: Path) -> list[Pair]:
     records = list_files.records(table, ("id", "file", "latitude", "longitude"))
     positions = []
     for line, row in records:
-        with list_files.fault_at(f"{table}, line {line}"):
+        try:
             positions.append(list_files.position(row["latitude"], row["longitude"]))
+        except ValueError as error:
+            raise ValueError(f"{table}, line {line}: {error}") from error
     with rasterio.open(raster) as image:
         east, north = transform(
             "EPSG:4326",
