@@ -110,8 +110,11 @@ class HardNegativeQueue:
         tile_ids = tile_ids.to(self._tile_ids)
         masked = same_place(tile_ids, positions, tile_ids, positions, min_distance_m)
         chosen, useless = hardest_rows(distance, masked, min(hardest, self.length))
-        kept = aerial[chosen].masked_fill(useless[:, None], 0)
-        self._append(kept, tile_ids[chosen], positions[chosen])
+        kept = aerial[chosen].masked_fill(useless[:, None], 0), tile_ids[chosen], positions[chosen]
+        self._descriptors, self._tile_ids, self._positions = (
+            torch.cat([before, new])[-self.length :]
+            for before, new in zip(self.state_dict().values(), kept, strict=True)
+        )
 
     def negatives(self) -> Tensor:
         """The descriptors, oldest first: float32 (Q, D), detached; some rows may be zeros."""
@@ -126,13 +129,6 @@ class HardNegativeQueue:
             tile_ids.to(self._tile_ids), positions, self._tile_ids, self._positions, min_distance_m
         )
         return masked | ~self._descriptors.any(1)
-
-    def to(self, device: torch.device | str) -> HardNegativeQueue:
-        """Move the contents to a device. Returns self."""
-        self._descriptors = self._descriptors.to(device)
-        self._tile_ids = self._tile_ids.to(device)
-        self._positions = self._positions.to(device)
-        return self
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that an exact resume needs."""
@@ -153,11 +149,6 @@ class HardNegativeQueue:
         self._descriptors = state["descriptors"].detach().to(self._descriptors, copy=True)
         self._tile_ids = tile_ids.to(self._tile_ids, copy=True)
         self._positions = state["positions"].to(self._positions, copy=True)
-
-    def _append(self, descriptors: Tensor, tile_ids: Tensor, positions: Tensor) -> None:
-        self._descriptors = torch.cat([self._descriptors, descriptors])[-self.length :]
-        self._tile_ids = torch.cat([self._tile_ids, tile_ids])[-self.length :]
-        self._positions = torch.cat([self._positions, positions])[-self.length :]
 
     def _check_batch(self, aerial: Tensor, tile_ids: Tensor, positions: Tensor | None) -> Tensor:
         if tile_ids.ndim != 1 or aerial.shape != (len(tile_ids), self.dimension):
