@@ -91,7 +91,10 @@ def examine(name: str, root: Path) -> Findings:
         PairError: the dataset is unknown.
     """
     datasets.find(name)
-    splits = _splits(name, root)
+    try:
+        splits = datasets.list_splits(name, root)
+    except (SkyfixError, OSError):
+        splits = ["all"]  # listing it reports the same error
     listings: dict[str, Listing] = {}
     tiles: dict[str, GalleryTile] = {}
     faults: dict[str, str] = {}
@@ -99,20 +102,12 @@ def examine(name: str, root: Path) -> Findings:
         for split in splits:
             try:
                 listings[split] = datasets.listing(name, root, split)
-                gallery = datasets.list_gallery(name, root, split)
-                tiles |= {tile.id: tile for tile in gallery}
+                tiles |= {tile.id: tile for tile in datasets.list_gallery(name, root, split)}
             except (SkyfixError, OSError) as error:
                 faults[split] = str(error)
             advance()
     present = [pair for listing in listings.values() for pair in listing.present]
     return Findings(name, root, listings, faults, tiles, _sampled(present))
-
-
-def _splits(name: str, root: Path) -> Sequence[str]:
-    try:
-        return datasets.list_splits(name, root)
-    except (SkyfixError, OSError):
-        return ["all"]  # listing it reports the same error
 
 
 def _sampled(pairs: Sequence[Pair]) -> Sample:
@@ -243,26 +238,23 @@ def write_picture(pair: Pair, path: Path) -> None:
     if kind not in ("JPEG", "PNG", "WEBP"):
         raise PairError(f"{path}: give a name that ends in .png, .jpg or .webp")
     encoded = io.BytesIO()
-    Image.fromarray(_side_by_side(_parts(pair))).save(encoded, kind)
+    gap = np.full((SIDE, GAP, 3), 255, np.uint8)
+    street, view, aerial = _parts(pair)
+    picture = np.concatenate([street, gap, view, gap, aerial], axis=1)
+    Image.fromarray(picture).save(encoded, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, encoded.getvalue())
 
 
-def _parts(pair: Pair) -> list[Rgb]:
+def _parts(pair: Pair) -> tuple[Rgb, Rgb, Rgb]:
     config = recipes.find(SHOWN_BY).encoder
     large = replace(config.preprocessing, input_size=SIDE, strip_size=(SIDE, 4 * SIDE))
     strip, north = read_strip(pair, large)
     view = large.project(to_tensor([strip]), north)
     panorama = Image.fromarray(decode_image(pair.street.read_bytes()))
     width = round(SIDE * panorama.width / panorama.height)
-    return [
+    return (
         np.asarray(panorama.resize((width, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)),
         to_pixels(view),
         read_chip(pair.aerial, config.aerial_footprint_m, SIDE, large.fill),
-    ]
-
-
-def _side_by_side(parts: Sequence[Rgb]) -> Rgb:
-    gap = np.full((SIDE, GAP, 3), 255, np.uint8)
-    first, *others = parts
-    return np.concatenate([first, *(one for part in others for one in (gap, part))], axis=1)
+    )

@@ -34,7 +34,7 @@ from training.evaluate import report
 from training.evaluate.protocols import Options, evaluate
 from training.recipes import Recipe
 from training.run.loop import train
-from training.run.start import start
+from training.run.start import start, steps_per_epoch
 from training.run.step import step
 from training.studies.ablation_table import summary
 
@@ -231,6 +231,7 @@ def _plan(study: Study, asked: Mapping[str, Any], read: Read, out: Path) -> dict
 
 def epochs_within(minutes: float, recipe: Recipe, arrays: Arrays, device: str) -> int:
     """The epochs that fit in a time budget, at least 1, from the time of a few steps."""
+    steps = steps_per_epoch(recipe, len(arrays))
     timed = replace(recipe, queue_start_epoch=0)
     state = start(timed, arrays, 0, device)
     shuffled = order(timed, arrays.positions, 0, 0)
@@ -240,9 +241,7 @@ def epochs_within(minutes: float, recipe: Recipe, arrays: Arrays, device: str) -
         step(state, batch, timed, device).wait()
         times.append(time.monotonic() - began)
         began = time.monotonic()
-    if not times:
-        raise AblationError(f"{len(arrays)} pairs do not fill one batch of {recipe.batch_size}")
-    epoch_s = float(np.median(times)) * (len(arrays) // recipe.batch_size)
+    epoch_s = float(np.median(times)) * steps
     return max(1, math.floor(minutes * 60.0 / epoch_s))
 
 
