@@ -110,6 +110,13 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
 
 def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer) -> None:
     admission = pipeline.admission
+
+    def index_behind() -> bool:
+        return live.trouble() is not None
+
+    def weights_lost() -> bool:
+        return live.weights_trouble() is not None
+
     for name, help_text, value in (
         ("panoramas_in_flight", "Admitted and not yet answered", lambda: admission.panoramas),
         ("upload_bytes_in_flight", "Uploads held in memory", lambda: admission.bytes),
@@ -117,6 +124,8 @@ def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer) -> None:
         ("panoramas_working_limit", "Limit of those; more get a 503", lambda: admission.limit),
         ("panoramas_waiting", "Decoded, waiting for the model", lambda: pipeline.waiting),
         ("model_alive", "1 while the model's thread takes work", lambda: pipeline.alive),
+        ("index_behind", "1 while an older version answers than CURRENT names", index_behind),
+        ("weights_lost", "1 while the file of the live weights does not hold them", weights_lost),
     ):
         metrics.watch(f"skyfix_{name}", help_text, value)
     metrics.watch_index(live)

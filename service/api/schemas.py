@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
+
+from service.runtime.jobs import Kind, Status
 
 Degrees = Annotated[float, Field(description="degrees")]
 Box = Annotated[list[float], Field(min_length=4, max_length=4)]
@@ -102,8 +104,6 @@ class StatedSchema(_Answer):
 class MatchSchema(_Answer):
     """One tile of the index, and its distance from the panorama."""
 
-    model_config = _like(_MATCH)
-
     rank: int = Field(ge=1, description="1 is the best")
     tile_id: str = Field(description="stable across rebuilds; GET /tiles/{tile_id}.jpg shows it")
     latitude: Degrees = Field(description="of the tile's centre, WGS84 degrees")
@@ -123,8 +123,8 @@ class MatchSchema(_Answer):
 class PositionSchema(_Answer):
     """The position that the nearest tiles agree on."""
 
-    latitude: Degrees = Field(description="WGS84 degrees", examples=[25.7615])
-    longitude: Degrees = Field(description="WGS84 degrees", examples=[-80.19325])
+    latitude: Degrees = Field(description="WGS84 degrees")
+    longitude: Degrees = Field(description="WGS84 degrees")
 
 
 def _jpeg_uri(pixels: object) -> object:
@@ -155,12 +155,11 @@ class ExplanationSchema(_Answer):
     )
 
     projected: Annotated[str, BeforeValidator(_jpeg_uri)] = Field(
-        description="data URI of a square JPEG", examples=["data:image/jpeg;base64,/9j/4AAQ"]
+        description="data URI of a square JPEG"
     )
     attention: Annotated[str | None, BeforeValidator(_mask_uri)] = Field(
         description="data URI of a grey PNG of the same size, white where the network attends "
-        "most; null for weights without attention",
-        examples=["data:image/png;base64,iVBORw0K"],
+        "most; null for weights without attention"
     )
     heading_deg: Degrees = Field(
         description="heading of the panorama's centre column that the projection supposes"
@@ -177,14 +176,13 @@ class FixSchema(_Answer):
         "when near or bbox allow no tile, as note then says"
     )
     radius_m: float | None = Field(
-        description="metres around the position; null without a position", examples=[11.5]
+        description="metres around the position; null without a position"
     )
     confidence: float | None = Field(
         ge=0.0,
         le=1.0,
         description="calibrated probability that the panorama was taken within radius_m of the "
         "position, if half of all panoramas come from elsewhere; null without calibration",
-        examples=[0.93],
     )
     in_index: bool | None = Field(
         description="false: probably not taken where this index has imagery; null without "
@@ -198,8 +196,7 @@ class FixSchema(_Answer):
         "that were used, each with its source"
     )
     timings_ms: dict[str, float] = Field(
-        description="milliseconds a stage; encode and search count for the whole batch",
-        examples=[{"geometry": 0.4, "decode": 12.1, "encode": 9.0, "search": 0.6}],
+        description="milliseconds a stage; encode and search count for the whole batch"
     )
 
     explanation: ExplanationSchema | None = Field(None, description="with explain=true only")
@@ -227,7 +224,7 @@ class ReadySchema(_Answer):
         }
     )
 
-    status: str = Field(examples=["ready"])
+    status: str
     index_version: str
     encoder: str
     trouble: str | None = Field(
@@ -274,8 +271,6 @@ class ProblemSchema(BaseModel):
 class OutcomeSchema(_Answer):
     """The outcome of one panorama of a batch: a fix or a problem, the other is null."""
 
-    model_config = _like({"fix": None, "problem": _PROBLEM})
-
     fix: FixSchema | None = None
     problem: ProblemSchema | None = None
 
@@ -308,8 +303,8 @@ class JobSchema(_Answer):
     )
 
     id: str
-    kind: Literal["rebuild"]
-    status: Literal["running", "succeeded", "failed", "cancelled"]
+    kind: Kind
+    status: Status
     started_at: str = Field(description="ISO 8601, UTC")
     finished_at: str | None
     exit_code: int | None = Field(description="of the process; negative: number of the signal")

@@ -7,8 +7,6 @@ python-multipart's parser is used directly.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -47,7 +45,7 @@ class BodyLimits:
 
     max_bytes: int
     deadline_s: float
-    max_files: int = 1
+    max_files: int
 
 
 async def read_panoramas(
@@ -65,14 +63,22 @@ async def read_panoramas(
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated[:18]) > limits.max_bytes:
         raise _too_large(int(stated[:18]), limits)
+    _, parameters = parse_options_header(request.headers["content-type"])
+    received = 0
     try:
-        async with (
-            asyncio.timeout(limits.deadline_s),
-            aclosing(_bounded(request, limits, reservation)) as stream,
-        ):
-            return await _parse(request.headers, stream, limits)
+        form = _Form(parameters.get(b"boundary", b""), limits.max_files)
+        async with asyncio.timeout(limits.deadline_s):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limits.max_bytes:
+                    raise _too_large(received, limits)
+                reservation.grow(len(chunk))
+                form.write(chunk)
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {limits.deadline_s:g} s") from None
+    except FormParserError as error:
+        raise UploadError(f"the multipart body cannot be read: {error}") from error
+    return form.files()
 
 
 def _check_kind(headers: Headers) -> None:
@@ -86,33 +92,8 @@ def _check_kind(headers: Headers) -> None:
         raise MediaTypeError(f"content-encoding {coding[:80]!r}: send the form uncompressed")
 
 
-async def _bounded(
-    request: Request, limits: BodyLimits, reservation: Reservation
-) -> AsyncGenerator[bytes, None]:
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limits.max_bytes:
-            raise _too_large(received, limits)
-        reservation.grow(len(chunk))
-        yield chunk
-
-
 def _too_large(size: int, limits: BodyLimits) -> BodyTooLargeError:
     return BodyTooLargeError(f"the body has {size} bytes or more; the limit is {limits.max_bytes}")
-
-
-async def _parse(
-    headers: Headers, stream: AsyncGenerator[bytes, None], limits: BodyLimits
-) -> list[bytes]:
-    _, parameters = parse_options_header(headers["content-type"])
-    try:
-        form = _Form(parameters.get(b"boundary", b""), limits.max_files)
-        async for chunk in stream:
-            form.write(chunk)
-    except FormParserError as error:
-        raise UploadError(f"the multipart body cannot be read: {error}") from error
-    return form.files()
 
 
 class _Form:

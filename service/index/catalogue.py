@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from model.errors import SkyfixError, public_reason
@@ -166,16 +165,7 @@ class Catalogue:
     def __enter__(self) -> Catalogue:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the file; nothing is pending."""
+    def __exit__(self, *error: object) -> None:
         self._db.close()
 
     def replace_source(self, source: SourceRecord, tiles: Iterable[Tile]) -> Changes:
@@ -278,10 +268,6 @@ class Catalogue:
         """All sources and all tiles as of one moment: of each tile, its source is there."""
         with self._transaction("BEGIN"):
             return self.sources(), list(self.tiles())
-
-    def count(self) -> int:
-        """The number of tiles."""
-        return self._number("SELECT count(*) FROM tiles")
 
     def around(self, name: str) -> dict[str, int]:
         """How many tiles of each other source are centred in the box around a source's tiles."""

@@ -12,7 +12,7 @@ from service.index import milvus
 from service.index.flat import Flat, Rows, Vectors
 from service.index.gpu import Gpu
 from service.index.ivf_pq import FEWEST, IVF_FILE, IvfPq
-from service.index.manifest import VECTORS, EngineUnavailable, Manifest
+from service.index.manifest import VECTORS, Manifest
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,7 @@ class EngineChoice:
     def undo(self, published: Sequence[str]) -> None:
         """Remove the collection of a version that is not published."""
         if self.milvus_address is not None:
-            try:
-                milvus.drop(self.milvus_address, published)
-            except EngineUnavailable as error:
-                log.warning("the next build removes the version's collection: %s", error)
+            milvus.drop_if_there(self.milvus_address, published)
 
 
 def open_engine(manifest: Manifest, folder: Path, flat: Flat, device: str) -> Engine:

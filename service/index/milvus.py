@@ -152,6 +152,14 @@ def drop(address: str, keep: Sequence[str]) -> None:
             log.info("dropped the Milvus collection %s", name)
 
 
+def drop_if_there(address: str, keep: Sequence[str]) -> None:
+    """As `drop`. Where Milvus does not answer, the next build or prune drops the collections."""
+    try:
+        drop(address, keep)
+    except EngineUnavailable as error:
+        log.warning("collections stay until the next build or prune: %s", error)
+
+
 def uri_of(address: str) -> str:
     """The server's URI, without the home's id."""
     uri, mark, home = address.rpartition("#")

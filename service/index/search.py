@@ -35,17 +35,21 @@ class TileIndex:
     """
 
     def __init__(self, manifest: Manifest, tiles: TileTable, flat: Flat, engine: Engine) -> None:
-        """Raises CalibrationError when the manifest's calibration cannot be read."""
+        """Raises VersionCorrupt when the manifest's calibration cannot be read."""
         self.manifest = manifest
         self.version = manifest.version
         self.tiles = tiles
         self.vectors = flat.vectors
         stored = manifest.calibration
-        self.calibration = (
-            Calibration.from_tiles(tiles) if stored is None else Calibration.from_dict(stored)
-        )
+        try:
+            self.calibration = (
+                Calibration.from_tiles(tiles) if stored is None else Calibration.from_dict(stored)
+            )
+        except CalibrationError as error:
+            raise VersionCorrupt(f"index version {self.version}: {error}; build again") from error
         self._flat, self._engine = flat, engine
-        self._mapped: list[tuple[Path, os.stat_result]] = []
+        mapped = (flat.path, flat.path.with_name(TILES))
+        self._mapped = [(path, path.stat()) for path in mapped]
 
     @classmethod
     def open(cls, folder: Path, device: str = "cpu") -> TileIndex:
@@ -56,15 +60,7 @@ class TileIndex:
             EngineUnavailable: see open_engine.
         """
         manifest, tiles, flat = read_version(folder)
-        engine = open_engine(manifest, folder, flat, device)
-        try:
-            index = cls(manifest, tiles, flat, engine)
-        except CalibrationError as error:
-            raise VersionCorrupt(
-                f"index version {manifest.version}: {error}; build again"
-            ) from error
-        index._mapped = [(path, path.stat()) for path in (flat.path, folder / TILES)]
-        return index
+        return cls(manifest, tiles, flat, open_engine(manifest, folder, flat, device))
 
     def check_whole(self) -> None:
         """Check that no mapped file was cut short: reading the lost pages would end the process

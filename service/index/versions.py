@@ -10,7 +10,6 @@ index/CURRENT       the live version's name
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
@@ -24,10 +23,8 @@ from model.atomic_write import sync, write_atomically
 from model.errors import SkyfixError, public_reason
 from service.index import milvus
 from service.index.lock import build_lock, pointer_lock
-from service.index.manifest import EngineUnavailable, Manifest, VersionCorrupt
+from service.index.manifest import Manifest, VersionCorrupt
 from service.index.search import TileIndex
-
-log = logging.getLogger(__name__)
 
 NAME = re.compile(r"\d{6,}-\d{8}T\d{6}Z")
 
@@ -182,7 +179,7 @@ class Versions:
                     os.rename(self.folder / name, self.folder / f".old-{name}")
             self.sweep()
             for uri in servers:
-                self._drop_collections(uri)
+                milvus.drop_if_there(uri, self.names())
         return old
 
     def _milvus(self, name: str) -> str | None:
@@ -191,12 +188,6 @@ class Versions:
             return self.manifest(name).engine.get("uri")
         except VersionCorrupt:
             return None
-
-    def _drop_collections(self, uri: str) -> None:
-        try:
-            milvus.drop(uri, self.names())
-        except EngineUnavailable as error:
-            log.warning("collections stay until the next build or prune: %s", error)
 
     def sweep(self) -> None:
         """Remove what killed builds and prunes left. The caller holds the build lock."""

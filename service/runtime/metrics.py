@@ -53,10 +53,8 @@ class Metrics:
             "skyfix_canary_timestamp_seconds", "When the last canary ran", registry=registry
         )
         self.jobs = Counter("skyfix_jobs", "Jobs that ended", ["kind", "status"], registry=registry)
-        for status in ("succeeded", "failed", "cancelled"):
-            self.jobs.labels(
-                "rebuild", status
-            )  # counted from 0, so that an alert sees the first job
+        for status in ("succeeded", "failed", "cancelled"):  # from 0: an alert sees the first job
+            self.jobs.labels("rebuild", status)
         self.running = Gauge("skyfix_jobs_running", "Jobs running now", registry=registry)
 
     def page(self) -> bytes:
@@ -84,29 +82,18 @@ class Metrics:
         Gauge(name, help_text, registry=self.registry).set_function(value)
 
     def watch_index(self, live: LiveLocalizer) -> None:
-        """Also report the live version and its weights."""
+        """Also report the live version."""
         self.registry.register(_LiveVersion(live))
 
 
 class _LiveVersion(Collector):
-    """Name, age and tiles of the live version, and whether a restart would find it and its
-    weights."""
+    """Name, age and tiles of the live version."""
 
     def __init__(self, live: LiveLocalizer) -> None:
         self._live = live
 
     def collect(self) -> Iterator[Metric]:
         """Yields no date and no tiles while no version answers."""
-        yield GaugeMetricFamily(
-            "skyfix_index_behind",
-            "1 while an older version answers than CURRENT names",
-            float(self._live.trouble() is not None),
-        )
-        yield GaugeMetricFamily(
-            "skyfix_weights_lost",
-            "1 while the file of the live weights does not hold them",
-            float(self._live.weights_trouble() is not None),
-        )
         info = GaugeMetricFamily(
             "skyfix_index_live", "1 for the version that answers", labels=["version", "encoder"]
         )
