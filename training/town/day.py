@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.town.numba_options import Triple
+from training.town.numba_options import Triple, triple
 
 SEASONS = ("spring", "summer", "autumn", "late winter")
 
@@ -51,8 +51,8 @@ def day(seed: int) -> Day:
         sunshine=rng.uniform(0.0, 0.3) if overcast else rng.uniform(0.7, 1.0),
         clouds=rng.uniform(0.7, 1.0) if overcast else rng.uniform(0.0, 0.6),
         leaves=rng.uniform(*leaves),
-        grass_tint=_shaken(grass, rng),
-        leaf_tint=_shaken(leaf, rng),
+        grass_tint=triple(np.array(grass) * (1 + rng.normal(0, 0.03, 3)), 0),
+        leaf_tint=triple(np.array(leaf) * (1 + rng.normal(0, 0.03, 3)), 0),
         exposure=float(np.exp(rng.normal(0, 0.16))),
         white_balance=(1 + warmth, 1.0, 1 - warmth),
         contrast=rng.uniform(0.85, 1.2),
@@ -61,8 +61,3 @@ def day(seed: int) -> Day:
         traffic=rng.uniform(0.1, 0.75),
         jpeg_quality=int(rng.integers(82, 95)),
     )
-
-
-def _shaken(tint: Triple, rng: np.random.Generator) -> Triple:
-    r, g, b = (float(t * (1 + rng.normal(0, 0.03))) for t in tint)
-    return r, g, b

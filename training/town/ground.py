@@ -10,7 +10,7 @@ import numpy as np
 
 from training.town.layout import Lattice, Street
 from training.town.noise import CLOUDY, LEAFY, chance, sample, texture
-from training.town.numba_options import F32, F64, U8, Triple, compiled, faded, scaled, span, triple
+from training.town.numba_options import F32, F64, U8, Triple, compiled, faded, inlined, span, triple
 from training.town.roads import pave
 from training.town.solids import in_frame
 from training.town.style import RURAL, Style
@@ -22,21 +22,28 @@ _GRID_M = 4.0  # pitch of the coarse raster of block coordinates
 _PATH_WIDTH = 0.035  # of a park's winding path, in units of the noise it is a contour of
 
 
+class _Blocks(NamedTuple):
+    nodes: F32  # (N, N, 2) block coordinates every _GRID_M metres
+    uses: U8
+    first: int  # index of the first block in `uses`
+    spacing: F32  # metres of a block, along and across
+    river: F64  # x, y, angle, amplitude, wave number, half width: negative for no river
+
+
 @dataclass(frozen=True)
 class Ground:
     """What lies on the ground, and what later placement needs to know about it."""
 
     canvas: Canvas
     clearance_m: F32  # at 1 m pitch: metres to the nearest carriageway, negative on it
-    uses: U8  # land use of each block
+    blocks: _Blocks
     grid: Lattice
-    first_block: int
 
     def use_at(self, points: F64) -> U8:
         """Land use at points (N, 2)."""
-        i = np.floor(self.grid.to_nodes(points)).astype(int) - self.first_block
-        i = np.clip(i, 0, self.uses.shape[0] - 1)
-        return np.asarray(self.uses[i[:, 0], i[:, 1]])
+        i = np.floor(self.grid.to_nodes(points)).astype(int) - self.blocks.first
+        i = np.clip(i, 0, self.blocks.uses.shape[0] - 1)
+        return np.asarray(self.blocks.uses[i[:, 0], i[:, 1]])
 
     def at_metres(self, raster: U8) -> U8:
         """A full raster at the 1 m pitch of `clearance_m`."""
@@ -75,19 +82,12 @@ def paint_ground(
     grass, dirt, crops = (np.array(c, np.float32) for c in (style.grass, style.dirt, style.crops))
     canvas = Canvas(colour, material, metres, grass, dirt, crops, texture(), seed % 9973)
     spacing, river = np.array(style.spacing, np.float32), _river(size * metres, rng)
-    _land(canvas, _Blocks(nodes, uses, first, spacing, river))
+    blocks = _Blocks(nodes, uses, first, spacing, river)
+    _land(canvas, blocks)
     edge = pave(canvas, style, lines, rng)
     step = max(1, round(1 / metres))
     clearance = edge[step // 2 :: step, step // 2 :: step].copy()
-    return Ground(canvas, clearance, uses, grid, first)
-
-
-class _Blocks(NamedTuple):
-    nodes: F32  # (N, N, 2) block coordinates every _GRID_M metres
-    uses: U8
-    first: int  # index of the first block in `uses`
-    spacing: F32  # metres of a block, along and across
-    river: F64  # x, y, angle, amplitude, wave number, half width: negative for no river
+    return Ground(canvas, clearance, blocks, grid)
 
 
 def _river(size_m: float, rng: np.random.Generator) -> F64:
@@ -112,7 +112,7 @@ def _node(nodes: F32, x: float, y: float) -> tuple[float, float]:
     return i, j
 
 
-@compiled
+@inlined
 def _field(
     canvas: Canvas, blocks: _Blocks, i: float, j: float, pick: float
 ) -> tuple[Triple, float, int]:
@@ -126,7 +126,7 @@ def _field(
     return triple(tone, 0), shade, (SOIL if crop < 0.3 else CROP)
 
 
-@compiled
+@inlined
 def _cover(
     canvas: Canvas, blocks: _Blocks, use: int, x: float, y: float, i: float, j: float, wide: float
 ) -> tuple[Triple, float, int]:
@@ -146,7 +146,7 @@ def _cover(
     if use == MEADOW:
         shrubs = 0.65 if fine + 0.8 * mid > 1.1 else 1.0
         bare = min(max(0.5 * (wide - 0.9), 0.0), 0.8)
-        tuft = scaled(grass, shrubs)
+        tuft = (grass[0] * shrubs, grass[1] * shrubs, grass[2] * shrubs)
         return faded(tuft, triple(canvas.dirt, 0), bare), shade, GRASS
     if use == FIELD:
         colour, furrow, kind = _field(canvas, blocks, i, j, pick)
@@ -156,7 +156,7 @@ def _cover(
     return grass, shade, GRASS
 
 
-@compiled
+@inlined
 def _bank(
     blocks: _Blocks, use: int, x: float, y: float, i: float, j: float, wide: float, seed: int
 ) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from training.town import solids as box
-from training.town.numba_options import F32
+from training.town.numba_options import F32, triple
 from training.town.plots import BOARDS, GREENS, SLABS, TRIMS, Plot
 from training.town.solids import LEVEL, Pair, Roof
 from training.town.surfaces import LAWN, PAVED, WATER
@@ -55,11 +55,10 @@ def _lawn(plot: Plot, depth: float) -> None:
     tint = np.array(style.grass) * rng.uniform(0.84, 1.2) + rng.normal(0, 4, 3)
     if rng.uniform() < 0.3 * style.dryness + 0.06:  # bare earth or gravel instead
         tint = np.array(style.dirt) * rng.uniform(0.8, 1.1)
-    r, g, b = (float(t) for t in tint)
     stripes = -0.07 if rng.uniform() < 0.2 else 0.0
     if plot.free(0, -2.6 - 0.5 * depth, (0.46 * plot.width, 0.5 * depth - 1.2)):
         half = (0.5 * plot.width, 0.5 * depth - 0.6)
-        plot.pave(0, -0.5 * depth - 2.0, half, (r, g, b), LAWN, stripes)
+        plot.pave(0, -0.5 * depth - 2.0, half, triple(tint, 0), LAWN, stripes)
 
 
 def _drive(plot: Plot, u: float, v: float, half: Pair, house: F32) -> None:

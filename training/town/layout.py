@@ -4,7 +4,7 @@ Local metres: x east, y SOUTH, origin at the raster's north-west corner.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -160,11 +160,8 @@ def _clip(street: Street, size_m: float) -> list[Street]:
     inside = np.all((street.points > -_BEYOND_M) & (street.points < size_m + _BEYOND_M), axis=1)
     cuts = np.flatnonzero(np.diff(inside.astype(int))) + 1
     parts = np.split(street.points, cuts)
-    return [
-        Street(part, street.rank, street.half_m, street.unpaved)
-        for part, keep in zip(parts, inside[np.concatenate([[0], cuts])], strict=True)
-        if keep and len(part) > 1
-    ]
+    kept = zip(parts, inside[np.concatenate([[0], cuts])], strict=True)
+    return [replace(street, points=part) for part, keep in kept if keep and len(part) > 1]
 
 
 def _spurs(
@@ -192,9 +189,8 @@ def _spurs(
             continue
         made.append(Street(points, LOCAL, style.road_half[1] * 0.9))
         if rng.uniform() < 0.75:
-            made.append(
-                Street(points[-1] + np.array([[0, 0], [0.5, 0]]), LOCAL, rng.uniform(7, 9.5))
-            )
+            circle = points[-1] + np.array([[0, 0], [0.5, 0]])
+            made.append(Street(circle, LOCAL, rng.uniform(7, 9.5)))
         taken = np.concatenate([taken, points])
         if len(made) >= 2 * wanted:
             break

@@ -30,14 +30,10 @@ def texture() -> F32:
 @inlined
 def sample(noise: F32, channel: int, x: float, y: float) -> float:
     """Bilinear, wrapping read at (x, y) in texels."""
-    ix = int(np.floor(x))
-    iy = int(np.floor(y))
-    fx = x - ix
-    fy = y - iy
-    x0 = ix & (SIZE - 1)
-    x1 = (ix + 1) & (SIZE - 1)
-    y0 = iy & (SIZE - 1)
-    y1 = (iy + 1) & (SIZE - 1)
+    ix, iy = int(np.floor(x)), int(np.floor(y))
+    fx, fy = x - ix, y - iy
+    x0, x1 = ix & (SIZE - 1), (ix + 1) & (SIZE - 1)
+    y0, y1 = iy & (SIZE - 1), (iy + 1) & (SIZE - 1)
     top = noise[channel, y0, x0] * (1.0 - fx) + noise[channel, y0, x1] * fx
     low = noise[channel, y1, x0] * (1.0 - fx) + noise[channel, y1, x1] * fx
     return float(top * (1.0 - fy) + low * fy)

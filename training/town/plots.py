@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from training.town.numba_options import F32, F64, Flags, Triple
+from training.town.numba_options import F32, F64, Flags, Triple, triple
 from training.town.solids import LEVEL, Pair, Roof, solid
 from training.town.style import Style
 
@@ -34,8 +34,7 @@ class Register:
         """One of the colours, a little brighter or darker, and a very little warmer or cooler."""
         light, warm = self.rng.normal(0, spread), self.rng.normal(0, 0.3 * spread)
         r, g, b = choices[self.rng.integers(len(choices))]
-        r, g, b = np.clip((r + light + warm, g + light, b + light - warm), 15, 240)
-        return float(r), float(g), float(b)
+        return triple(np.clip((r + light + warm, g + light, b + light - warm), 15, 240), 0)
 
 
 @dataclass(frozen=True)

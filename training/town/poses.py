@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from training.town.layout import LANE
 from training.town.numba_options import F64
-from training.town.town import Town, TownError, drivable
+from training.town.town import Town, TownError
 
 
 class Pose(NamedTuple):
@@ -46,16 +47,17 @@ def sample_poses(
     for k, (x, y) in enumerate(chosen):
         east, north = town.to_crs(float(x), float(y))
         heading, height, pitch, roll = (round(float(a), 2) for a in angles[k])
-        poses.append(
-            Pose(f"{k:05d}", round(east, 3), round(north, 3), heading, height, pitch, roll)
-        )
+        place = round(east, 3), round(north, 3)
+        poses.append(Pose(f"{k:05d}", *place, heading, height, pitch, roll))
     return poses
 
 
 def _candidates(town: Town, margin_m: float, rng: np.random.Generator) -> F64:
     """Free places every metre along all roads, with a lane offset that drifts slowly."""
     size, found = town.spec.size_m, [np.zeros((0, 2))]
-    for street in drivable(town):
+    for street in town.streets:
+        if street.length_m <= (30 if street.rank == LANE else 8):  # short ones are turning circles
+            continue
         s = np.arange(1.0, street.length_m - 1.0, 1.0)
         knots = rng.uniform(-1, 1, len(s) // 15 + 2) * max(street.half_m - 1.1, 0.3)
         offset = np.interp(s, np.arange(len(knots)) * 15.0, knots)

@@ -4,7 +4,7 @@ import numpy as np
 
 from training.town.layout import LANE, MAIN, Street
 from training.town.noise import CLOUDY, chance, sample
-from training.town.numba_options import F32, I16, Triple, compiled, faded, scaled, span, triple
+from training.town.numba_options import F32, I16, Triple, compiled, faded, inlined, span, triple
 from training.town.style import Style
 from training.town.surfaces import GRASS, GRAVEL, LAWN, PAVED, ROAD, WATER, Canvas
 
@@ -110,7 +110,7 @@ def _painted(
     return faded(faded(tone, (228.0, 228.0, 224.0), white), line, centre)
 
 
-@compiled
+@inlined
 def _worn(
     canvas: Canvas, own: F32, k: int, x: float, y: float, along: float, across: float, wide: float
 ) -> float:
@@ -130,7 +130,7 @@ def _worn(
     return shade
 
 
-@compiled
+@inlined
 def _beside(
     canvas: Canvas, tone: Triple, kind: int, own: F32, edge: float, along: float, wide: float,
     fine: float,
@@ -182,7 +182,8 @@ def _paint(canvas: Canvas, fields: F32, who: I16, table: F32, fillet: float) -> 
             if cover > 0.0:
                 shade = _worn(canvas, own, k, x, y, along, across, wide)
                 shade *= 1.0 + 0.045 * wide + 0.035 * fine
-                tone = faded(tone, scaled(triple(own, _RED), shade), cover)
+                tar = (own[_RED] * shade, own[_RED + 1] * shade, own[_RED + 2] * shade)
+                tone = faded(tone, tar, cover)
                 kind = ROAD if cover > 0.5 else kind
             if own[_UNPAVED] == 0 and edge < -0.2:
                 other = table[max(who[1, r, c], 0)]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.town.numba_options import Triple
+from training.town.numba_options import Triple, triple
 
 GRID, BRICKWORK, SUBURB, ORGANIC, RURAL = "grid", "brickwork", "suburb", "organic", "rural"
 PATTERNS = (GRID, BRICKWORK, SUBURB, ORGANIC, RURAL)
@@ -44,7 +44,7 @@ class Style:
     yellow: bool  # centre lines yellow with white edges, or all white
     grass: Triple
     dryness: float  # 0 green, 1 straw
-    crops: tuple[Triple, Triple, Triple]  # bare, ripe and young fields
+    crops: tuple[Triple, ...]  # bare, ripe and young fields
     houses: float  # share of built lots
     centre: float  # share of commercial blocks at the town's middle
     open_land: float  # share of fields and forest among blocks
@@ -133,5 +133,4 @@ def style(seed: int) -> Style:
 
 def rgb(values: np.ndarray) -> Triple:
     """A colour that no light makes black or white."""
-    r, g, b = (float(v) for v in np.clip(values, 20, 235))
-    return r, g, b
+    return triple(np.clip(values, 20, 235), 0)

@@ -8,7 +8,7 @@ from rasterio.warp import transform
 from model.errors import SkyfixError
 from model.geo import LatLon
 from training.town.ground import paint_ground, stamp_patches
-from training.town.layout import LANE, Street, lattice, streets
+from training.town.layout import Street, lattice, streets
 from training.town.noise import texture
 from training.town.numba_options import F32, U8, U16
 from training.town.settlement import settle
@@ -114,8 +114,3 @@ def _georeference(spec: TownSpec) -> tuple[str, float, float]:
     offset = max(0.0, 2000.0 - half)
     left, top = east + rng.uniform(-offset, offset) - half, north + half
     return crs, float(round(left)), float(round(top))
-
-
-def drivable(town: Town) -> list[Street]:
-    """The streets, without the stubs that only make a turning circle."""
-    return [s for s in town.streets if s.length_m > 8 and (s.rank != LANE or s.length_m > 30)]

@@ -7,7 +7,7 @@ import numpy as np
 from training.town import solids as box
 from training.town.day import Day
 from training.town.layout import LOCAL, MAIN, Street
-from training.town.numba_options import F32, F64
+from training.town.numba_options import F32, F64, triple
 from training.town.solids import solid
 from training.town.town import Town
 
@@ -31,9 +31,8 @@ def traffic(
     for k, street in enumerate(town.streets):
         low, high = street.box
         if around is None or (np.all(low - within_m < around) and np.all(high + within_m > around)):
-            rows += _on_street(
-                street, day, np.random.default_rng([day.seed, town.spec.seed, 11, k])
-            )
+            own = np.random.default_rng([day.seed, town.spec.seed, 11, k])
+            rows += _on_street(street, day, own)
     cars = np.concatenate(rows)
     if around is not None:
         cars = cars[np.hypot(cars[:, 0] - around[0], cars[:, 1] - around[1]) < within_m]
@@ -73,8 +72,7 @@ def car_solids(cars: F32) -> F32:
 
 def _car(x: float, y: float, angle: float, seed: float) -> list[F32]:
     rng = np.random.default_rng(int(seed))
-    r, g, b = rng.choice(_PAINTS, p=_PAINT_SHARES) + rng.normal(0, 5)
-    paint = (float(r), float(g), float(b))
+    paint = triple(rng.choice(_PAINTS, p=_PAINT_SHARES) + rng.normal(0, 5), 0)
     angle += rng.normal(0, 0.03)
     u, van = (math.cos(angle), math.sin(angle)), rng.uniform() < 0.15
     size, tall = rng.uniform(0.92, 1.1), rng.uniform(1.4, 1.75)

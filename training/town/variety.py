@@ -54,11 +54,7 @@ def varied_style(style: Style, seed: int) -> Style:
         asphalt=_gray(rng, 58, 172, cast=5),
         dirt=soil,
         grass=grass,
-        crops=(
-            _mixed((soil, _BROWN), rng),
-            _mixed((_STRAW, _SAND), rng),
-            _mixed((_GREEN, grass), rng),
-        ),
+        crops=tuple(_mixed(c, rng) for c in ((soil, _BROWN), (_STRAW, _SAND), (_GREEN, grass))),
         roofs=_materials(style.roofs, rng),
         walls=_materials(style.walls, rng),
         leaves=tuple(_mixed(climate.leaves, rng) for _ in range(6)),
