@@ -12,7 +12,7 @@ from training.town.layout import Lattice, Street
 from training.town.noise import CLOUDY, LEAFY, chance, sample, texture
 from training.town.numba_options import F32, F64, U8, Triple, compiled, faded, inlined, span, triple
 from training.town.roads import pave
-from training.town.solids import in_frame
+from training.town.solids import Pair, in_frame
 from training.town.style import RURAL, Style
 from training.town.surfaces import CROP, GRASS, GRAVEL, LAWN, PAVED, ROAD, SOIL, WATER, Canvas
 
@@ -26,8 +26,10 @@ class _Blocks(NamedTuple):
     nodes: F32  # (N, N, 2) block coordinates every _GRID_M metres
     uses: U8
     first: int  # index of the first block in `uses`
-    spacing: F32  # metres of a block, along and across
-    river: F64  # x, y, angle, amplitude, wave number, half width: negative for no river
+    spacing: Pair  # metres of a block, along and across
+    river: tuple[
+        float, ...
+    ]  # x, y, angle, amplitude, wave number, half width: negative for no river
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def paint_ground(
     nodes = grid.to_nodes(np.stack(np.meshgrid(pitch, pitch), -1)).astype(np.float32)
     colour = np.zeros((size, size, 3), np.uint8)
     material = np.zeros((size, size), np.uint8)
-    grass, dirt, crops = (np.array(c, np.float32) for c in (style.grass, style.dirt, style.crops))
-    canvas = Canvas(colour, material, metres, grass, dirt, crops, texture(), seed % 9973)
-    spacing, river = np.array(style.spacing, np.float32), _river(size * metres, rng)
-    blocks = _Blocks(nodes, uses, first, spacing, river)
+    tones = np.array([style.grass, style.dirt, *style.crops], np.float32)
+    grass, dirt, *crops = (triple(tone, 0) for tone in tones)
+    canvas = Canvas(colour, material, metres, grass, dirt, tuple(crops), texture(), seed % 9973)
+    spacing, river = np.array(style.spacing, np.float32).tolist(), _river(size * metres, rng)
+    blocks = _Blocks(nodes, uses, first, tuple(spacing), river)
     _land(canvas, blocks)
     edge = pave(canvas, style, lines, rng)
     step = max(1, round(1 / metres))
@@ -90,14 +93,14 @@ def paint_ground(
     return Ground(canvas, clearance, blocks, grid)
 
 
-def _river(size_m: float, rng: np.random.Generator) -> F64:
+def _river(size_m: float, rng: np.random.Generator) -> tuple[float, ...]:
     half = rng.uniform(2, 11) if rng.uniform() < 0.45 else -1.0
     x, y = rng.uniform(0.2, 0.8, 2) * size_m
     angle, amplitude, wave = rng.uniform(0, np.pi), rng.uniform(10, 45), rng.uniform(180, 420)
-    return np.array([x, y, angle, amplitude, 2 * np.pi / wave, half])
+    return x, y, angle, amplitude, 2 * np.pi / wave, half
 
 
-@compiled
+@inlined
 def _node(nodes: F32, x: float, y: float) -> tuple[float, float]:
     """Block coordinates at (x, y), bilinear between the coarse grid's points."""
     gx, gy = x / _GRID_M, y / _GRID_M
@@ -123,7 +126,7 @@ def _field(
     shade = 0.88 + 0.2 * abs((line / period) % 1.0 - 0.5) * 2.0
     crop = chance(half, block + canvas.seed, 5)
     tone = canvas.grass if crop >= 0.85 else canvas.crops[int(crop >= 0.3) + int(crop >= 0.55)]
-    return triple(tone, 0), shade, (SOIL if crop < 0.3 else CROP)
+    return tone, shade, (SOIL if crop < 0.3 else CROP)
 
 
 @inlined
@@ -131,7 +134,7 @@ def _cover(
     canvas: Canvas, blocks: _Blocks, use: int, x: float, y: float, i: float, j: float, wide: float
 ) -> tuple[Triple, float, int]:
     """What grows or lies in a block: (colour, shade, material)."""
-    grass, noise = triple(canvas.grass, 0), canvas.noise
+    grass, noise = canvas.grass, canvas.noise
     mid = sample(noise, CLOUDY, 150 + x * 9.0, y * 9.0)
     fine = sample(noise, LEAFY, x * 2.3, y * 2.3)
     shade = 1.0 + 0.07 * wide + 0.06 * mid + 0.05 * fine
@@ -147,7 +150,7 @@ def _cover(
         shrubs = 0.65 if fine + 0.8 * mid > 1.1 else 1.0
         bare = min(max(0.5 * (wide - 0.9), 0.0), 0.8)
         tuft = (grass[0] * shrubs, grass[1] * shrubs, grass[2] * shrubs)
-        return faded(tuft, triple(canvas.dirt, 0), bare), shade, GRASS
+        return faded(tuft, canvas.dirt, bare), shade, GRASS
     if use == FIELD:
         colour, furrow, kind = _field(canvas, blocks, i, j, pick)
         return colour, shade * furrow, kind
@@ -178,16 +181,18 @@ def _bank(
 @compiled
 def _land(canvas: Canvas, blocks: _Blocks) -> None:
     """Paint every pixel with its block's cover, or with water."""
-    colour, material, uses = canvas.colour, canvas.material, blocks.uses
+    # A field costs time in a loop.
+    colour, material, noise, metres = canvas.colour, canvas.material, canvas.noise, canvas.metres
+    nodes, uses, first = blocks.nodes, blocks.uses, blocks.first
     last = uses.shape[0] - 1
     for r in range(material.shape[0]):
-        y = (r + 0.5) * canvas.metres
+        y = (r + 0.5) * metres
         for c in range(material.shape[1]):
-            x = (c + 0.5) * canvas.metres
-            i, j = _node(blocks.nodes, x, y)
-            row, column = int(np.floor(i)) - blocks.first, int(np.floor(j)) - blocks.first
+            x = (c + 0.5) * metres
+            i, j = _node(nodes, x, y)
+            row, column = int(np.floor(i)) - first, int(np.floor(j)) - first
             use = uses[min(max(row, 0), last), min(max(column, 0), last)]
-            wide = sample(canvas.noise, CLOUDY, x * 1.3, y * 1.3)
+            wide = sample(noise, CLOUDY, x * 1.3, y * 1.3)
             tone, shade, kind = _cover(canvas, blocks, use, x, y, i, j, wide)
             bank = _bank(blocks, use, x, y, i, j, wide, canvas.seed)
             if bank < 0.0:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from training.town.numba_options import F32, U8
+from training.town.numba_options import F32, U8, Triple
 
 # The first three are plants, which the seasons tint.
 GRASS, LAWN, CROP, SOIL, GRAVEL, PAVED, ROAD, WATER = range(8)
@@ -13,8 +13,8 @@ class Canvas(NamedTuple):
     colour: U8  # (H, W, 3) sRGB
     material: U8  # (H, W)
     metres: float  # per pixel
-    grass: F32  # (3,) the town's own colours
-    dirt: F32
-    crops: F32  # (3, 3) bare, ripe and young fields
+    grass: Triple  # the town's own colours
+    dirt: Triple
+    crops: tuple[Triple, ...]  # bare, ripe and young fields
     noise: F32
     seed: int
