@@ -84,9 +84,9 @@ def arrows(trees: dict[str, ast.Module], package: str) -> set[tuple[str, str]]:
 
 
 def _markdown(root: Path) -> list[Path]:
-    hidden = [".venv", ".git", "node_modules"]
-    pages = root.rglob("*.md")
-    return [page for page in pages if not set(hidden) & set(page.relative_to(root).parts)]
+    """Pages outside hidden folders."""
+    pages = [page.relative_to(root) for page in root.rglob("*.md")]
+    return [root / page for page in pages if not any(part.startswith(".") for part in page.parts)]
 
 
 def main(arguments: Sequence[str]) -> None:
