@@ -1,4 +1,4 @@
-"""A heading between the rolls that were tried. Pure numpy."""
+"""Headings from norths, and a north between the rolls that were tried. Pure numpy."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def north_between_rolls(distances: ArrayLike, best: ArrayLike) -> Numbers:
         np.divide(before - after, 2.0 * bend, out=step, where=bend > 0.0)
     between: Numbers = (best + step.clip(-0.5, 0.5)) / rolls % 1.0 % 1.0  # -1e-20 % 1.0 is 1.0
     return between
+
+
+def heading_of(north: float) -> float:
+    """Heading of the centre column of a full panorama whose `north` fraction is given."""
+    return (0.5 - north) * 360.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.heading_estimate import north_between_rolls
+from model.heading_estimate import heading_of, north_between_rolls
 from service.locate.hints import DEFAULT_RADIUS_M, Hints
 
 if TYPE_CHECKING:
@@ -95,8 +95,3 @@ def _best_per_tile(
         norths = north_between_rolls(squared, kept // max(rows.shape[1], 1))
         headings = [heading_of(north) for north in norths.tolist()]
     return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), headings)
-
-
-def heading_of(north: float) -> float:
-    """Heading of the centre column of a full panorama whose `north` fraction is given."""
-    return (0.5 - north) * 360.0

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
+from model.heading_estimate import heading_of
 
 MAX_TOP_K = 100
 DEFAULT_RADIUS_M = 500.0
@@ -107,10 +108,10 @@ class Hints:
 
     @property
     def centre_heading_deg(self) -> float | None:
-        """The heading, given as `heading_deg` or as `north`: heading = (0.5 - north) * 360."""
+        """The heading, given as `heading_deg` or as `north`."""
         if self.north is None:
             return self.heading_deg
-        return (0.5 - self.north) * 360.0
+        return heading_of(self.north)
 
 
 def check_top_k(top_k: int) -> int:

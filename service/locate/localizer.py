@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from model.heading_estimate import heading_of
 from model.panorama import Panorama, PanoramaGeometry
 from model.panorama_metadata import read_panorama
 from service.locate.candidates import (
@@ -24,7 +25,6 @@ from service.locate.candidates import (
     Search,
     allowed_rows,
     find_candidates,
-    heading_of,
 )
 from service.locate.confidence import fuse
 from service.locate.fix import Explanation, Fix, Match, Stated
