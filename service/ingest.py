@@ -19,6 +19,7 @@ from model.errors import SkyfixError
 from model.images import Rgb
 from service.imagery.grid import GridError
 from service.imagery.gridded_source import runs
+from service.imagery.reading import AS_STATED, Reading
 from service.imagery.source import Source, SourceError, source_name
 from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
@@ -64,6 +65,7 @@ def ingest(
     name: str | None = None,
     licence: str | None = None,
     attribution: str | None = None,
+    reading: Reading = AS_STATED,
     progress: Progress = lambda done, expected: None,
 ) -> IngestReport:
     """Cuts `path` into tiles, which replace all former tiles of the source.
@@ -75,6 +77,8 @@ def ingest(
             previous ingest's value if the size is the same, else a quarter of the size.
         name: the source's name. Ingesting under the same name again replaces the source.
         licence, attribution: None: reuse the previous ingest's value, or the imagery's own.
+        reading: what the user says of the imagery; a None in it: reuse the previous
+            ingest's value.
 
     Raises:
         SourceError, GridError: the imagery or the sizes cannot be used; the message says why.
@@ -83,8 +87,10 @@ def ingest(
     began = time.monotonic()
     name = source_name(path.expanduser().resolve(), name)
     former = next((record for record in catalogue.sources() if record.name == name), None)
+    reading = reading.over(Reading.stored(former.reading if former else ""))
     counts: Counter[str] = Counter()
-    with closing(open_source(path, name, former.signature if former else "")) as source:
+    signature = former.signature if former else ""
+    with closing(open_source(path, name, signature, reading)) as source:
         record = SourceRecord(
             name=name,
             kind=source.kind,
@@ -95,6 +101,7 @@ def ingest(
             attribution=_credit("attribution", attribution, former, source),
             signature=source.signature(),
             ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            reading=reading.text(),
         )
         changes = catalogue.replace_source(record, _tiles(source, record, progress, counts))
     _warn_of_changes(former, record)

@@ -168,15 +168,19 @@ def test_a_truncated_file_is_found(catalogue: Catalogue) -> None:
             other.verify()
 
 
-def test_the_first_format_is_brought_up_to_date(catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("format", [1, 2])
+def test_a_former_format_is_brought_up_to_date(catalogue: Catalogue, format: int) -> None:
     catalogue.replace_source(source(), tiles("12"))
     with sqlite3.connect(catalogue.path) as db:
-        db.execute("DROP TABLE digests")
-        db.execute("PRAGMA user_version = 1")
+        db.execute("ALTER TABLE sources DROP COLUMN reading")
+        if format == 1:
+            db.execute("DROP TABLE digests")
+        db.execute(f"PRAGMA user_version = {format}")
     db.close()
     with Catalogue(catalogue.path) as old:
         old.verify()
         assert list(old.tiles()) == tiles("12")
+        assert old.sources() == [source()]
 
 
 def test_what_is_removed_is_not_missed(catalogue: Catalogue) -> None:

@@ -10,17 +10,32 @@ from service.cli.progress import progress_bar
 from service.settings import Settings
 
 
+def _bands(text: str) -> tuple[int, ...]:
+    """Band numbers for argparse: 3,2,1 for red, green and blue, or 1 for grey."""
+    numbers = tuple(int(part) for part in text.split(","))
+    if len(numbers) not in (1, 3) or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not one or three band numbers from 1 on")
+    return numbers
+
+
 @command(
     arg("path", type=Path, help="Raster, or folder of rasters, map tiles, or images with a CSV."),
     arg("--name", help="Name of the source; the same name replaces it. Default: the file's name."),
     arg("--size-m", type=float, help="Width of a tile in metres. Default: the checkpoint's."),
     arg("--stride-m", type=float, help="Metres between tiles. Default: as before, or width / 4."),
+    arg(
+        "--bands", type=_bands, help="Bands of red, green, blue, such as 3,2,1. Default: as stated."
+    ),
+    arg("--nodata", type=float, help="Value that stands for no imagery. Default: as stated."),
+    arg("--crs", help="CRS of rasters that state none, or a wrong one, such as EPSG:32633."),
+    arg("--scheme", choices=("xyz", "tms"), help="Row 0 of map tiles: north (xyz), south (tms)."),
     arg("--licence", help="Licence of the imagery. Every version of the index states it."),
     arg("--attribution", help="Credit to show beside the imagery."),
 )
 def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:
     """Cut imagery into tiles and add them to the catalogue."""
     from model.checkpoint import Checkpoint
+    from service.imagery.reading import Reading
     from service.index.catalogue import Catalogue
     from service.ingest import ingest
 
@@ -36,6 +51,12 @@ def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:
             name=arguments.name,
             licence=arguments.licence,
             attribution=arguments.attribution,
+            reading=Reading(
+                bands=arguments.bands,
+                nodata=arguments.nodata,
+                crs=arguments.crs,
+                scheme=arguments.scheme,
+            ),
             progress=progress,
         )
     print(

@@ -23,6 +23,7 @@ from model.geo import EQUATORIAL_RADIUS_M, wrap_longitude
 from service.imagery.grid import Extent
 from service.imagery.gridded_source import GriddedSource
 from service.imagery.layer import Layer, Points, map_to, window_of
+from service.imagery.reading import AS_STATED, Reading
 from service.imagery.source import Ground, SourceError, source_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -72,7 +73,7 @@ class MapTileSource(GriddedSource):
 
     kind = "xyz"
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, reading: Reading = AS_STATED) -> None:
         """Lists every file; decodes one of each level.
 
         Raises:
@@ -80,6 +81,7 @@ class MapTileSource(GriddedSource):
         """
         self.path = path
         self.name = source_name(path, name)
+        self._scheme = reading.scheme
         if (path / "tilemapresource.xml").exists():
             raise SourceError(
                 f"{path} counts its rows from the south (TMS): write it again as XYZ, for example "

@@ -15,6 +15,7 @@ import numpy as np
 from service.imagery.gridded_source import SampledSource
 from service.imagery.layer import Layer
 from service.imagery.raster import RasterSource
+from service.imagery.reading import AS_STATED, Reading
 from service.imagery.signature import ValueRange, range_to_show, signature
 from service.imagery.source import Cut, Ground, source_name
 
@@ -26,14 +27,20 @@ class MosaicSource(SampledSource):
 
     kind = "mosaic"
 
-    def __init__(self, path: Path, name: str | None = None, former: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str | None = None,
+        former: str = "",
+        reading: Reading = AS_STATED,
+    ) -> None:
         """Opens and checks every sheet; see RasterSource."""
         self.path = path
         self.name = source_name(path, name)
         self._sheets: list[RasterSource] = []
         try:
             for file in sheets_in(path):
-                self._sheets.append(RasterSource(file, self.name))
+                self._sheets.append(RasterSource(file, self.name, reading=reading))
             self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
             self._value_range = self._shared_range(former)
         except BaseException:

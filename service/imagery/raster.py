@@ -28,6 +28,7 @@ from service.imagery.crs import WGS84, crs_name, project, wrap_width
 from service.imagery.grid import Extent
 from service.imagery.gridded_source import GriddedSource
 from service.imagery.layer import Layer, Points, map_to, pixels_per_sample, window_of
+from service.imagery.reading import AS_STATED, Reading
 from service.imagery.signature import ValueRange, range_to_show, signature, stamp
 from service.imagery.source import Ground, SourceError, source_name
 
@@ -44,7 +45,13 @@ class RasterSource(GriddedSource):
 
     kind = "raster"
 
-    def __init__(self, path: Path, name: str | None = None, former: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str | None = None,
+        former: str = "",
+        reading: Reading = AS_STATED,
+    ) -> None:
         """Opens and checks the raster; reads no pixels.
 
         Args:
@@ -56,6 +63,7 @@ class RasterSource(GriddedSource):
         self.path = path
         self.name = source_name(path, name)
         self._former = former
+        self._reading = reading
         self._raster = _open(path)
         try:
             self.bands = Bands(self._raster)

@@ -18,6 +18,7 @@ from model.errors import SkyfixError
 from model.images import Rgb
 from service.imagery.grid import GridPlace
 from service.imagery.gridded_source import runs
+from service.imagery.reading import Reading
 from service.imagery.source import Cut, Source, SourceError, SourceMissing
 from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
@@ -49,7 +50,8 @@ def reopen(record: SourceRecord) -> Source:
         SourceMissing: the imagery is no longer where it was ingested from.
     """
     try:
-        return open_source(Path(record.path), record.name, record.signature)
+        reading = Reading.stored(record.reading)
+        return open_source(Path(record.path), record.name, record.signature, reading)
     except SourceMissing as error:
         remedy = "put it back, or ingest it from where it is now under the same name"
         raise SourceMissing(

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 from model.errors import SkyfixError, public_reason
 from model.geo import Bounds, LatLon, bounds_around
 
-FORMAT = 2  # PRAGMA user_version of the file; 1 had no digests
+FORMAT = 3  # PRAGMA user_version of the file; 1 had no digests, 2 no `reading`
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS sources (
     name TEXT PRIMARY KEY, kind TEXT NOT NULL, path TEXT NOT NULL,
     size_m REAL, stride_m REAL,
     licence TEXT NOT NULL, attribution TEXT NOT NULL,
-    signature TEXT NOT NULL, ingested_at TEXT NOT NULL
+    signature TEXT NOT NULL, ingested_at TEXT NOT NULL, reading TEXT NOT NULL DEFAULT ''
 )""",
     """CREATE TABLE IF NOT EXISTS tiles (
     tile_id TEXT PRIMARY KEY, source TEXT NOT NULL REFERENCES sources(name),
@@ -83,6 +83,7 @@ class SourceRecord(NamedTuple):
     attribution: str
     signature: str
     ingested_at: str  # ISO 8601, UTC
+    reading: str = ""  # of service.imagery.reading
 
 
 # Named, not *: a damaged schema has other columns.
@@ -158,6 +159,8 @@ class Catalogue:
                 return
             for statement in SCHEMA:
                 self._db.execute(statement)
+            if "reading" not in (row[1] for row in self._rows("PRAGMA table_info(sources)")):
+                self._db.execute("ALTER TABLE sources ADD COLUMN reading TEXT NOT NULL DEFAULT ''")
             for source in self.sources():
                 self._seal(source.name)
             self._db.execute(f"PRAGMA user_version = {FORMAT}")
@@ -184,7 +187,7 @@ class Catalogue:
             db.executemany("INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)", tiles)
         with self._transaction("BEGIN IMMEDIATE"):
             changes = self._compare(source.name)
-            db.execute("INSERT OR REPLACE INTO sources VALUES (?,?,?,?,?,?,?,?,?)", source)
+            db.execute("INSERT OR REPLACE INTO sources VALUES (?,?,?,?,?,?,?,?,?,?)", source)
             db.execute("DELETE FROM tiles WHERE source = ?", (source.name,))
             db.execute("INSERT INTO tiles SELECT * FROM incoming")
             self._seal(source.name)
