@@ -112,14 +112,18 @@ class Panorama:
     Attributes:
         heading_deg: heading of the centre column, 0 to 360; None when unknown. `geometry.north`
             states the same as a fraction of the image's width.
+        heading_tolerance_deg: how far `heading_deg` may be off.
         sources: for `heading_deg` and each value of the extent, who states it: "given", "GPano",
             "EXIF", "EXIF (magnetic)", "assumed" or "unknown".
+        notes: for some of these values, what was done to the stated value, or why it was ignored.
     """
 
     image: OpenedImage
     geometry: PanoramaGeometry = PanoramaGeometry()
     heading_deg: float | None = None
+    heading_tolerance_deg: float = 0.0
     sources: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def extent(self) -> Band:

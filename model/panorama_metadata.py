@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from model.images import MAX_METADATA_BYTES, open_image, without_warnings
+from model.images import MAX_METADATA_BYTES, open_image
 from model.panorama import ASPECT_TOLERANCE, GeometryError, Panorama, PanoramaGeometry
+from model.stated_heading import choose_heading
 
 log = logging.getLogger(__name__)
-
-_GPS_IFD = 0x8825
-_GPS_DIRECTION_REF, _GPS_DIRECTION = 16, 17
 
 _EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
 _CORRECT = f"correct it, or give heading_deg, {', '.join(_EXTENT)}: it is not read then"
@@ -60,18 +58,22 @@ def read_panorama(
     gpano = {} if all_given else _gpano(image.stored)
     crop = _gpano_crop(gpano, image.size)
     sources = dict.fromkeys(_EXTENT, "assumed" if crop is None else "GPano")
-    sources |= dict.fromkeys([*given, "heading_deg"], "given")
+    sources |= dict.fromkeys(given, "given")
+    notes: dict[str, str] = {}  # of every value that a note explains
     crop = crop or _Crop(0.5, None, 360.0, 0.0)
-    if heading_deg is None:
-        heading_deg, sources["heading_deg"] = _heading(gpano, image.exif)
-        if heading_deg is not None:
-            heading_deg += crop.centre_deg  # GPano's heading is the full sphere's centre's
+    stated = choose_heading(heading_deg, gpano, image.exif)
+    sources["heading_deg"] = stated.source
+    if stated.note is not None:
+        notes["heading_deg"] = stated.note
     extent = {name: given.get(name, getattr(crop, name)) for name in _EXTENT}
-    if heading_deg is None:
-        return Panorama(image, PanoramaGeometry(None, **extent), None, sources)
-    north = PanoramaGeometry.north_of(heading_deg, extent["horizontal_fov_deg"])
+    heading, north = stated.degrees, None
+    if heading is not None:
+        if stated.source != "given":
+            heading += crop.centre_deg  # a file states the heading of the full sphere's centre
+        north = PanoramaGeometry.north_of(heading, extent["horizontal_fov_deg"])
+        heading %= 360.0
     geometry = PanoramaGeometry(north, **extent)
-    return Panorama(image, geometry, heading_deg % 360.0, sources)
+    return Panorama(image, geometry, heading, stated.tolerance_deg, sources, notes)
 
 
 class _Crop(NamedTuple):
@@ -163,24 +165,3 @@ def _gpano_crop(gpano: Mapping[str, str], size: tuple[int, int]) -> _Crop | None
         horizontal_fov_deg=min(360.0, 360.0 * width / full_width),
         centre_deg=((left + width / 2.0) / full_width - 0.5) * 360.0,
     )
-
-
-def _heading(gpano: Mapping[str, str], exif: Image.Exif) -> tuple[float | None, str]:
-    """The heading that the file states, and its source."""
-    heading = _number(gpano, "PoseHeadingDegrees", -360.0, 720.0, "correct it, or give heading_deg")
-    if heading is not None:
-        return heading, "GPano"
-    try:
-        with without_warnings():
-            gps = exif.get_ifd(_GPS_IFD)
-        direction = float(gps[_GPS_DIRECTION])
-    except KeyError:
-        return None, "unknown"
-    except Exception as error:  # damaged EXIF raises whatever its parser meets
-        log.warning("the EXIF direction cannot be read and is ignored: %s", error)
-        return None, "unknown"
-    if not 0.0 <= direction <= 360.0:
-        log.warning("the EXIF direction %g is not 0 to 360 and is ignored", direction)
-        return None, "unknown"
-    magnetic = gps.get(_GPS_DIRECTION_REF) == "M"
-    return direction, "EXIF (magnetic)" if magnetic else "EXIF"

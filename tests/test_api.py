@@ -44,7 +44,7 @@ async def test_a_panorama_comes_back_with_its_place(client: httpx.AsyncClient, t
     assert best["bounds"][0] < best["longitude"] < best["bounds"][2]
     assert fix["position"] == {"latitude": best["latitude"], "longitude": best["longitude"]}
     assert (fix["index_version"], fix["encoder"]) == (town, FakeEncoder().fingerprint)
-    assert fix["geometry"]["north"] == {"value": 0.5, "source": "given"}
+    assert fix["geometry"]["north"] == {"value": 0.5, "source": "given", "note": None}
     assert min(fix["timings_ms"].values()) >= 0.0
 
 
@@ -52,7 +52,7 @@ async def test_an_unknown_heading_is_said_and_estimated(
     client: httpx.AsyncClient, town: str
 ) -> None:
     fix = (await locate(client, 5, "top_k=1")).json()
-    assert fix["geometry"]["north"] == {"value": None, "source": "unknown"}
+    assert fix["geometry"]["north"] == {"value": None, "source": "unknown", "note": None}
     assert fix["matches"][0]["tile_id"] == "t5"
     heading = fix["matches"][0]["heading_deg"]
     assert min(heading, 360.0 - heading) <= 45.0  # half of the step between two of 4 rolls

@@ -95,9 +95,6 @@ def test_a_crop_of_other_proportions_is_ignored_and_logged(caplog):
     ("fields", "names"),
     [
         ({"ProjectionType": "cubestrip"}, "cubestrip"),
-        (full(PoseHeadingDegrees="north"), "PoseHeadingDegrees 'north'"),
-        (full(PoseHeadingDegrees="nan"), "PoseHeadingDegrees 'nan'"),
-        (full(PoseHeadingDegrees="1e9"), "PoseHeadingDegrees '1e9'"),
         (full(width=-4), "FullPanoWidthPixels '-4'"),
         (full(CroppedAreaTopPixels=60, CroppedAreaImageHeightPixels=50), "outside its full"),
     ],
@@ -128,23 +125,14 @@ GIVEN = {
 }
 
 
-@pytest.mark.parametrize(
-    ("fields", "names"),
-    [
-        ({"ProjectionType": "cubestrip"}, [*GIVEN]),
-        (full(PoseHeadingDegrees="358,88"), ["heading_deg"]),
-        (full(width=-4), [*GIVEN]),
-    ],
-)
-def test_metadata_is_not_read_where_all_its_values_are_given(fields, names):
+@pytest.mark.parametrize("fields", [{"ProjectionType": "cubestrip"}, full(width=-4)])
+def test_metadata_is_not_read_where_all_its_values_are_given(fields):
     data = photo(xmp=attributes(**fields))
-    given = {name: GIVEN[name] for name in names}
-    remedy = "heading_deg" if len(names) == 1 else "heading_deg, horizon, .*horizontal_fov_deg"
-    with pytest.raises(GeometryError, match=f"correct it, or give {remedy}"):
-        read_panorama(data, **{name: given[name] for name in names[1:]})
-    panorama = read_panorama(data, **given)
+    with pytest.raises(GeometryError, match="give heading_deg, horizon, .*horizontal_fov_deg"):
+        read_panorama(data, horizon=0.5, vertical_fov_deg=180.0, horizontal_fov_deg=360.0)
+    panorama = read_panorama(data, **GIVEN)
     assert panorama.heading_deg == 90
-    assert {panorama.sources[name] for name in names} == {"given"}
+    assert set(panorama.sources.values()) == {"given"}
 
 
 def test_a_projection_s_name_may_be_written_large():

@@ -99,6 +99,11 @@ class StatedSchema(_Answer):
     source: str = Field(
         description="given, GPano, EXIF, EXIF (magnetic), assumed or unknown", examples=["GPano"]
     )
+    note: str | None = Field(
+        None,
+        description="what was done to the stated value, or why it was ignored; else null",
+        examples=["GPano's PoseHeadingDegrees 'n/a' is ignored: it is no heading"],
+    )
 
 
 class MatchSchema(_Answer):

@@ -12,10 +12,14 @@ from model.geo import Bounds, LatLon
 
 @dataclass(frozen=True)
 class Stated:
-    """A geometry value and its source: given, GPano, EXIF, EXIF (magnetic), assumed or unknown."""
+    """A geometry value and its source: given, GPano, EXIF, EXIF (magnetic), assumed or unknown.
+
+    note: what was done to the stated value, or why it was ignored; None: nothing to say.
+    """
 
     value: float | None
     source: str
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,10 @@ def _stated(panorama: Panorama) -> dict[str, Stated]:
         "horizontal_fov_deg": _shown(geometry.horizontal_fov_deg),
     }
     sources = {**panorama.sources, "north": panorama.sources["heading_deg"]}
-    return {name: Stated(value, sources[name]) for name, value in values.items()}
+    return {
+        name: Stated(value, sources[name], panorama.notes.get(name))
+        for name, value in values.items()
+    }
 
 
 def _shown_heading(heading_deg: float) -> float:
