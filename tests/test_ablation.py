@@ -35,22 +35,22 @@ def test_each_row_takes_one_thing_away():
     assert rows["w/o IPT"].encoder.preprocessing.projection == "none"
     assert not rows["w/o MSAE"].encoder.network.attention
     assert (rows["w/o GMS"].queue_length, full.queue_length) == (0, 4)
-    assert {one.epochs for one in rows.values()} == {2}
-    assert len({one.name for one in (full, *rows.values())}) == 5
+    assert {recipe.epochs for recipe in rows.values()} == {2}
+    assert len({recipe.name for recipe in (full, *rows.values())}) == 5
     modern = rows["skyfix-modern"]
     assert (modern.encoder, modern.pretrained) == (full.encoder, False)
     assert (modern.loss, modern.sampling) == ("info_nce", "hard")
 
 
-def test_a_study_is_gone_on_with_and_makes_its_table(pairs, tmp_path):
-    rows = {name: one for name, one in table_2(SHORT).items() if name != "w/o IPT"}
+def test_a_study_resumes_and_makes_its_table(pairs, tmp_path):
+    rows = {name: recipe for name, recipe in table_2(SHORT).items() if name != "w/o IPT"}
     first = ablate(Study(rows, [0]), pairs, {"same": pairs}, tmp_path)
     assert first["rows"]["w/o GMS"]["interval"] is None
-    before = {one: one.stat().st_mtime_ns for one in tmp_path.rglob("0/*")}
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("0/*")}
     assert len(before) == 3 * 5
     study = Study(rows, [0, 1])
     table = ablate(study, pairs, {"same": pairs}, tmp_path)
-    assert {one: one.stat().st_mtime_ns for one in before} == before
+    assert {file: file.stat().st_mtime_ns for file in before} == before
     assert table["rows"]["msae-demo"]["difference"] == 0.0
     assert run_folder(tmp_path, "w/o GMS", 1).is_dir()
     text = markdown(table).splitlines()
@@ -64,7 +64,7 @@ def test_a_study_is_gone_on_with_and_makes_its_table(pairs, tmp_path):
         ablate(Study(rows, [0], minutes=1.0), pairs, {"same": pairs}, tmp_path)
 
 
-def test_what_was_made_of_other_data_or_otherwise_is_never_taken_over(pairs, tmp_path):
+def test_results_of_other_data_or_options_are_never_reused(pairs, tmp_path):
     rows = {"msae-demo": table_2(SHORT)["msae-demo"]}
     study, held_out = Study(rows, [0]), {"same": pairs}
     table = ablate(study, pairs, held_out, tmp_path)
@@ -90,7 +90,7 @@ def test_what_was_made_of_other_data_or_otherwise_is_never_taken_over(pairs, tmp
         ablate(study, pairs, held_out, tmp_path)
 
 
-def test_an_unreadable_training_pair_is_left_out_and_one_to_measure_with_is_not(
+def test_an_unreadable_pair_is_left_out_of_training_and_refused_in_validation(
     pairs, tmp_path, caplog
 ):
     rows = {"msae-demo": table_2((*SHORT, "batch_size=33", "epochs=1"))["msae-demo"]}
@@ -103,7 +103,7 @@ def test_an_unreadable_training_pair_is_left_out_and_one_to_measure_with_is_not(
 
 
 def test_differences_are_paired_by_seed():
-    """Seeds differ widely, the rows by the same 10 points in each: the interval is a point."""
+    """Seeds differ widely, rows by 10 points in every seed, so the interval is a point."""
     full = {seed: {"centre": {"1": 0.2 + 0.2 * seed, "N": 4.0}} for seed in range(3)}
     less = {seed: {"centre": {"1": 0.1 + 0.2 * seed, "N": 4.0}} for seed in range(3)}
     row = summary({"full": full, "less": less}, "centre")["rows"]["less"]
@@ -112,7 +112,7 @@ def test_differences_are_paired_by_seed():
     assert row["deviation"]["1"] == pytest.approx(0.2)
 
 
-def test_the_interval_is_that_of_student_s_test():
+def test_the_interval_equals_student_s_test():
     differences = np.random.default_rng(0).normal(size=5).tolist()
     expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
     assert interval(differences) == pytest.approx(tuple(expected))
@@ -125,7 +125,7 @@ def test_a_budget_buys_epochs_in_proportion(pairs):
     assert epochs_within(10.0, recipe, arrays, "cpu") > 20
 
 
-def test_a_study_of_nothing_is_refused(pairs, tmp_path):
+def test_a_study_needs_seeds_and_validation_pairs(pairs, tmp_path):
     with pytest.raises(AblationError, match="at least one row and one seed"):
         Study(table_2(SHORT), [])
     with pytest.raises(AblationError, match="needs a validation set"):

@@ -46,16 +46,16 @@ def test_the_mask_is_equation_3_by_explicit_loops():
 
 @pytest.mark.parametrize("size", [(9, 9), (8, 8), (2, 2), (1, 1), (5, 7)])
 @torch.no_grad()
-def test_one_mask_of_the_features_size_in_0_to_1(size):
+def test_the_mask_has_the_features_size_and_values_in_0_to_1(size):
     attention = MultiScaleAttention(8, group_channels=4)
-    mask = attention([100 * one for one in maps((5, 20, 20), (3, 10, 10))], size)
+    mask = attention([100 * feature_map for feature_map in maps((5, 20, 20), (3, 10, 10))], size)
     assert mask.shape == (2, 1, *size)
     assert 0 <= mask.min() <= mask.max() <= 1
 
 
 @torch.no_grad()
-def test_a_mask_cannot_saturate_by_its_level():
-    """Whatever lifts every logit alike, even far beyond a sigmoid's range, leaves the mask."""
+def test_the_level_of_the_logits_does_not_change_the_mask():
+    """Lifting all logits alike, even far beyond a sigmoid's range, changes nothing."""
     attention = MultiScaleAttention(8, group_channels=4)
     features = maps((5, 20, 20), (3, 10, 10))
     before = attention(features, (10, 10))

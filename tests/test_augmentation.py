@@ -42,13 +42,13 @@ def recipe(*overrides):
 
 
 def worlds(count, margin=0, overrides=()):
-    """`count` flat worlds as arrays, north in the centre column, all at one place."""
+    """`count` flat worlds as arrays, north in the centre column, all at one position."""
     config = recipe(*overrides).encoder
     side = 32 + 2 * margin
     preprocessing, size_m = config.preprocessing, 24.0 * side / 32
     panoramas = [World(i).panorama(256, 512) for i in range(count)]
     return Arrays(
-        np.stack([preprocessing.strip(one, PanoramaGeometry()) for one in panoramas]),
+        np.stack([preprocessing.strip(panorama, PanoramaGeometry()) for panorama in panoramas]),
         np.full(count, 0.5),
         np.stack([World(i).tile(side, size_m) for i in range(count)]),
         np.tile(np.array(earth_centred(HERE)), (count, 1)),
@@ -102,7 +102,7 @@ def test_both_views_still_show_the_same_ground(overrides):
     assert disagreement(wrong._replace(north=wrong.north + 0.25), chosen) > 20
 
 
-def test_a_joint_turn_is_the_same_quarter_in_both_views():
+def test_a_joint_rotation_is_the_same_quarter_turn_in_both_views():
     polar = ("encoder.preprocessing.projection=polar", "rotation=joint")
     chosen, arrays = recipe(*polar), worlds(1, overrides=polar)
     project, quarters = chosen.encoder.preprocessing.project, set()
@@ -156,8 +156,8 @@ def test_an_unknown_position_stays_unknown():
 def test_street_rotation_leaves_the_tile_and_takes_every_heading():
     arrays, chosen = worlds(1), recipe("rotation=street")
     samples = [augment(arrays, 0, chosen, epoch, 0) for epoch in range(60)]
-    assert all((one.tile == arrays.chips[0]).all() for one in samples)
-    counts = np.histogram([one.north for one in samples], 4, (0, 1))[0]
+    assert all((sample.tile == arrays.chips[0]).all() for sample in samples)
+    counts = np.histogram([sample.north for sample in samples], 4, (0, 1))[0]
     assert counts.min() >= 5
 
 
@@ -169,7 +169,7 @@ def test_heading_noise_is_bounded_and_centred():
     assert abs(np.mean(degrees)) < 1
 
 
-def test_a_missing_band_is_filled_from_its_edges_only():
+def test_a_missing_band_blanks_only_rows_at_the_edges():
     chosen, arrays = recipe("missing_band=0.5"), worlds(1)
     fill, blanked = chosen.encoder.preprocessing.fill, 0
     for epoch in range(60):
@@ -198,7 +198,7 @@ def test_a_limited_view_keeps_one_arc():
     assert max(shares) < 0.9
 
 
-def test_a_ramp_begins_with_none_and_ends_with_all():
+def test_a_ramp_begins_without_augmentation_and_ends_in_full():
     sure = ("missing_band=1", "limited_view=1", "colour_jitter=0.2", "heading_noise_deg=6")
     ramped, full = recipe(*sure, "ramp_epochs=4"), recipe(*sure)
     arrays = worlds(1)
@@ -206,14 +206,16 @@ def test_a_ramp_begins_with_none_and_ends_with_all():
     assert (first.strip == arrays.strips[0]).all()
     assert first.north == arrays.norths[0]
     for epoch in (4, 9):
-        ours, theirs = (augment(arrays, 0, one, epoch, 0) for one in (ramped, full))
+        ours, theirs = (
+            augment(arrays, 0, changed_recipe, epoch, 0) for changed_recipe in (ramped, full)
+        )
         assert (ours.strip == theirs.strip).all()
         assert ours.north == theirs.north
     half = augment(arrays, 0, ramped, 2, 0).north - 0.5
     assert half == pytest.approx((augment(arrays, 0, full, 2, 0).north - 0.5) / 2)
 
 
-def test_colours_change_alone_in_each_view_and_order_of_levels_stays():
+def test_colours_change_separately_in_each_view_and_keep_the_order_of_levels():
     arrays = worlds(1)
     sample = augment(arrays, 0, recipe("colour_jitter=0.2"), 0, 0)
     for old, new in [(arrays.strips[0], sample.strip), (arrays.chips[0], sample.tile)]:
@@ -233,13 +235,13 @@ def test_a_convolution_keeps_each_channel_s_mean_and_spread():
         levels = np.moveaxis(before.astype(float), -1, 0)
         for channel, own in enumerate(levels):
             weights = zip(levels, kernel[channel], strict=True)
-            seen = sum(ndimage.correlate(*one, mode="nearest") for one in weights)
+            seen = sum(ndimage.correlate(*pair, mode="nearest") for pair in weights)
             seen = (seen - seen.mean()) / seen.std() * own.std() + own.mean()
             expected = np.clip((1 - share) * own + share * seen, 0, 255)
             assert np.abs(after[..., channel] - expected).max() < 0.7
 
 
-def test_so_many_views_are_convolved_each_with_kernels_of_its_own():
+def test_the_stated_share_of_views_is_convolved_with_different_kernels():
     chosen, pairs = recipe("random_convolution=0.5"), 2000
     uniform = np.random.default_rng(1).random((pairs, sum(draw_counts(chosen).values())))
     found = draw(uniform, chosen, 0, margin=0)
@@ -269,18 +271,18 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone():
     assert (first.strip == again.strip).all()
     assert first.north == again.north
     others = [augment(arrays, 1, chosen, 5, 8), augment(arrays, 1, chosen, 6, 7)]
-    assert all(first.north != one.north for one in others)
+    assert all(first.north != sample.north for sample in others)
 
 
-def test_batches_show_each_pair_at_most_once_an_epoch_in_another_order_each():
+def test_each_epoch_shows_each_pair_at_most_once_in_a_new_order():
     chosen, arrays = recipe(*EVERYTHING), worlds(10)
     epochs = [
         list(batches(arrays, chosen, epoch, 0, shuffled(arrays, chosen, epoch, 0)))
         for epoch in range(6)
     ]
-    orders = [torch.cat([one.rows for one in epoch]).tolist() for epoch in epochs]
+    orders = [torch.cat([batch.rows for batch in epoch]).tolist() for epoch in epochs]
     for epoch, taken in zip(epochs, orders, strict=True):
-        assert [len(one.ids) for one in epoch] == [4, 4]
+        assert [len(batch.ids) for batch in epoch] == [4, 4]
         assert len(set(taken)) == 8
     assert len({tuple(taken) for taken in orders}) == 6
     assert {i for taken in orders for i in taken} == set(range(10))
@@ -298,16 +300,16 @@ def test_a_batch_is_its_samples():
         assert (batch.tile_positions[row].numpy() == sample.tile_position).all()
 
 
-def test_a_resumed_epoch_goes_on_where_it_stopped():
+def test_a_resumed_epoch_continues_with_the_next_batch():
     chosen, arrays = recipe(*EVERYTHING), worlds(13)
     whole = list(batches(arrays, chosen, 2, 0, shuffled(arrays, chosen, 2, 0)))
     rest = list(batches(arrays, chosen, 2, 0, shuffled(arrays, chosen, 2, 0), start=1))
-    assert [one.ids.tolist() for one in rest] == [one.ids.tolist() for one in whole[1:]]
+    assert [batch.ids.tolist() for batch in rest] == [batch.ids.tolist() for batch in whole[1:]]
     assert all(torch.equal(a.strips, b.strips) for a, b in zip(rest, whole[1:], strict=True))
 
 
-def test_streets_of_one_tile_are_no_negatives_of_each_other_wherever_they_are():
-    """Rows 0 and 2 share a tile; no position is known, so that only the tile can say so."""
+def test_streets_of_one_tile_are_never_negatives_of_each_other():
+    """Rows 0 and 2 share a tile. No position is known, so only the tile number shows this."""
     chosen, arrays = recipe(*EVERYTHING), worlds(4)
     arrays.positions[:] = np.nan
     taken = np.array([3, 2, 1, 0])
@@ -325,7 +327,7 @@ def test_streets_of_one_tile_are_no_negatives_of_each_other_wherever_they_are():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["sent by batch", "on the GPU"])
-def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
+def test_a_gpu_gets_the_batches_of_the_cpu(monkeypatch, share, cuda):
     monkeypatch.setattr(augmentation, "RESIDENT_SHARE", share)
     chosen = recipe(*EVERYTHING, "colour_jitter=0.2", "random_convolution=0.5", "offset_m=6")
     arrays = worlds(6, margin=8)
@@ -335,7 +337,7 @@ def test_a_gpu_sees_the_batches_that_a_processor_sees(monkeypatch, share, cuda):
     (there,) = batches(arrays, chosen, 3, 1, taken, images=images)
     (here,) = batches(arrays, chosen, 3, 1, taken)
     for ours, theirs in zip(there, here, strict=True):
-        # One level of a colour: powers, and the convolutions' TF32, are not rounded alike.
+        # One level of a colour: a GPU rounds powers and TF32 convolutions differently.
         torch.testing.assert_close(ours.cpu().double(), theirs.double(), atol=1.0, rtol=1e-12)
     assert there.strips.is_cuda
     assert (there.tiles.cpu() == here.tiles).double().mean() > 0.99

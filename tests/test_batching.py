@@ -1,4 +1,4 @@
-"""Threads that share the model: order kept, failures apart, nothing dropped or done twice."""
+"""Threads share the model. Order is kept, and no query is lost, repeated or failed by another."""
 
 import threading
 import time
@@ -61,7 +61,7 @@ def hold(work: Doubler, batcher: Batcher[int, int]) -> None:
     assert work.entered.wait(5.0)
 
 
-def test_what_waits_is_answered_together(work: Doubler, batcher: Batcher[int, int]) -> None:
+def test_waiting_queries_are_answered_together(work: Doubler, batcher: Batcher[int, int]) -> None:
     hold(work, batcher)
     futures = [batcher.submit(number, later()) for number in range(1, 7)]
     work.go.set()
@@ -95,13 +95,13 @@ def test_as_many_batches_as_allowed_use_the_model_at_once(work: Doubler, at_once
         wait_until(lambda: work.at_once >= min(number, at_once))  # noqa: B023
     assert work.at_once == at_once
     work.go.set()
-    batcher.stop()  # what waits is answered, all but the one that fails
+    batcher.stop()  # waiting queries are answered, except the failing query
     assert isinstance(futures.pop(3).exception(0.0), ValueError)
     assert [future.result(0.0) for future in futures] == [2, 4, 6, 10, 12, 14, 16]
     assert work.most_at_once == at_once
 
 
-def test_cancelled_and_expired_queries_are_never_worked(
+def test_cancelled_and_expired_queries_never_reach_the_model(
     work: Doubler, batcher: Batcher[int, int]
 ) -> None:
     hold(work, batcher)
@@ -123,7 +123,7 @@ def test_a_full_queue_refuses(work: Doubler, batcher: Batcher[int, int]) -> None
         batcher.submit(9, later())
 
 
-def test_stopping_answers_what_waits(work: Doubler, batcher: Batcher[int, int]) -> None:
+def test_stopping_answers_waiting_queries(work: Doubler, batcher: Batcher[int, int]) -> None:
     hold(work, batcher)
     waiting = batcher.submit(1, later())
     work.go.set()
@@ -133,7 +133,7 @@ def test_stopping_answers_what_waits(work: Doubler, batcher: Batcher[int, int]) 
         batcher.submit(2, later())
 
 
-def test_a_dead_thread_is_noticed_by_everybody(work: Doubler, batcher: Batcher[int, int]) -> None:
+def test_every_caller_notices_a_dead_thread(work: Doubler, batcher: Batcher[int, int]) -> None:
     hold(work, batcher)
     fatal = batcher.submit(13, later())
     waiting = [batcher.submit(number, later()) for number in range(4)]

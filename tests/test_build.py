@@ -1,4 +1,4 @@
-"""A build encodes what is new, publishes what is whole, and survives what kills it."""
+"""A build encodes only new tiles, publishes only complete versions, and survives a kill."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def live_vectors(home: Path) -> NDArray[np.float32]:
 
 
 class FailingEncoder(FakeEncoder):
-    """Fails after `images` images, as a killed process does: without a word to anyone."""
+    """Fails after `images` images, as a killed process does: without any report."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def test_a_tiles_picture_finds_the_tile(tmp_path: Path) -> None:
     assert distances[0, 0] < 1e-5
 
 
-def test_the_manifest_says_what_is_inside(tmp_path: Path) -> None:
+def test_the_manifest_states_the_content(tmp_path: Path) -> None:
     count = add_town(tmp_path, tmp_path / "town.tif")
     manifest = Versions(tmp_path).manifest(build(tmp_path, FakeEncoder()).name)
     assert (manifest.count, manifest.dimension, manifest.encoder) == (count, 32, "fa" * 32)
@@ -107,7 +107,7 @@ def test_only_what_changed_is_encoded_again(tmp_path: Path) -> None:
     assert build(tmp_path, encoder).encoded == encoder.calls == changed
 
 
-def test_from_how_many_tiles_search_is_approximate_is_inherited(
+def test_a_build_inherits_approximate_from(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     add_town(tmp_path, tmp_path / "town.tif")
@@ -141,9 +141,7 @@ def test_tiles_of_one_content_are_encoded_once(tmp_path: Path) -> None:
     assert (vectors[0] == vectors[2]).all()
 
 
-def test_an_interrupted_build_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_build_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "SHARD_TILES", 32)
     count = add_town(tmp_path, tmp_path / "town.tif")
     with pytest.raises(KeyboardInterrupt):
@@ -204,7 +202,7 @@ with build_lock(Path(sys.argv[1])):
 """
 
 
-def test_a_builder_in_another_process_is_named_and_its_death_ends_its_lock(tmp_path: Path) -> None:
+def test_another_builder_is_named_and_its_death_releases_the_lock(tmp_path: Path) -> None:
     add_town(tmp_path, tmp_path / "town.tif")
     command = [sys.executable, "-c", OTHER_BUILDER, str(tmp_path / "index")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
@@ -228,7 +226,7 @@ def test_a_damaged_catalogue_builds_nothing(tmp_path: Path) -> None:
     assert Versions(tmp_path).names() == [live]
 
 
-def test_a_pointer_to_nowhere_is_mended_by_a_build(tmp_path: Path) -> None:
+def test_a_build_repairs_a_pointer_to_a_missing_version(tmp_path: Path) -> None:
     count = add_town(tmp_path, tmp_path / "town.tif")
     first = build(tmp_path, FakeEncoder()).name
     Versions(tmp_path).pointer.write_text("000009-20260101T000000Z")

@@ -31,11 +31,11 @@ def tiles(numbers: str, content: str = "a", of: str = "town") -> list[Tile]:
 
 
 def damages(path: Path, step: int) -> Iterator[None]:
-    """A bit flipped in one byte after another: every `step`th of those that are not zero."""
+    """Flip a bit of every `step`th byte that is not zero, one byte at a time."""
     whole = path.read_bytes()
-    for place in [place for place, byte in enumerate(whole) if byte][::step]:
+    for offset in [offset for offset, byte in enumerate(whole) if byte][::step]:
         damaged = bytearray(whole)
-        damaged[place] ^= 4
+        damaged[offset] ^= 4
         path.write_bytes(damaged)
         yield
 
@@ -68,7 +68,7 @@ def test_an_ingest_that_fails_leaves_the_old_tiles(catalogue: Catalogue) -> None
     assert catalogue.replace_source(source(), tiles("1")).removed == 1
 
 
-def test_readers_see_old_tiles_until_the_new_are_whole(catalogue: Catalogue) -> None:
+def test_readers_see_old_tiles_until_the_new_tiles_are_complete(catalogue: Catalogue) -> None:
     catalogue.replace_source(source(), tiles("12"))
 
     def while_reading() -> Iterator[Tile]:
@@ -91,7 +91,7 @@ class Overtaken(Catalogue):
         if self.other is None:
             self.other = threading.Thread(target=self._ingest)
             self.other.start()
-            self.other.join(0.3)  # it ends in this time, or waits for the reader
+            self.other.join(0.3)  # the ingest ends in this time, or waits for the reader
         return found
 
     def _ingest(self) -> None:
@@ -99,17 +99,17 @@ class Overtaken(Catalogue):
             catalogue.replace_source(source("later"), tiles("89", of="later"))
 
 
-def test_sources_and_tiles_are_of_one_moment(catalogue: Catalogue) -> None:
+def test_a_snapshot_holds_sources_and_tiles_of_one_moment(catalogue: Catalogue) -> None:
     catalogue.replace_source(source(), tiles("12"))
     with Overtaken(catalogue.path) as reader:
         assert reader.snapshot() == ([source()], tiles("12"))
         assert reader.other is not None
         reader.other.join()
         assert reader.snapshot() == (reader.sources(), tiles("12") + tiles("89", of="later"))
-    assert [one.name for one in catalogue.sources()] == ["later", "town"]
+    assert [record.name for record in catalogue.sources()] == ["later", "town"]
 
 
-def test_sources_stand_beside_each_other(catalogue: Catalogue) -> None:
+def test_sources_do_not_change_each_other(catalogue: Catalogue) -> None:
     catalogue.replace_source(source("a"), tiles("12", of="a"))
     catalogue.replace_source(source("b"), tiles("34", of="b"))
     with pytest.raises(TileIdTaken, match="'t2' already belongs to the source 'a'"):
@@ -147,7 +147,7 @@ def test_a_flipped_bit_is_found_or_changes_nothing(catalogue: Catalogue) -> None
     assert found > 100
 
 
-def test_an_ingest_into_a_damaged_file_says_so(catalogue: Catalogue) -> None:
+def test_an_ingest_names_a_damaged_file(catalogue: Catalogue) -> None:
     catalogue.replace_source(source(), tiles("123456789"))
     refused = 0
     for _ in damages(catalogue.path, 9):
@@ -169,7 +169,7 @@ def test_a_truncated_file_is_found(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("format", [1, 2])
-def test_a_former_format_is_brought_up_to_date(catalogue: Catalogue, format: int) -> None:
+def test_a_former_format_is_converted(catalogue: Catalogue, format: int) -> None:
     catalogue.replace_source(source(), tiles("12"))
     with sqlite3.connect(catalogue.path) as db:
         db.execute("ALTER TABLE sources DROP COLUMN reading")
@@ -183,7 +183,7 @@ def test_a_former_format_is_brought_up_to_date(catalogue: Catalogue, format: int
         assert old.sources() == [source()]
 
 
-def test_what_is_removed_is_not_missed(catalogue: Catalogue) -> None:
+def test_verify_accepts_a_removed_source(catalogue: Catalogue) -> None:
     catalogue.replace_source(source("a"), tiles("12", of="a"))
     catalogue.replace_source(source("b"), tiles("34", of="b"))
     catalogue.remove_source("a")
@@ -191,7 +191,7 @@ def test_what_is_removed_is_not_missed(catalogue: Catalogue) -> None:
     assert list(catalogue.tiles()) == tiles("34", of="b")
 
 
-def test_files_that_are_no_catalogue_are_refused(tmp_path: Path) -> None:
+def test_files_other_than_catalogues_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a database, but long enough to look at " * 50)
     with pytest.raises(CatalogueError, match="not a usable catalogue"):
         Catalogue(tmp_path / "text")

@@ -39,8 +39,10 @@ def test_round_trip(checkpoint, saved):
     assert loaded.provenance == checkpoint.provenance
     assert loaded.fingerprint == checkpoint.fingerprint
     assert loaded.tensors.keys() == checkpoint.tensors.keys()
-    assert all(torch.equal(loaded.tensors[name], one) for name, one in checkpoint.tensors.items())
-    assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]
+    assert all(
+        torch.equal(loaded.tensors[name], tensor) for name, tensor in checkpoint.tensors.items()
+    )
+    assert [file.name for file in saved.parent.iterdir()] == ["a.safetensors"]
 
 
 def test_turns_change_the_fingerprint_but_one_turn_does_not(checkpoint, tmp_path):
@@ -63,11 +65,11 @@ def test_the_loaded_network_is_the_saved_network(checkpoint, saved):
 
 
 def test_half_precision_weights_are_read_back_as_floats(checkpoint, tmp_path):
-    halves = {name: one.half() for name, one in checkpoint.tensors.items()}
+    halves = {name: tensor.half() for name, tensor in checkpoint.tensors.items()}
     Checkpoint(CONFIG, halves).save(tmp_path / "half.safetensors")
     loaded = Checkpoint.load(tmp_path / "half.safetensors")
     assert loaded.tensors["street.head.bias"].dtype == torch.float16
-    assert all(one.dtype == torch.float32 for one in loaded.network().parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.network().parameters())
     assert loaded.fingerprint != checkpoint.fingerprint
 
 
@@ -83,7 +85,7 @@ assert loaded.fingerprint == before
 
 
 def test_weights_outlive_their_file(saved):
-    """In a process of its own: a page of a mapped file that is gone kills with SIGBUS."""
+    """In a separate process: reading a lost page of a mapped file kills with SIGBUS."""
     command = [sys.executable, "-c", TRUNCATED_WHILE_LOADED, str(saved)]
     assert subprocess.run(command, timeout=120).returncode == 0
 
@@ -172,7 +174,7 @@ def test_an_unusable_file_is_refused_with_its_path(make, saved, tmp_path):
         Checkpoint.load(path)
 
 
-def test_missing_file_and_folder(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(CheckpointError, match="no checkpoint at"):
             Checkpoint.load(path)
@@ -199,7 +201,7 @@ def test_a_failing_write_leaves_the_old_file(checkpoint, saved):
     with pytest.raises(TypeError):
         write_safetensors(saved, checkpoint.tensors, {"format": 3})  # headers hold text only
     assert saved.read_bytes() == before
-    assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]
+    assert [file.name for file in saved.parent.iterdir()] == ["a.safetensors"]
 
 
 def test_a_full_disk_is_reported_with_the_file_s_path(checkpoint, saved, monkeypatch):
@@ -214,4 +216,4 @@ def test_a_full_disk_is_reported_with_the_file_s_path(checkpoint, saved, monkeyp
     with pytest.raises(OSError, match=r"No space left on device: .*new\.safetensors"):
         checkpoint.save(saved.with_name("new.safetensors"))
     assert Checkpoint.load(saved).fingerprint == checkpoint.fingerprint
-    assert [one.name for one in saved.parent.iterdir()] == ["a.safetensors"]
+    assert [file.name for file in saved.parent.iterdir()] == ["a.safetensors"]

@@ -17,7 +17,7 @@ from model.preprocessing import Preprocessing
 
 @settings(max_examples=50)
 @given(cores=st.integers(1, 9), count=st.integers(0, 300), most=st.integers(1, 64))
-def test_every_item_is_worked_on_once_in_slices_that_are_not_too_long(cores, count, most):
+def test_every_item_is_processed_once_in_slices_within_the_limit(cores, count, most):
     times, lengths, lock = np.zeros(count, int), [], threading.Lock()
 
     def work(part):
@@ -48,7 +48,7 @@ def test_the_error_of_a_core_is_raised():
 @pytest.mark.parametrize(
     ("cores", "count", "threads"), [(8, 1, 4), (8, 4, 1), (64, 1, 8), (2, 1, 1)]
 )
-def test_a_single_slice_gets_half_the_cores_up_to_a_team(cores, count, threads):
+def test_a_single_slice_gets_half_the_cores_but_at_most_eight(cores, count, threads):
     seen = set()
     CorePool(cores).run(lambda part: seen.add(torch.get_num_threads()), count, 64)
     assert seen == {threads}
@@ -63,7 +63,7 @@ def three_threads():
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_threads_that_begin_later_see_torch_s_own_number():
+def test_later_threads_see_torch_s_own_number_of_threads():
     CorePool(2).run(lambda part: None, 8, 64)
     with ThreadPoolExecutor(1) as fresh:
         assert fresh.submit(torch.get_num_threads).result() == 3
@@ -71,8 +71,8 @@ def test_threads_that_begin_later_see_torch_s_own_number():
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_simultaneous_works_restore_torch_s_number():
-    """The second begins when a core has set its own number, and ends last."""
+def test_simultaneous_runs_restore_torch_s_number_of_threads():
+    """The second run begins after the first has changed the number, and ends last."""
     pool = CorePool(2)
     begun, go = ([threading.Event(), threading.Event()] for _ in range(2))
 
@@ -95,7 +95,7 @@ def test_simultaneous_works_restore_torch_s_number():
         assert fresh.submit(torch.get_num_threads).result() == 3
 
 
-def test_two_callers_are_welcome_on_several_cores():
+def test_several_cores_take_two_callers():
     assert [CorePool(cores).at_once for cores in (1, 2, 16)] == [1, 2, 2]
 
 

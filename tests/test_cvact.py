@@ -13,13 +13,13 @@ from training.data.pairs import PairError
 @pytest.mark.parametrize("as_cells", [False, True])
 def test_splits_are_one_based_rows_of_the_table(tmp_path, as_cells):
     root = cvact_tree(tmp_path, as_cells=as_cells)
-    assert [one.id[0] for one in load("cvact", root, "train")] == ["d", "b"]
-    assert [one.id[0] for one in load("cvact", root, "val")] == ["a"]
-    assert [one.id[0] for one in load("cvact", root, "all")] == ["d", "b", "a"]
-    assert [one.id[0] for one in load_gallery("cvact", root, "train")] == ["d", "b"]
+    assert [pair.id[0] for pair in load("cvact", root, "train")] == ["d", "b"]
+    assert [pair.id[0] for pair in load("cvact", root, "val")] == ["a"]
+    assert [pair.id[0] for pair in load("cvact", root, "all")] == ["d", "b", "a"]
+    assert [tile.id[0] for tile in load_gallery("cvact", root, "train")] == ["d", "b"]
 
 
-def test_places_are_utm_of_canberra(tmp_path):
+def test_positions_are_utm_of_canberra(tmp_path):
     (pair,) = load("cvact", cvact_tree(tmp_path), "val")
     longitude, latitude = Transformer.from_crs(32755, 4326, always_xy=True).transform(*CANBERRA)
     assert distance_m(pair.position, LatLon(latitude, longitude)) < 0.01
@@ -30,7 +30,7 @@ def test_places_are_utm_of_canberra(tmp_path):
     assert (pair.geometry, pair.aerial.column) == (PanoramaGeometry(), 600)
 
 
-def test_the_test_split_lies_in_its_own_folder_and_its_absent_pairs_are_counted(tmp_path, caplog):
+def test_the_test_split_has_its_own_folder_and_counts_absent_pairs(tmp_path, caplog):
     (pair,) = load("cvact", cvact_tree(tmp_path), "test")
     assert pair.street.parent == tmp_path / "ANU_data_test" / "streetview"
     assert "1 of 2 pairs lack an image" in caplog.text
@@ -44,12 +44,12 @@ def test_a_damaged_table_is_named(tmp_path, damage):
 
 
 @pytest.mark.parametrize("utm", [(math.nan, 6e6), (1e9, 6e6), (7e5, math.inf)])
-def test_a_place_outside_the_projection_is_named(tmp_path, utm):
+def test_a_position_outside_the_projection_is_named(tmp_path, utm):
     with pytest.raises(PairError, match=r"ACT_data\.mat, a-pano_id: utm .* is .*: it must"):
         load("cvact", cvact_tree(tmp_path, first=utm), "val")
 
 
-def test_a_table_in_the_wrong_folder_is_pointed_at(tmp_path):
+def test_a_table_in_the_wrong_folder_is_named(tmp_path):
     table, inside = cvact_tree(tmp_path) / "ACT_data.mat", tmp_path / "ANU_data_small/ACT_data.mat"
     table.rename(inside)
     with pytest.raises(PairError, match=f"{inside} exists: give the folder that holds it"):

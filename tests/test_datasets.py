@@ -39,14 +39,14 @@ def test_cvusa_splits_geometry_and_coordinates(cvusa, caplog):
     assert (pair.aerial.column, pair.aerial.row) == (375, 375)
     assert pair.geometry.north == 0.5
     assert pair.geometry.extent(224, 1232) == pytest.approx((37, -28), abs=0.2)
-    assert [one.id for one in load("cvusa", cvusa, "val")] == ["0000001"]
+    assert [pair.id for pair in load("cvusa", cvusa, "val")] == ["0000001"]
     assert len(load("cvusa", cvusa, "all")) == 2
 
 
 def test_each_cvusa_pair_has_its_own_tile(cvusa):
     pairs, tiles = load("cvusa", cvusa, "all"), load_gallery("cvusa", cvusa, "all")
-    assert [one.tile_id for one in pairs] == [one.id for one in tiles] == ["0000002", "0000001"]
-    assert [one.position for one in tiles] == [one.position for one in pairs]
+    assert [pair.tile_id for pair in pairs] == [tile.id for tile in tiles] == ["0000002", "0000001"]
+    assert [tile.position for tile in tiles] == [pair.position for pair in pairs]
 
 
 @pytest.mark.parametrize(
@@ -58,26 +58,26 @@ def test_each_cvusa_pair_has_its_own_tile(cvusa):
         ("split_locations/all.csv", [1, 2, 50, 181]),
     ],
 )
-def test_cvusa_with_a_damaged_list_names_it(cvusa, file, row):
+def test_a_damaged_cvusa_list_is_named(cvusa, file, row):
     write_rows(cvusa / file, [row])
     with pytest.raises(PairError, match=file):
         load("cvusa", cvusa, "val")
 
 
-def test_cvusa_without_coordinates_says_so(cvusa, caplog):
+def test_cvusa_without_coordinates_is_logged(cvusa, caplog):
     (cvusa / "split_locations" / "all.csv").unlink()
     (pair,) = load("cvusa", cvusa, "val")
     assert pair.position is None
     assert "no coordinates" in caplog.text
 
 
-def test_cvusa_as_it_is_held(real):
+def test_real_cvusa_pairs_have_positions(real):
     pairs = load("cvusa", real / "cvusa", "all")
     assert len(pairs) == 12
-    assert {one.id for one in pairs} == {
+    assert {pair.id for pair in pairs} == {
         path.stem for path in (real / "cvusa/bingmap/19").iterdir()
     }
-    assert all(24 < one.position.latitude < 50 for one in pairs)
+    assert all(24 < pair.position.latitude < 50 for pair in pairs)
 
 
 def folder_of(tmp_path, rows, header=("street", "aerial", "metres_per_pixel")):
@@ -129,8 +129,8 @@ def test_a_bad_row_is_named(tmp_path, rows, names):
         load("folder", folder_of(tmp_path, rows), "all")
 
 
-def test_an_aerial_that_cannot_be_opened_costs_its_own_pair_only(tmp_path):
-    """Listed, so that it is counted with the other unreadable pairs; its middle is not guessed."""
+def test_an_unreadable_aerial_costs_only_its_own_pair(tmp_path):
+    """The pair is listed and so counts as unreadable; the aerial's middle is not guessed."""
     names = ["a.png", "broken.png", "torn.tif"]
     root = folder_of(tmp_path, [(f"{i}.png", name, 0.5) for i, name in enumerate(names)])
     for i, name in enumerate(names):
@@ -142,21 +142,21 @@ def test_an_aerial_that_cannot_be_opened_costs_its_own_pair_only(tmp_path):
     for pair in broken:
         with pytest.raises((SkyfixError, OSError)):
             read_chip(pair.aerial, 8.0, 16, (0, 0, 0))
-    assert [one.id for one in load_gallery("folder", root, "all")] == ["a", "broken", "torn"]
+    assert [tile.id for tile in load_gallery("folder", root, "all")] == ["a", "broken", "torn"]
 
 
 def test_a_folder_s_geotiff_is_opened_as_a_raster(tmp_path):
-    """Tiles of JPEG 2000 and the like are none of Pillow's."""
+    """Pillow does not read a GeoTIFF with LERC or JPEG 2000."""
     root = folder_of(tmp_path, [("s.png", "a.tif", 0.5)])
-    place = {"crs": "EPSG:32632", "transform": Affine(1, 0, 500_000, 0, -1, 5_600_000)}
+    georeference = {"crs": "EPSG:32632", "transform": Affine(1, 0, 500_000, 0, -1, 5_600_000)}
     size = {"driver": "GTiff", "count": 3, "height": 20, "width": 40, "dtype": "uint8"}
-    with rasterio.open(root / "a.tif", "w", **size, **place, compress="lerc") as file:
+    with rasterio.open(root / "a.tif", "w", **size, **georeference, compress="lerc") as file:
         file.write(np.zeros((3, 20, 40), np.uint8))
     (pair,) = load("folder", root, "all")
     assert (pair.aerial.column, pair.aerial.row) == (20, 10)
 
 
-def test_horizon_and_field_of_view_hold_where_the_heading_is_the_panorama_s_own(tmp_path):
+def test_stated_horizon_and_field_of_view_combine_with_the_panorama_s_heading(tmp_path):
     header = ("street", "aerial", "metres_per_pixel", "heading_deg", "horizon", "vertical_fov_deg")
     rows = [("s.png", "a.png", 0.5, "", *rest) for rest in [(0.4, 70), (0.4, ""), ("", "")]]
     stated, half, none = load("folder", folder_of(tmp_path, rows, header), "all")
@@ -182,7 +182,7 @@ def test_missing_columns_are_named(tmp_path):
         load("folder", folder_of(tmp_path, [("s.png", "a.png")], ("street", "aerial")), "all")
 
 
-def test_aerials_of_a_folder_are_references_at_their_middle(tmp_path, caplog):
+def test_a_folder_s_gallery_has_a_tile_at_the_middle_of_each_aerial(tmp_path, caplog):
     header = ("street", "aerial", "metres_per_pixel", "latitude", "longitude", "column", "row")
     rows = [("s.png", "a.png", 0.5, 50, 8, 30, 4), ("s.png", "a.png", 0.5, 50, 8, 30, 4)]
     root = folder_of(tmp_path, [*rows, ("s.png", "in/none.png", 0.5, 50, 8, "", "")], header)
@@ -191,7 +191,7 @@ def test_aerials_of_a_folder_are_references_at_their_middle(tmp_path, caplog):
     assert (tile.aerial.column, tile.aerial.row) == (20, 10)
     # From the street 5 m west and 3 m south.
     assert tile.position == pytest.approx(offset(LatLon(50, 8), -5, -3))
-    assert {one.tile_id for one in load("folder", root, "all")} == {tile.id} == {"a"}
+    assert {pair.tile_id for pair in load("folder", root, "all")} == {tile.id} == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -204,30 +204,30 @@ def test_aerials_of_a_folder_are_references_at_their_middle(tmp_path, caplog):
         ("vigor", "same-test"),
     ],
 )
-def test_what_is_no_dataset_is_refused(tmp_path, name, split):
+def test_a_folder_without_the_dataset_is_refused(tmp_path, name, split):
     with pytest.raises(PairError, match=str(tmp_path)):
         load(name, tmp_path, split)
 
 
-def test_an_unknown_dataset_or_split_is_answered_with_the_known(cvusa):
+def test_an_unknown_dataset_or_split_lists_the_known_names(cvusa):
     with pytest.raises(PairError, match="'vegas' is unknown; known: cvact, cvusa, folder"):
         load("vegas", cvusa, "all")
     with pytest.raises(PairError, match="has the splits train, val and all, not 'test'"):
         load("cvusa", cvusa, "test")
 
 
-def test_what_is_measured_with_by_default_was_not_trained_on():
+def test_the_default_splits_of_training_and_validation_differ():
     for name, dataset in DATASETS.items():
         training, held_out = default_splits(name)
         assert {training, held_out} <= {*dataset.splits, "all"} or not dataset.splits
         assert (training == held_out) == (name == "town")  # a town has no other split
-        # Such as "all", of which what is held out is a part.
+        # For example "all", which contains the validation split.
         assert default_splits(name, "other") == ("other", held_out)
     assert default_splits("vigor") == ("same-train", "same-test")
     assert default_splits("vigor", "cross-train") == ("cross-train", "cross-test")
 
 
-def test_pairs_of_both_training_and_validation_are_logged(cvusa, caplog):
+def test_pairs_in_both_training_and_validation_are_logged(cvusa, caplog):
     train, val = load("cvusa", cvusa, "train"), load("cvusa", cvusa, "val")
     caplog.clear()
     warn_of_overlap(train, val)
@@ -236,15 +236,15 @@ def test_pairs_of_both_training_and_validation_are_logged(cvusa, caplog):
     assert "1 of 1 pairs to measure with have the id of a training pair, such as 0" in caplog.text
 
 
-def test_another_dataset_than_named_is_recognised(cvusa):
+def test_a_folder_of_another_dataset_is_recognised(cvusa):
     with pytest.raises(PairError, match=r"ACT_data.mat is missing.* looks like cvusa"):
         load("cvact", cvusa, "val")
 
 
 def test_a_town_s_poses_are_found_in_its_raster(tmp_path):
-    """Places chosen in UTM metres, written as WGS84, found again as pixels."""
+    """Positions chosen in UTM metres and written as WGS84 are found again as pixels."""
     raster = {"driver": "GTiff", "count": 3, "height": 80, "width": 100, "dtype": "uint8"}
-    place = {"crs": "EPSG:32632", "transform": Affine(0.25, 0, 500_000, 0, -0.25, 5_600_000)}
+    georeference = {"crs": "EPSG:32632", "transform": Affine(0.25, 0, 500_000, 0, -0.25, 5_600_000)}
     rows = [("id", "file", "latitude", "longitude")]
     to_wgs84 = Transformer.from_crs("EPSG:32632", "EPSG:4326", always_xy=True)
     for i, (east, south) in enumerate([(5.0, 5.0), (12.5, 17.25)]):
@@ -252,12 +252,12 @@ def test_a_town_s_poses_are_found_in_its_raster(tmp_path):
         rows.append((i, f"panoramas/{i}.jpg", latitude, longitude))
     for name in ("3", "4"):
         write_rows(tmp_path / name / "poses.csv", rows)
-        with rasterio.open(tmp_path / name / "aerial.tif", "w", **raster, **place) as file:
+        with rasterio.open(tmp_path / name / "aerial.tif", "w", **raster, **georeference) as file:
             file.write(np.zeros((3, 80, 100), np.uint8))
         for i in range(2):
             touch(tmp_path / name / "panoramas" / f"{i}.jpg")
     pairs = load("town", tmp_path, "all")
-    assert [one.id for one in pairs] == ["3/0", "3/1", "4/0", "4/1"]
+    assert [pair.id for pair in pairs] == ["3/0", "3/1", "4/0", "4/1"]
     view = pairs[1].aerial
     assert view.metres_per_pixel == 0.25
     assert (view.column, view.row) == pytest.approx((50, 69), abs=0.01)
@@ -276,9 +276,7 @@ def test_a_town_s_poses_are_found_in_its_raster(tmp_path):
         ("vigor", vigor_tree, "same-train", ["splits/Seattle/satellite_list.txt"]),
     ],
 )
-def test_a_list_means_the_same_with_a_byte_order_mark_and_empty_lines(
-    tmp_path, name, tree, split, files
-):
+def test_a_byte_order_mark_and_empty_lines_do_not_change_a_list(tmp_path, name, tree, split, files):
     root = tree(tmp_path)
     before = load(name, root, split), load_gallery(name, root, split)
     for pattern in files:
@@ -287,7 +285,7 @@ def test_a_list_means_the_same_with_a_byte_order_mark_and_empty_lines(
     assert (load(name, root, split), load_gallery(name, root, split)) == before
 
 
-def test_spaces_around_cells_and_rows_of_empty_cells_mean_nothing(tmp_path):
+def test_spaces_around_cells_and_empty_rows_are_ignored(tmp_path):
     before = load("folder", write_folder(tmp_path), "all")
     table = tmp_path / "pairs.csv"
     rows = table.read_text().splitlines()
@@ -297,7 +295,7 @@ def test_spaces_around_cells_and_rows_of_empty_cells_mean_nothing(tmp_path):
     assert load("folder", tmp_path, "all") == before
 
 
-def test_empty_cells_within_the_coordinates_of_cvusa_do_not_move_those_below(cvusa):
+def test_empty_cells_in_cvusa_coordinates_do_not_shift_later_rows(cvusa):
     path = cvusa / "split_locations" / "all.csv"
     path.write_text(",,,,\n" + path.read_text() + ",,,,\n")
     with pytest.raises(PairError, match=r"all\.csv, line 1 is no position"):
@@ -311,7 +309,7 @@ def test_empty_cells_within_the_coordinates_of_cvusa_do_not_move_those_below(cvu
         ("street,aerial".encode("utf-16"), "line 1: byte 0xff"),
     ],
 )
-def test_the_line_of_bytes_that_are_not_utf_8_is_named(tmp_path, content, names):
+def test_the_line_of_invalid_utf_8_is_named(tmp_path, content, names):
     (tmp_path / "pairs.csv").write_bytes(content)
     with pytest.raises(PairError) as caught:
         load("folder", tmp_path, "all")
@@ -347,7 +345,7 @@ def test_the_line_of_an_impossible_position_is_named(tmp_path, latitude, longitu
         ("", 5, "it has a row but no column: give both or neither"),
     ],
 )
-def test_half_a_place_in_the_aerial_is_not_taken_for_its_middle(tmp_path, column, row, names):
+def test_half_a_point_is_not_replaced_by_the_aerial_s_middle(tmp_path, column, row, names):
     header = ("street", "aerial", "metres_per_pixel", "column", "row")
     root = folder_of(tmp_path, [("s.png", "a.png", 0.5, column, row)], header)
     with pytest.raises(PairError, match=rf"pairs\.csv, line 2, row of s\.png: {names}"):
@@ -359,14 +357,14 @@ def of_splits(tmp_path, *splits):
     return folder_of(tmp_path, rows, ("street", "aerial", "metres_per_pixel", "id", "split"))
 
 
-def test_a_split_that_no_row_names_is_answered_with_those_that_are(tmp_path):
+def test_an_unknown_split_lists_the_table_s_splits(tmp_path):
     root = of_splits(tmp_path, " mine", "", "val")
-    assert [one.id for one in load("folder", root, "mine")] == ["0"]
+    assert [pair.id for pair in load("folder", root, "mine")] == ["0"]
     with pytest.raises(PairError, match=r"'train': it lists no pairs; .* splits mine, val and all"):
         load("folder", root, "train")
 
 
-def test_a_table_without_splits_is_answered_with_all(tmp_path):
+def test_a_table_without_splits_offers_only_all(tmp_path):
     root = folder_of(tmp_path, [("s.png", "a.png", 0.5)])
     with pytest.raises(PairError, match="it has no column split: use --split all"):
         load("folder", root, "train")
@@ -378,5 +376,5 @@ def test_the_splits_of_a_dataset_hold_each_pair_once(tmp_path):
     root = of_splits(tmp_path, "train", "", "val", "train")
     splits = list_splits("folder", root)
     assert splits == ["train", "", "val"]
-    listed = [one.id for split in splits for one in DATASETS["folder"].pairs(root, split)]
-    assert sorted(listed) == [one.id for one in load("folder", root, "all")]
+    listed = [pair.id for split in splits for pair in DATASETS["folder"].pairs(root, split)]
+    assert sorted(listed) == [pair.id for pair in load("folder", root, "all")]

@@ -20,7 +20,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 THEIRS = [name for name in SERVICES if name not in OURS]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# name -> (the stage or image it begins as, its instructions), in order
+# name -> (the base stage or image, the stage's instructions), in order
 STAGES = {
     name: (base, text)
     for base, name, text in re.findall(
@@ -35,7 +35,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 
 
 def words(instruction: str, text: str = DOCKERFILE) -> list[str]:
-    """The arguments of each such instruction in the Dockerfile."""
+    """The arguments of every occurrence of `instruction` in the Dockerfile."""
     return re.findall(rf"^{instruction} (.+)$", text, re.MULTILINE)
 
 
@@ -51,14 +51,14 @@ def test_no_service_can_write_to_its_image_or_gain_rights(name: str) -> None:
     service = SERVICES[name]
     assert "no-new-privileges:true" in service["security_opt"]
     assert {"privileged", "cap_add", "network_mode", "pid"}.isdisjoint(service)
-    if name != "milvus":  # its image needs to write and to keep its rights
+    if name != "milvus":  # Milvus writes to its image and keeps its rights
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 @pytest.mark.parametrize("name", THEIRS)
-def test_images_of_others_are_pinned_and_from_docker_hub(name: str) -> None:
+def test_third_party_images_are_pinned_and_from_docker_hub(name: str) -> None:
     assert re.fullmatch(r"([a-z]+/)?[a-z]+:v?\d+\.\d+\.\d+(-alpine)?", SERVICES[name]["image"])
 
 
@@ -88,7 +88,7 @@ def test_the_gpu_services_differ_in_image_and_device_alone(plain: str, gpu: str)
     assert SERVICES[plain].keys() <= SERVICES[gpu].keys()
 
 
-def test_the_rebuild_for_milvus_finds_it() -> None:
+def test_the_rebuild_for_milvus_has_its_address() -> None:
     assert SERVICES["rebuild-milvus"]["command"] == "build --milvus http://milvus:19530"
     assert SERVICES["milvus"]["profiles"] == SERVICES["api-milvus"]["profiles"]
 
@@ -161,7 +161,7 @@ def test_the_build_holds_no_address_and_needs_no_argument() -> None:
     assert "://" not in (ROOT / "constraints.txt").read_text()
 
 
-def test_the_build_context_holds_what_is_copied_and_no_more() -> None:
+def test_the_build_context_holds_only_copied_files() -> None:
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     admitted = {line[1:] for line in ignore if line.startswith("!")}
     copied = {w for line in words("COPY") if "--from" not in line for w in line.split()[:-1]}

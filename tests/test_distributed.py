@@ -1,4 +1,4 @@
-"""Two processes on one batch are one process on it."""
+"""Two processes that share a batch give the results of one process."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def on_two_processes(folder: Path, out: Path) -> None:
     )
 
 
-def test_loss_gradient_queue_and_weights_are_those_of_one_process(tmp_path):
+def test_two_processes_give_the_loss_gradient_queue_and_weights_of_one(tmp_path):
     folder = write_pairs(tmp_path / "pairs", 8)
     on_two_processes(folder, tmp_path)
     expected = first_steps(read(folder))
@@ -44,28 +44,28 @@ def test_loss_gradient_queue_and_weights_are_those_of_one_process(tmp_path):
 
 
 def check_beginning(arrays, first, second):
-    """Even where each drew its own weights, all begin with the first's."""
+    """Each process draws its own weights, yet both begin with the first process's weights."""
     expected = begun(arrays, seed=0)
-    for one in (first, second):
-        assert one["begun"].keys() == expected.keys()
-        assert all(torch.equal(one["begun"][name], value) for name, value in expected.items())
-        assert "resnet18 has batch norm" in one["refused"]
+    for process in (first, second):
+        assert process["begun"].keys() == expected.keys()
+        assert all(torch.equal(process["begun"][name], value) for name, value in expected.items())
+        assert "resnet18 has batch norm" in process["refused"]
 
 
 def check_weights(folder, shared, alone):
-    """Adam turns roundings into steps where a gradient is nearly 0: small against the way made."""
+    """Adam turns roundings of tiny gradients into steps: compare with the distance trained."""
     arrays = read(folder)
     before = begun(arrays, seed=0)
     single = Checkpoint.load(train(RECIPE, arrays, alone, validation=arrays)).tensors
     both = Checkpoint.load(shared / "last.safetensors").tensors
-    apart = sum((both[name] - one).square().sum() for name, one in single.items())
-    way = sum((before[name] - one).square().sum() for name, one in single.items())
+    apart = sum((both[name] - tensor).square().sum() for name, tensor in single.items())
+    way = sum((before[name] - tensor).square().sum() for name, tensor in single.items())
     assert (apart / way).sqrt() < 0.05
-    names = {one.name for one in shared.iterdir()}
+    names = {file.name for file in shared.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "log.jsonl", "state.safetensors"}
 
 
-def test_a_batch_is_shared_out_evenly_or_not_at_all():
+def test_a_batch_is_shared_evenly_or_refused():
     rows = [list(range(12))[distributed.rows_of(number, 12, 3)] for number in range(3)]
     assert rows == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     with pytest.raises(distributed.ProcessError, match="batch of 64 cannot be shared by 3 proc"):

@@ -1,4 +1,4 @@
-"""The compose file as a whole, run by a Docker engine, as in docs/how-to/deploy.md, "Start".
+"""The whole compose file in a Docker engine, as in docs/how-to/deploy.md, "Start".
 
 Runs only with COMPOSE=1, because a test cannot see whether the images hold this code.
 """
@@ -102,7 +102,7 @@ def test_a_rebuild_beside_the_service_goes_live_without_a_restart(compose):
     assert compose("ps", "--format", "{{.ID}} {{.CreatedAt}}", "api") == started
 
 
-def test_a_stopped_service_ends_by_itself(compose):
+def test_a_stopped_service_ends_without_an_error(compose):
     compose.version()
     compose("stop", "--timeout", "30", "api")
     assert compose("ps", "--all", "--format", "{{.ExitCode}}", "api").strip() == "0"

@@ -1,5 +1,7 @@
-"""One of the processes that `torchrun` starts for tests/test_processes.py: trains, writes what
-came out. `torchrun --nproc-per-node 2 two_processes.py PAIRS OUT`."""
+"""A process that `torchrun` starts for tests/test_distributed.py: trains and writes the results.
+
+`torchrun --nproc-per-node 2 two_processes.py PAIRS OUT`.
+"""
 
 import sys
 from pathlib import Path
@@ -32,28 +34,30 @@ def read(folder: Path) -> Arrays:
 
 
 def first_steps(arrays: Arrays) -> dict[str, object]:
-    """The first step's gradients, and what two steps leave."""
+    """The first step's gradients, and the losses, queue and random state after two steps."""
     state = start(RECIPE, arrays, 0, "cpu")
     taken = order(RECIPE, arrays.positions, 0, 0)
     losses, gradients = [], []
     for batch in batches(arrays, RECIPE, 0, 0, taken):
         losses.append(step(state, batch, RECIPE, "cpu").wait())
-        gradients.append(torch.cat([one.grad.flatten() for one in state.network.parameters()]))
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in state.network.parameters()])
+        )
     return {
         "losses": losses,
         "gradients": gradients[0],
         "queue": state.queue.state_dict(),
-        "drops_by": torch.initial_seed(),  # what a trunk drops at random in the last step
+        "drops_by": torch.initial_seed(),  # the seed of stochastic depth in the last step
     }
 
 
 def begun(arrays: Arrays, seed: int) -> dict[str, torch.Tensor]:
-    """The weights that a run begins with, as this process has them."""
+    """This process's weights at the beginning of a run."""
     return start(RECIPE, arrays, seed, "cpu").network.state_dict()
 
 
 def refused(arrays: Arrays) -> str:
-    """What is said of a trunk with batch norm."""
+    """The error for a trunk with batch norm."""
     recipe = tiny("batch_size=4", "encoder.network.trunk=resnet18")
     try:
         start(recipe, arrays, 0, "cpu")
