@@ -1,4 +1,4 @@
-"""The documents: what they name exists, what they link resolves, and what they command runs."""
+"""The documents name existing files, their links resolve, and their commands run."""
 
 import contextlib
 import importlib.util
@@ -62,7 +62,7 @@ class Block(NamedTuple):
     runs: bool  # False where a comment above says why not
 
     def commands(self) -> list[str]:
-        """Its commands without prompts, comments and continued lines."""
+        """The commands without prompts and comments, continued lines joined."""
         lines = self.text.replace("\\\n", " ").splitlines()
         return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
 
@@ -168,7 +168,7 @@ def generator() -> ModuleType:
     return module
 
 
-def test_the_reference_is_what_the_code_says(generator: ModuleType) -> None:
+def test_the_reference_agrees_with_the_code(generator: ModuleType) -> None:
     pages = generator.pages()
     assert {file.name for file in REFERENCE.iterdir()} == set(pages)
     for name, text in pages.items():
@@ -218,7 +218,7 @@ class Terminal:
             self.server = None
 
     def _demo(self) -> None:
-        """What `make demo` would run, on a smaller town."""
+        """Run the commands of `make demo` on a smaller town."""
         recipe = self._shell(
             "make --no-print-directory --dry-run -o .venv/installed-cpu -o .venv/installed-gpu "
             f"demo PORT={self.port} TOWN_SIZE_M=200"
@@ -268,7 +268,7 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
-    """A folder with what a clone has, and imagery and a panorama of one's own."""
+    """A folder with the files of a clone, and a user's own imagery and panorama."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("Makefile", "model", "pyproject.toml", "constraints.txt"):
         (folder / name).symlink_to(ROOT / name)

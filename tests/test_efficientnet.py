@@ -21,7 +21,7 @@ def same(x, weight, stride, groups):
     spare = [
         max((-(-side // stride) - 1) * stride + weight.shape[-1] - side, 0) for side in x.shape[-2:]
     ]
-    (top, left) = (one // 2 for one in spare)
+    (top, left) = (padding // 2 for padding in spare)
     x = functional.pad(x, (left, spare[1] - left, top, spare[0] - top))
     return functional.conv2d(x, weight, stride=stride, groups=groups)
 
@@ -51,7 +51,7 @@ def published(state, x):
 
 def test_maps_and_size():
     trunk = build_trunk("efficientnet_lite0", neck=24)
-    shapes = [tuple(one) for one in map_shapes(trunk, 128)]
+    shapes = [tuple(shape) for shape in map_shapes(trunk, 128)]
     assert shapes == [(24, 32, 32), (40, 16, 16), (112, 8, 8), (24, 8, 8)]
     weights, inner = (27 + 1) * 32, 32
     for kernel, _, expansion, outer in BLOCKS:
@@ -59,7 +59,7 @@ def test_maps_and_size():
         weights += (inner + 1) * wide * (expansion > 1)
         weights += (kernel**2 + 1) * wide + (wide + 1) * outer
         inner = outer
-    assert sum(one.numel() for one in trunk.parameters()) == weights + (112 + 1) * 24
+    assert sum(parameter.numel() for parameter in trunk.parameters()) == weights + (112 + 1) * 24
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 130)])
@@ -73,8 +73,8 @@ def test_the_published_weights_give_the_published_features(size):
     with torch.no_grad():
         *maps, _ = build_trunk("efficientnet_lite0", pretrained=True)(images)
         expected = published(state, images)
-    for one, other in zip(maps, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    for found, published_map in zip(maps, expected, strict=True):
+        torch.testing.assert_close(found, published_map, rtol=1e-4, atol=1e-4)
 
 
 def test_pretrained_without_the_package_is_refused(monkeypatch):

@@ -54,13 +54,13 @@ def test_attributes_are_the_checkpoint_s(encoder, checkpoint, tmp_path):
 @pytest.mark.parametrize("count", [0, 1, TORCH_BATCH + 3])
 def test_any_number_of_images_gives_as_many_unit_rows(encoder, count):
     tile = World(0).tile(50, 24.0)
-    for described in (
+    for descriptors in (
         encoder.encode_aerials([tile] * count),
         encoder.encode_streets(panoramas(1) * count),
     ):
-        assert described.shape == (count, 16)
-        assert described.dtype == np.float32
-        assert np.linalg.norm(described, axis=1) == pytest.approx(np.ones(count), abs=1e-6)
+        assert descriptors.shape == (count, 16)
+        assert descriptors.dtype == np.float32
+        assert np.linalg.norm(descriptors, axis=1) == pytest.approx(np.ones(count), abs=1e-6)
 
 
 def test_order_and_batch_do_not_change_a_descriptor(encoder):
@@ -71,16 +71,16 @@ def test_order_and_batch_do_not_change_a_descriptor(encoder):
     assert (alone * together).sum(1).min() >= 0.9999
 
 
-def test_several_threads_encode_as_one_does(encoder):
+def test_several_threads_encode_like_one_thread(encoder):
     images = panoramas(6)
     expected = encoder.encode_streets(images)
     with ThreadPoolExecutor(encoder.at_once) as threads:
-        each = list(threads.map(lambda _: encoder.encode_streets(images), range(8)))
-    assert all((one == expected).all() for one in each)
+        found = list(threads.map(lambda _: encoder.encode_streets(images), range(8)))
+    assert all((descriptors == expected).all() for descriptors in found)
 
 
 def test_training_and_serving_give_a_file_the_same_bits(encoder, tmp_path):
-    """The data set's reading of files against the service's reading of bytes."""
+    """Training reads files and the service reads bytes."""
     geometry = PanoramaGeometry.north_of(75.0)
     pairs = []
     for i, image in enumerate(panoramas(4, 512, 1024)):
@@ -102,7 +102,7 @@ def test_training_and_serving_give_a_file_the_same_bits(encoder, tmp_path):
     assert (encoder.encode_aerials(centred_tiles(arrays)) == encoder.encode_aerials(tiles)).all()
 
 
-def test_training_s_forward_pass_is_the_encoder_s(encoder, checkpoint):
+def test_training_and_the_encoder_have_the_same_forward_pass(encoder, checkpoint):
     from training.data.augmentation import Batch
     from training.run.step import forward
 
@@ -110,7 +110,7 @@ def test_training_s_forward_pass_is_the_encoder_s(encoder, checkpoint):
     strips = [encoder.prepare_street(image, PanoramaGeometry()) for image in panoramas(4)]
     tiles = [World(seed).tile(32, 24.0) for seed in range(4)]
     norths = torch.tensor([0.5, 0.1, 0.7, 0.0], dtype=torch.float64)
-    stacked = [torch.from_numpy(np.stack(one)).permute(0, 3, 1, 2) for one in (strips, tiles)]
+    stacked = [torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) for images in (strips, tiles)]
     nowhere = torch.full((4, 3), torch.nan, dtype=torch.float64)
     batch = Batch(stacked[0], norths, stacked[1], torch.arange(4), nowhere, nowhere)
     with torch.no_grad():
@@ -139,8 +139,8 @@ def turned(checkpoint, turns):
 
 
 @pytest.mark.parametrize("turns", [2, 4])
-def test_a_descriptor_joins_those_of_its_turned_views(encoder, checkpoint, turns):
-    """A squared distance is the mean of those that one view each has, both turned alike."""
+def test_a_descriptor_joins_the_descriptors_of_turned_views(encoder, checkpoint, turns):
+    """A squared distance is the mean over single views, both turned alike."""
     several = turned(checkpoint, turns)
     assert several.dimension == turns * encoder.dimension
     strips = [encoder.prepare_street(image, PanoramaGeometry()) for image in panoramas(3)]
@@ -188,13 +188,13 @@ def test_rolls_share_their_turned_views(checkpoint):
     np.testing.assert_allclose(rolls, np.concatenate(stated), atol=1e-6)
 
 
-def test_turning_the_picture_and_its_north_together_changes_nothing(encoder):
+def test_rolling_a_panorama_and_its_north_together_changes_nothing(encoder):
     (image,) = panoramas(1)
     turned = encoder.encode_streets([np.roll(image, 32, axis=1)], [PanoramaGeometry(north=0.75)])
     np.testing.assert_allclose(turned, encoder.encode_streets([image]), atol=0.02)
 
 
-def test_an_unknown_north_is_refused_and_a_missing_geometry_is_no_guess(encoder):
+def test_an_unknown_north_is_refused_and_a_missing_geometry_is_not_guessed(encoder):
     with pytest.raises(GeometryError, match="north is unknown"):
         encoder.encode_streets(panoramas(2), [PanoramaGeometry(), UNKNOWN])
     with pytest.raises(ValueError, match="shorter"):

@@ -1,4 +1,4 @@
-"""What serving adds to the encoder: a faster number format that must prove itself, explanations."""
+"""Serving adds to the encoder: a faster number format that must prove itself, explanations."""
 
 import dataclasses
 
@@ -36,9 +36,9 @@ def test_the_fastest_backend_gives_nearly_the_same_descriptors() -> None:
     assert fast.backend in (*fast_backends(fast.device), EXACT)
     images = streets(4)
     for encode in ("encode_streets", "encode_aerials"):
-        described = getattr(fast, encode)(images)
-        assert described.dtype == np.float32
-        assert (described * getattr(exact, encode)(images)).sum(1).min() >= 0.999
+        descriptors = getattr(fast, encode)(images)
+        assert descriptors.dtype == np.float32
+        assert (descriptors * getattr(exact, encode)(images)).sum(1).min() >= 0.999
     assert fast.fingerprint == exact.fingerprint
     assert (fast.encode_streets(images) == fast.encode_streets(images)).all()
 
@@ -56,7 +56,7 @@ def test_a_backend_that_disagrees_is_not_used(
 
 
 class Clock:
-    """By which each number format takes so long."""
+    """A clock by which each number format takes its stated seconds."""
 
     def __init__(self, encoder: Encoder, **seconds: float) -> None:
         self.encoder, self.seconds, self.now = encoder, seconds, 0.0
@@ -78,7 +78,7 @@ def test_a_backend_must_be_faster_by_more_than_noise(seconds: float, chosen: tor
     assert (encoder.encode_streets(streets(2)) == encoder.encode_streets(streets(2))).all()
 
 
-def test_works_alternate_and_the_fastest_run_counts() -> None:
+def test_backends_alternate_and_the_fastest_run_counts() -> None:
     now, order = [0.0], []
     took = {"a": iter((3.0, 1.0, 5.0)), "b": iter((2.0, 2.0, 2.0))}
 

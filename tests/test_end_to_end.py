@@ -26,7 +26,7 @@ ORTHOPHOTO = "201404_13SED190110_201404_0x1500m_CL_1.tif"
 CVUSA_HINTS = {"heading_deg": 0, "vertical_fov_deg": 65, "horizon": 128 / 224}
 
 
-def reference_tiles(folder, pairs):
+def tile_folder(folder, pairs):
     """The pairs' aerial images as a folder that `skyfix ingest` takes."""
     folder.mkdir()
     with (folder / "tiles.csv").open("w", newline="") as file:
@@ -56,7 +56,7 @@ def test_memorised_real_panoramas_are_located_at_their_position(real, tmp_path):
     weights = train(recipe, read_arrays(pairs, recipe.encoder, 0.0), tmp_path / "run")
     home, encoder = tmp_path / "home", Encoder.load(weights)
     with Catalogue.of(home) as catalogue:
-        tiles = reference_tiles(tmp_path / "tiles", pairs)
+        tiles = tile_folder(tmp_path / "tiles", pairs)
         ingest(catalogue, tiles, size_m=encoder.aerial_footprint_m)
     build(home, encoder)
     found = asyncio.run(answers(home, encoder, pairs))

@@ -44,7 +44,7 @@ def index(folder: Path) -> TileIndex:
 
 
 @pytest.mark.parametrize(("count", "dimension"), [(1, 1), (3, 7), (300, 32)])
-def test_the_file_of_vectors_is_the_one_that_faiss_writes(
+def test_the_file_of_vectors_equals_the_file_of_faiss(
     tmp_path: Path, count: int, dimension: int
 ) -> None:
     vectors = random_units(count, dimension, seed=0)
@@ -166,7 +166,7 @@ def test_filtered_search_stays_exact(index: TileIndex) -> None:
     assert (rows == among[brute_force(queries, index.vectors[among], 10)[1]]).all()
 
 
-def test_as_many_come_back_as_were_asked_for(index: TileIndex) -> None:
+def test_a_search_returns_k_rows(index: TileIndex) -> None:
     _, rows = index.search(random_units(2, DIMENSION, seed=1), COUNT + 1)
     assert (np.sort(rows, axis=1) == np.arange(COUNT)).all()
 
@@ -213,7 +213,7 @@ def test_the_same_vectors_give_the_same_file(tmp_path: Path) -> None:
 
 
 class CpuClone(Gpu):
-    """Stands for a GPU: a second copy of the index, in the memory of the CPU."""
+    """Stands in for a GPU: a second copy of the index, in the memory of the CPU."""
 
     def _clone(self) -> faiss.Index:
         return faiss.clone_index(self._flat.index)

@@ -13,7 +13,7 @@ from training.data.datasets import load_gallery
 from training.data.export import ExportError, export_tiles
 
 
-def test_a_town_is_to_be_ingested_as_it_is(tmp_path, capsys):
+def test_a_town_needs_no_export(tmp_path, capsys):
     town = tmp_path / "town"
     town.mkdir()
     write_raster(town / "aerial.tif", patchwork(64, 64, 0))
@@ -23,10 +23,10 @@ def test_a_town_is_to_be_ingested_as_it_is(tmp_path, capsys):
     assert "aerial.tif is a raster: give it to `skyfix ingest` as it is" in capsys.readouterr().err
 
 
-def test_ingest_reads_what_was_exported(tmp_path):
+def test_ingest_reads_an_export(tmp_path):
     root, out = cvusa_tree(tmp_path / "data"), tmp_path / "tiles"
     assert main(["export-tiles", "cvusa", str(root), str(out)]) == 0
-    tiles = {one.id: one for one in load_gallery("cvusa", root, "all")}
+    tiles = {tile.id: tile for tile in load_gallery("cvusa", root, "all")}
     source = ImageFolderSource(out)
     cuts = list(source.cuts(None, None))
     assert {cut.tile_id for cut in cuts} == tiles.keys() == {"0000001", "0000002"}
@@ -58,7 +58,7 @@ def test_a_linked_image_is_exported_as_a_file(tmp_path):
     assert ImageFolderSource(out).count(None, None) == 1
 
 
-def test_own_pairs_are_exported_once_an_aerial(tmp_path):
+def test_own_pairs_are_exported_once_for_each_aerial(tmp_path):
     out = tmp_path / "tiles"
     assert export_tiles("folder", write_pairs(tmp_path / "data", 3), "all", out) == 3
     cuts = list(ImageFolderSource(out).cuts(None, None))
@@ -67,8 +67,8 @@ def test_own_pairs_are_exported_once_an_aerial(tmp_path):
     assert cuts[1].size_m == 48
 
 
-def test_aerials_named_by_their_whole_paths_are_exported(tmp_path, monkeypatch):
-    """Those inside the folder as if named from there, whether it is so itself or not."""
+def test_aerials_with_absolute_paths_are_exported(tmp_path, monkeypatch):
+    """A whole path inside the folder gives the id of the relative path."""
     root, other = write_pairs(tmp_path / "data", 3), tmp_path / "my tiles"
     other.mkdir()
     (root / "aerial-2.png").rename(other / "é.png")
@@ -103,15 +103,15 @@ def broken(root):
         (broken, r"0000001\.jpg is no image"),
     ],
 )
-def test_a_tile_that_cannot_be_placed_is_refused_and_nothing_is_left(tmp_path, damage, names):
+def test_a_tile_without_position_or_size_is_refused_and_leaves_no_file(tmp_path, damage, names):
     root = cvusa_tree(tmp_path / "data")
     damage(root)
     with pytest.raises(ExportError, match=names):
         export_tiles("cvusa", root, "all", tmp_path / "tiles")
-    assert [one.name for one in tmp_path.iterdir()] == ["data"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_what_is_there_is_not_overwritten(tmp_path):
+def test_an_existing_folder_is_not_overwritten(tmp_path):
     (tmp_path / "tiles").mkdir()
     with pytest.raises(ExportError, match="exists already"):
         export_tiles("cvusa", cvusa_tree(tmp_path / "data"), "all", tmp_path / "tiles")
@@ -121,10 +121,10 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     ("aerials", "names"),
     [(["a b.png"], "'a b' is not"), (["x/a.png", "x-a.png"], "two tiles have the id 'x-a'")],
 )
-def test_ids_that_ingest_would_refuse_are_refused_here(tmp_path, aerials, names):
+def test_the_export_refuses_ids_that_ingest_refuses(tmp_path, aerials, names):
     root = tmp_path / "data"
     header = ("street", "aerial", "metres_per_pixel", "latitude", "longitude")
-    write_rows(root / "pairs.csv", [header, *(("s.png", one, 0.5, 50, 8) for one in aerials)])
+    write_rows(root / "pairs.csv", [header, *(("s.png", aerial, 0.5, 50, 8) for aerial in aerials)])
     for name in ("s.png", *aerials):
         touch(root / name)
     with pytest.raises(ExportError, match=names):

@@ -55,24 +55,24 @@ def test_a_network_without_attention_has_no_heat_map(arrays, tmp_path):
 
 
 def test_the_right_tile_is_framed_in_green_and_the_others_in_red(arrays, tmp_path):
-    """Descriptors of the right tile are the query's."""
-    described = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
-    encoded = EncodedPairs(described, described, np.arange(6), np.arange(6), arrays.positions)
+    """Each right tile has the descriptor of its query."""
+    descriptors = np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
+    encoded = EncodedPairs(descriptors, descriptors, np.arange(6), np.arange(6), arrays.positions)
     figures.retrieval(encoded, CONFIG.preprocessing, arrays, [0], tmp_path / "right.png")
     assert {RIGHT, WRONG} <= colours(tmp_path / "right.png")
 
 
-def test_a_right_tile_that_is_not_among_the_best_is_still_shown(tmp_path, arrays):
-    """Of seven tiles the right one is the last."""
-    described = np.eye(7, dtype=np.float32)
-    encoded = EncodedPairs(-described, described, np.arange(7), np.arange(7), np.zeros((7, 3)))
+def test_a_right_tile_outside_the_best_is_still_shown(tmp_path, arrays):
+    """The right tile is the last of seven."""
+    descriptors = np.eye(7, dtype=np.float32)
+    encoded = EncodedPairs(-descriptors, descriptors, np.arange(7), np.arange(7), np.zeros((7, 3)))
     seven = replace(arrays, **{n: getattr(arrays, n)[[*range(6), 0]] for n in ("strips", "chips")})
     figures.retrieval(encoded, CONFIG.preprocessing, seven, [0], tmp_path / "last.png")
     assert {RIGHT, WRONG} <= colours(tmp_path / "last.png")
 
 
 @pytest.mark.parametrize("projection", ["ground", "polar", "none"])
-def test_a_projected_strip_comes_back_where_it_was(projection):
+def test_a_projected_strip_returns_to_its_columns(projection):
     """A mask that is the projection of a bright sector is bright in that sector only."""
     chosen = tiny(f"encoder.preprocessing.projection={projection}").encoder.preprocessing
     strip = np.zeros((24, 128, 3), np.uint8)

@@ -7,7 +7,7 @@ import pytest
 
 from model.freed_memory import keep_freed_memory
 
-# Pages that the system had to clear for twenty arrays of 32 MiB, one after the other, each written.
+# Pages that the system clears while a process makes twenty arrays of 32 MiB, one after the other.
 PAGES = """
 import resource
 import numpy as np
@@ -29,11 +29,11 @@ def cleared_pages(call: str) -> int:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_freed_memory_serves_the_next_array_without_being_cleared() -> None:
     asked, kept = cleared_pages(""), cleared_pages("assert keep_freed_memory()")
-    assert asked > 1000  # huge pages may make few of many
+    assert asked > 1000  # huge pages may need fewer
     assert kept < 100
 
 
-def test_another_c_library_is_left_as_it_is_and_the_log_says_so(
+def test_another_c_library_is_left_unchanged_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
@@ -49,7 +49,7 @@ def test_another_c_library_is_left_as_it_is_and_the_log_says_so(
         ("training.cli.commands", ["doctor", "town", "none"]),
     ],
 )
-def test_both_programs_keep_it(
+def test_both_programs_keep_freed_memory(
     program: str, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []

@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave_kib: int) -> Path:
-    """A file that leaves so much of the disk."""
+    """A file that leaves `leave_kib` free."""
     free = shutil.disk_usage(disk).free - leave_kib * 1024
     (disk / "filler").write_bytes(bytes(free))
     return disk / "filler"

@@ -22,7 +22,7 @@ def test_distance_is_the_geodesic_within_the_stated_error(a, b):
 
 
 @given(places, metres, metres)
-def test_offset_moves_by_so_many_metres_in_that_direction(origin, east, north):
+def test_offset_moves_by_the_stated_metres(origin, east, north):
     away = math.hypot(east, north)
     assume(away > 1)
     moved = offset(origin, east, north)

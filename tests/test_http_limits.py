@@ -41,7 +41,7 @@ def address() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture(scope="module")
 def patient() -> Iterator[tuple[str, int]]:
-    """For what is refused by its size: no deadline comes before."""
+    """A server whose size limits are reached before its deadlines."""
     with listening(app, http=protocol(60.0), lifespan="off") as bound:
         yield bound
 
@@ -124,7 +124,7 @@ def test_a_large_head_is_refused(patient: tuple[str, int], head: bytes, piece: i
 
 
 @pytest.mark.parametrize("size", [MAX_HEAD_BYTES - 100, MAX_HEAD_BYTES + 1])
-def test_the_limit_of_a_head_is_the_one_stated(patient: tuple[str, int], size: int) -> None:
+def test_a_head_may_have_exactly_the_stated_size(patient: tuple[str, int], size: int) -> None:
     with connected(patient) as client:
         client.sendall(REQUEST[:-2] + b"X: " + b"x" * size + b"\r\n\r\n")
         status = 204 if size < MAX_HEAD_BYTES else 431
@@ -160,7 +160,7 @@ def test_trailers_are_no_headers(patient: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("piece", [1, 50, 10_000])
 def test_an_offer_of_another_protocol_changes_nothing(patient: tuple[str, int], piece: int) -> None:
-    """curl --http2 and Java's client make it of every request; the body is still the request's."""
+    """curl --http2 and Java's client offer HTTP/2 in every request; the body stays HTTP/1.1."""
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
     head = b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n" % len(REQUEST)
     last = offer.replace(b"Upgrade,", b"close, Upgrade,")
@@ -219,7 +219,7 @@ def test_an_ambiguous_head_is_refused(
         (b"/x", ("/x", b"")),
     ],
 )
-def test_a_whole_url_is_a_path(
+def test_a_whole_url_is_read_as_its_path(
     patient: tuple[str, int], url: bytes, target: tuple[str, bytes]
 ) -> None:
     with connected(patient) as client:
@@ -237,7 +237,7 @@ def test_garbage_is_named(patient: tuple[str, int]) -> None:
         assert b"\r\n\r\nInvalid HTTP request received: illegal request line" in answer
 
 
-def test_garbage_is_answered_after_the_request_before_it(patient: tuple[str, int]) -> None:
+def test_garbage_is_answered_after_the_previous_request(patient: tuple[str, int]) -> None:
     with connected(patient) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: here\r\n\r\n" + b"garbage\r\n\r\n")
         answers = b""
@@ -255,7 +255,7 @@ def test_a_broken_body_never_ends_an_earlier_answer(patient: tuple[str, int]) ->
             assert client.recv(1000) == b""
 
 
-def test_heads_of_many_requests_are_counted_apart(patient: tuple[str, int]) -> None:
+def test_heads_of_many_requests_are_counted_separately(patient: tuple[str, int]) -> None:
     head = REQUEST[:-2] + b"X: " + b"x" * 20_000 + b"\r\n\r\n"
     with connected(patient) as client:
         for _ in range(10):
@@ -265,8 +265,8 @@ def test_heads_of_many_requests_are_counted_apart(patient: tuple[str, int]) -> N
             assert client.recv(1000).startswith(b"HTTP/1.1 204")
 
 
-def test_what_follows_an_answer_is_bounded(address: tuple[str, int]) -> None:
-    """A body that never ends, of a request that was answered early, does not keep a connection."""
+def test_a_body_after_an_early_answer_is_bounded(address: tuple[str, int]) -> None:
+    """An endless body does not keep the connection of a request that was answered early."""
     with connected(address) as client:
         client.sendall(b"POST /early HTTP/1.1\r\nHost: here\r\nContent-Length: 9999999\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 204")

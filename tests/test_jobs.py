@@ -60,7 +60,7 @@ def test_a_failure_is_logged_with_the_last_line(
     ]
 
 
-def test_a_failure_is_trouble_until_a_version_is_built_after_it(jobs: Jobs) -> None:
+def test_a_failure_is_trouble_until_a_later_build(jobs: Jobs) -> None:
     failed = wait(jobs.start("rebuild", python("raise SystemExit(1)")))
     assert failed.finished_at is not None
     end = datetime.fromisoformat(failed.finished_at)
@@ -113,7 +113,7 @@ def test_a_job_that_ignores_sigterm_is_killed() -> None:
     assert (wait(job).status, job.exit_code) == ("cancelled", -9)
 
 
-def test_ends_are_reported_and_old_jobs_forgotten() -> None:
+def test_job_ends_are_reported_and_old_jobs_forgotten() -> None:
     seen: list[str] = []
     jobs = Jobs(lambda kind, status: seen.append(status), kept=1)
     first = wait(jobs.start("rebuild", python("")))
@@ -123,12 +123,12 @@ def test_ends_are_reported_and_old_jobs_forgotten() -> None:
     assert seen == ["running", "succeeded", "running", "failed"]
 
 
-def test_an_end_is_reported_before_the_next_begins() -> None:
+def test_an_end_is_reported_before_the_next_job_begins() -> None:
     seen: list[str] = []
 
     def report(kind: str, status: str) -> None:
         if status == "succeeded":
-            time.sleep(0.5)  # time enough for another to start
+            time.sleep(0.5)  # time enough for another job to start
         seen.append(status)
 
     jobs = Jobs(report)

@@ -1,4 +1,4 @@
-"""What a SIGKILL, or a disk that is full, leaves behind is whole."""
+"""A SIGKILL and a full disk leave only whole files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.ingest import ingest
 
 @contextmanager
 def files_no_longer_than(size: int) -> Iterator[None]:
-    """Stands for a full disk: the system refuses to let any file of this process grow beyond."""
+    """Stands in for a full disk: no file of this process can grow beyond `size` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

@@ -242,7 +242,9 @@ def test_a_pointer_that_cannot_be_read_keeps_the_last_good_version(
         assert time.monotonic() < deadline
 
 
-def test_an_index_of_another_encoder_is_refused_by_name(versions: Versions, tmp_path: Path) -> None:
+def test_an_index_of_another_encoder_is_refused_by_fingerprint(
+    versions: Versions, tmp_path: Path
+) -> None:
     with pytest.raises(EncoderMismatch, match=f"{FIRST} was built by encoder fafafa.*cccccc"):
         LiveIndex(tmp_path, "cc" * 32).get()
 
