@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from model.embedded_metadata import find_metadata
 from model.errors import ImageError as ImageError
 from model.jpeg_structure import BASELINE, START, JpegStructure, scan_jpeg
 from model.partial_jpeg import decode_upper_rows
@@ -29,7 +31,8 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 16_384 * 8_192  # the largest panorama that cameras write: 134 megapixels
 MIN_SIDE = 16  # nothing smaller shows a street
 MAX_DECODED_BYTES = 512 * 1024 * 1024
-MAX_METADATA_BYTES = 64 * 1024  # of XMP or EXIF, as in a JPEG; parsing takes 60 times as much
+MAX_EXIF_BYTES = 64 * 1024  # of a block, as in a JPEG; parsing takes 60 times as much
+MAX_EXIF_BLOCKS = 4
 MAX_READS = 262_144  # Pillow reads a few times a segment or chunk, once a stray byte
 
 # Measured peak bytes a pixel of formats that cannot be decoded at a reduced scale: WebP holds four
@@ -38,7 +41,7 @@ MAX_READS = 262_144  # Pillow reads a few times a segment or chunk, once a stray
 _WHOLE_BYTES = {"PNG": 9, "WEBP": 16}
 _COEFFICIENT_BYTES = 2
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _XMP, _DIRECTORIES = 0x0112, 0x02BC, (0x8769, 0x8825)  # EXIF's own, GPS
 _UPRIGHT = {  # EXIF orientation to the operation that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,6 +62,7 @@ class OpenedImage:
         data: the file's bytes.
         size: (height, width) of the upright image, before any scaling.
         exif: EXIF fields; empty where they are absent or damaged.
+        xmp: XMP packets, as the file holds them. A later one goes before an earlier one.
         stored: Pillow's image, as the file holds it, perhaps lying.
         jpeg: structure of a JPEG; None for PNG and WebP.
     """
@@ -66,6 +70,7 @@ class OpenedImage:
     data: bytes
     size: tuple[int, int]
     exif: Image.Exif
+    xmp: tuple[bytes, ...]
     stored: Image.Image
     jpeg: JpegStructure | None
 
@@ -133,9 +138,12 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> OpenedImage:
         )
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"the image is {width}x{height}; each side needs {MIN_SIDE} pixels")
-    exif = _read_exif(image)
+    found = find_metadata(data, jpeg)
+    exif = _read_exif(found.exif)
+    inner = exif.get(_XMP)
+    xmp = (*((inner,) if isinstance(inner, bytes) else ()), *found.xmp)
     size = (width, height) if exif.get(_ORIENTATION) in _LYING else (height, width)
-    return OpenedImage(data, size, exif, image, jpeg)
+    return OpenedImage(data, size, exif, xmp, image, jpeg)
 
 
 def decode_image(data: bytes, *, min_size: tuple[int, int] | None = None) -> Rgb:
@@ -188,23 +196,33 @@ def _pillow_image(data: bytes, max_pixels: int) -> Image.Image:
         ) from error
 
 
-def _read_exif(image: Image.Image) -> Image.Exif:
-    """The EXIF fields; empty, and logged, where they are damaged or too large.
+def _read_exif(blocks: Sequence[bytes]) -> Image.Exif:
+    """The fields of all blocks; those that are damaged or too large are ignored and logged.
 
-    Unlike Pillow's `getexif`, decodes no pixel of a PNG.
+    Unlike Pillow's `getexif`, decodes no pixel of a PNG. A later block goes before an earlier one.
     """
-    exif = Image.Exif()
-    data = image.info.get("exif", b"")
-    if len(data) > MAX_METADATA_BYTES:
-        log.warning("the EXIF metadata has %d bytes, too many, and is ignored", len(data))
-        return exif
-    try:
-        with without_warnings():
-            exif.load(data)
-    except Exception as error:  # damaged EXIF raises whatever its parser meets
-        log.warning("the EXIF metadata cannot be parsed and is ignored: %s", error)
-        return Image.Exif()
-    return exif
+    merged = Image.Exif()
+    for block in blocks[-MAX_EXIF_BLOCKS:]:
+        if len(block) > MAX_EXIF_BYTES:
+            log.warning("the EXIF metadata has %d bytes, too many, and is ignored", len(block))
+            continue
+        exif = Image.Exif()
+        try:
+            with without_warnings():
+                exif.load(block)
+                for tag in _DIRECTORIES if merged else ():
+                    _complete(exif.get_ifd(tag), merged.get_ifd(tag))
+                _complete(exif, merged)
+        except Exception as error:  # damaged EXIF raises whatever its parser meets
+            log.warning("the EXIF metadata cannot be parsed and is ignored: %s", error)
+        else:
+            merged = exif
+    return merged
+
+
+def _complete(newer: MutableMapping[int, Any], older: Mapping[int, Any]) -> None:
+    for tag, value in older.items():
+        newer.setdefault(tag, value)
 
 
 def _reduced(image: Image.Image, min_size: tuple[int, int]) -> Image.Image:

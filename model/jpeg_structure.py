@@ -22,7 +22,7 @@ MAX_EXIF_SEGMENTS = 16  # Pillow joins and parses them while it opens a JPEG
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 _FRAMES = {0xC0 + low for low in range(16)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
-_SCAN, _END, _APP1 = 0xDA, 0xD9, 0xE1
+_SCAN, _END, _APP1, _APP13 = 0xDA, 0xD9, 0xE1, 0xED
 _REFUSED = {0xC8, 0xD8, *range(0xF0, 0xFE)}  # by libjpeg; Pillow would read on behind them
 
 
@@ -32,11 +32,13 @@ class JpegStructure(NamedTuple):
     kind: BASELINE where one sequential scan holds all components, so that libjpeg decodes row by
         row; libjpeg holds all coefficients of any other kind.
     frame, scan: offsets of the lengths of the frame's and the scan's segment, for BASELINE only.
+    metadata: the contents of the segments before the pixels that may hold EXIF or XMP.
     """
 
     kind: str
     frame: int = 0
     scan: int = 0
+    metadata: tuple[slice, ...] = ()
 
 
 def scan_jpeg(data: bytes) -> JpegStructure:
@@ -46,6 +48,7 @@ def scan_jpeg(data: bytes) -> JpegStructure:
         ImageError: no scan, or more scans, segments or EXIF than cameras write.
     """
     kind, frame, components, scans, exifs = BASELINE, 0, 0, 0, 0
+    metadata: list[slice] = []
     for marker, offset, segment in _segments(data):
         if marker in _FRAMES:
             kind, frame = "progressive JPEG" if marker in _PROGRESSIVE else BASELINE, offset
@@ -54,17 +57,19 @@ def scan_jpeg(data: bytes) -> JpegStructure:
             scans += 1
             if kind == BASELINE:
                 if int.from_bytes(segment[2:3], "big") >= components:
-                    return JpegStructure(kind, frame, offset)
+                    return JpegStructure(kind, frame, offset, tuple(metadata))
                 kind = "JPEG of several scans"
-        elif marker == _APP1:
+        elif marker in (_APP1, _APP13):
             exifs += segment.startswith(b"Exif\0\0", 2)
+            if not scans:
+                metadata.append(slice(offset + 2, offset + len(segment)))
         if scans > MAX_SCANS:
             raise ImageError(f"the JPEG has more than {MAX_SCANS} scans")
         if exifs > MAX_EXIF_SEGMENTS:
             raise ImageError(f"the JPEG has more than {MAX_EXIF_SEGMENTS} segments of EXIF")
     if not scans:
         raise ImageError(f"not a whole JPEG ({len(data)} bytes): it ends before its first scan")
-    return JpegStructure(kind)
+    return JpegStructure(kind, metadata=tuple(metadata))
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from PIL import Image
-
-from model.images import MAX_METADATA_BYTES, open_image
+from model.gpano import read_gpano
+from model.images import open_image
 from model.panorama import ASPECT_TOLERANCE, GeometryError, Panorama, PanoramaGeometry
 from model.stated_heading import choose_heading
 
@@ -17,16 +16,6 @@ log = logging.getLogger(__name__)
 
 _EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
 _CORRECT = f"correct it, or give heading_deg, {', '.join(_EXTENT)}: it is not read then"
-_GPANO_FIELDS = {
-    "ProjectionType",
-    "PoseHeadingDegrees",
-    "FullPanoWidthPixels",
-    "FullPanoHeightPixels",
-    "CroppedAreaImageWidthPixels",
-    "CroppedAreaImageHeightPixels",
-    "CroppedAreaLeftPixels",
-    "CroppedAreaTopPixels",
-}
 
 
 def read_panorama(
@@ -55,7 +44,7 @@ def read_panorama(
     values = dict(zip(_EXTENT, (horizon, vertical_fov_deg, horizontal_fov_deg), strict=True))
     given = {name: value for name, value in values.items() if value is not None}
     all_given = heading_deg is not None and len(given) == len(_EXTENT)
-    gpano = {} if all_given else _gpano(image.stored)
+    gpano = {} if all_given else _gpano(image.xmp)
     crop = _gpano_crop(gpano, image.size)
     sources = dict.fromkeys(_EXTENT, "assumed" if crop is None else "GPano")
     sources |= dict.fromkeys(given, "given")
@@ -83,39 +72,15 @@ class _Crop(NamedTuple):
     centre_deg: float  # heading of the crop's centre relative to the full sphere's
 
 
-def _gpano(image: Image.Image) -> dict[str, str]:
-    """GPano's fields, without namespace; empty when there are none."""
-    size = len(image.info.get("xmp", b""))
-    if size > MAX_METADATA_BYTES:
-        log.warning("the XMP metadata has %d bytes, too many, and is ignored", size)
-        return {}
-    try:
-        tree = image.getxmp()
-    except Exception as error:  # ParseError, EntitiesForbidden, whatever hostile XMP provokes
-        log.warning("the XMP metadata cannot be parsed and is ignored: %s", error)
-        return {}
-    known = {key: value for key, value in _leaves(tree) if key in _GPANO_FIELDS}
-    projection = known.get("ProjectionType", "equirectangular")
+def _gpano(packets: Iterable[bytes]) -> dict[str, str]:
+    fields = read_gpano(packets)
+    projection = fields.get("ProjectionType", "equirectangular")
     if projection.lower() != "equirectangular":
         raise GeometryError(
             f"GPano states ProjectionType {projection[:40]!r}; only equirectangular is understood: "
             f"project the image again. If GPano is wrong, {_CORRECT}"
         )
-    return known
-
-
-def _leaves(tree: object) -> Iterator[tuple[str, str]]:
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, list):
-            stack.extend(node)
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                if isinstance(value, str):
-                    yield key, value.strip()
-                else:
-                    stack.append(value)
+    return fields
 
 
 def _number(

@@ -10,7 +10,7 @@ from hostile_images import flat_jpeg, many_scans
 from image_samples import RED, chunk, encoded, jpeg_of_size, png_of_size
 
 from model.images import (
-    MAX_METADATA_BYTES,
+    MAX_EXIF_BYTES,
     MAX_PIXELS,
     MAX_READS,
     ImageError,
@@ -157,7 +157,7 @@ def with_exif(form, exif):
 def test_exif_larger_than_one_segment_is_ignored(form, caplog):
     """Parsed, a megabyte of numbers takes 25: and Pillow joins the segments of a JPEG."""
     assert open_image(with_exif(form, exif_of(60_000))).exif.get(0x0112) == 6
-    large = with_exif(form, exif_of(MAX_METADATA_BYTES + 7))
+    large = with_exif(form, exif_of(MAX_EXIF_BYTES + 7))
     assert decode_image(large).shape == RED.shape
     assert "EXIF" in caplog.text
 
