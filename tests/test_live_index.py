@@ -1,4 +1,4 @@
-"""The live index follows CURRENT, drops nobody, and keeps the last good version."""
+"""The live index follows CURRENT, drops no request, and keeps the last good version."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def wait_for(index: LiveIndex, version: str) -> None:
 
 
 class Faulty(LiveIndex):
-    """Raises its faults in turn when it opens versions: errors that the code does not expect."""
+    """Raises its faults, one for each opening: errors that the code does not expect."""
 
     faults: tuple[Exception, ...] = ()
 
@@ -69,7 +69,7 @@ class SmallGpu(Gpu):
 
 
 def blind_version(index_folder: Path, how: str) -> None:
-    """SECOND, whole by its digests, but its vectors have no direction or its codes are wrong."""
+    """Write SECOND with right digests, but with vectors without direction or wrong codes."""
     if how != "codes":
         vectors = np.full((60, 8), {"nan": np.nan, "zero": 0.0}[how], np.float32)
         write_version(index_folder, 60, 8, name=SECOND, vectors=vectors)
@@ -156,7 +156,7 @@ def test_a_refused_version_is_tried_again(versions: Versions, tmp_path: Path) ->
         ("codes", "do not find themselves"),
     ],
 )
-def test_a_version_that_does_not_find_itself_is_refused(
+def test_a_version_that_fails_its_canary_is_refused(
     how: str, why: str, versions: Versions, tmp_path: Path
 ) -> None:
     running = live(tmp_path)
@@ -264,7 +264,7 @@ def test_damage_found_in_the_background_drops_the_version(
 
 
 @pytest.mark.parametrize("name", [VECTORS, TILES])
-def test_a_file_that_is_cut_short_is_never_read(
+def test_a_truncated_file_is_never_read(
     name: str, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Reading the lost pages would end the process, and this test with it."""
@@ -274,7 +274,7 @@ def test_a_file_that_is_cut_short_is_never_read(
     opened = index.get()
     assert opened.version == SECOND
     for thread in threading.enumerate():
-        if thread.name == "index-check":  # it would notice first, with another message
+        if thread.name == "index-check":  # the check would notice first, with another message
             thread.join()
     os.truncate(folder / name, 4096)
     with pytest.raises(VersionCorrupt, match=f"{name} was cut to 4096 bytes"):
@@ -292,7 +292,7 @@ def cut(folder: Path) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["followed", "activated"])
-def test_a_version_that_was_dropped_is_used_again_once_its_files_are_back(
+def test_a_dropped_version_is_used_again_once_its_files_are_back(
     how: str, versions: Versions, tmp_path: Path
 ) -> None:
     folder = write_version(tmp_path / "index", 4000, 8, name=SECOND)
@@ -329,7 +329,7 @@ def test_a_dropped_version_gives_way_to_the_version_named_now(
     assert (index.get().version, index.trouble()) == (FIRST, None)
 
 
-def test_a_file_that_was_replaced_or_deleted_is_read_as_it_was(
+def test_a_replaced_or_deleted_file_keeps_its_content_for_readers(
     versions: Versions, tmp_path: Path
 ) -> None:
     opened = live(tmp_path).get()
@@ -376,7 +376,7 @@ def test_a_deleted_index_stays_usable_and_is_reported(
     opened = index.get()
     assert index.trouble() is None
     for thread in threading.enumerate():
-        if thread.name == "index-check":  # it would notice first, with another message
+        if thread.name == "index-check":  # the check would notice first, with another message
             thread.join()
     shutil.rmtree(versions.path(FIRST))
     assert "its folder is gone" in (index.trouble() or "")

@@ -53,22 +53,22 @@ def logged(out):
 
 
 def test_eight_pairs_can_be_overfitted(arrays, tmp_path):
-    """An overfit: it shows that loss, gradient and both branches work together."""
+    """An overfit shows that loss, gradient and both branches work together."""
     chosen = recipe("batch_size=8", "epochs=14", "warmup_steps=5")
     path = train(chosen, arrays, tmp_path, validation=arrays, provenance={"data": "worlds"})
     assert path == tmp_path / "last.safetensors"
     assert measure_centre(Encoder.load(path), arrays)["1"] == 1.0
     report = logged(tmp_path)
-    assert [one["epoch"] for one in report] == list(range(14))
+    assert [record["epoch"] for record in report] == list(range(14))
     assert report[0]["loss"] > math.log(2)
     assert report[-1]["loss"] < 0.1
-    assert max(one["1"] for one in report) == 1.0
+    assert max(record["1"] for record in report) == 1.0
     checkpoint = Checkpoint.load(path)
     assert checkpoint.provenance["recipe"] == json.loads(json.dumps(chosen.as_dict()))
     assert (checkpoint.provenance["data"], checkpoint.provenance["epochs"]) == ("worlds", 14)
     best = Encoder.load(tmp_path / "best.safetensors")
     assert measure_centre(best, arrays)["1"] == 1.0
-    assert {one.name for one in tmp_path.iterdir()} == {
+    assert {file.name for file in tmp_path.iterdir()} == {
         "best.safetensors",
         "last.safetensors",
         "log.jsonl",
@@ -81,27 +81,27 @@ def test_eight_pairs_can_be_overfitted(arrays, tmp_path):
 def test_every_projection_and_loss_takes_a_step(arrays, projection, loss):
     chosen = recipe(f"encoder.preprocessing.projection={projection}", f"loss={loss}", "mirror=true")
     state = start(chosen, arrays, 0, "cpu")
-    before = {name: one.clone() for name, one in state.network.named_parameters()}
+    before = {name: parameter.clone() for name, parameter in state.network.named_parameters()}
     assert math.isfinite(step(state, whole(arrays), chosen, "cpu").wait())
     moved = [
-        not torch.equal(one, before[name])
-        for name, one in state.network.named_parameters()
-        if "attention" not in name  # of an input so small the mask has a single cell: no gradient
+        not torch.equal(parameter, before[name])
+        for name, parameter in state.network.named_parameters()
+        if "attention" not in name  # the mask of so small an input is one cell: no gradient
     ]
     assert np.mean(moved) > 0.9
 
 
 def whole(arrays):
-    """All pairs as one batch, as they are."""
+    """All pairs as one batch, without augmentation."""
     strips, tiles = (
-        torch.from_numpy(one).permute(0, 3, 1, 2) for one in (arrays.strips, arrays.chips)
+        torch.from_numpy(images).permute(0, 3, 1, 2) for images in (arrays.strips, arrays.chips)
     )
     positions = torch.from_numpy(arrays.positions)
     ids = torch.arange(len(arrays))
     return Batch(strips, torch.from_numpy(arrays.norths), tiles, ids, positions, positions)
 
 
-def test_what_is_stored_is_the_average_of_the_weights(arrays, tmp_path):
+def test_the_stored_weights_are_the_average(arrays, tmp_path):
     chosen = recipe("ema=0.9", "epochs=1", "stored=fp32")
     stored = Checkpoint.load(train(chosen, arrays, tmp_path)).tensors
     state = start(chosen, arrays, 0, "cpu")
@@ -110,20 +110,20 @@ def test_what_is_stored_is_the_average_of_the_weights(arrays, tmp_path):
         for group in state.optimiser.param_groups:
             group["lr"] = chosen.learning_rate * rate(chosen, 2, number)
         step(state, batch, chosen, "cpu")
-        seen.append({name: one.clone() for name, one in state.network.state_dict().items()})
-    for name, one in stored.items():
-        # Twelve is two steps and the ten of a quick beginning (`TrainingState.average`).
+        seen.append({name: tensor.clone() for name, tensor in state.network.state_dict().items()})
+    for name, tensor in stored.items():
+        # 12: two steps, and ten that `TrainingState.average` adds for a quick beginning.
         expected = seen[0][name].lerp(seen[1][name], 10 / 12)
-        torch.testing.assert_close(one, expected, atol=1e-6, rtol=1e-5)
-    assert any((one != seen[1][name]).any() for name, one in stored.items())
+        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=1e-5)
+    assert any((tensor != seen[1][name]).any() for name, tensor in stored.items())
 
 
-def test_what_batch_norm_counts_is_copied_into_the_average(arrays, tmp_path):
+def test_the_counters_of_batch_norm_are_copied_into_the_average(arrays, tmp_path):
     chosen = recipe("ema=0.9", "encoder.network.trunk=resnet18", "epochs=1", "stored=fp32")
     stored = Checkpoint.load(train(chosen, arrays, tmp_path))
-    counts = [one for name, one in stored.tensors.items() if "num_batches" in name]
+    counts = [tensor for name, tensor in stored.tensors.items() if "num_batches" in name]
     assert len(counts) == 2 * 20  # layers with batch norm in ResNet18, on both branches
-    assert all(one.dtype == torch.int64 and one.item() == 2 for one in counts)
+    assert all(count.dtype == torch.int64 and count.item() == 2 for count in counts)
     assert math.isfinite(measure_centre(Encoder(stored), arrays)["1"])
 
 
@@ -133,14 +133,14 @@ def test_the_queue_joins_the_loss_after_its_start_epoch(arrays, tmp_path):
         train(recipe("epochs=3", *overrides), arrays, out)
         with safe_open(out / "state.safetensors", framework="pt") as state:
             ids = "queue/tile_ids" in state.keys() and state.get_tensor("queue/tile_ids")  # noqa: SIM118
-        return [one["loss"] for one in logged(out)], ids
+        return [record["loss"] for record in logged(out)], ids
 
     plain, no_queue = losses("without")
     mined, ids = losses("with", "queue_length=6", "queue_hardest=2", "queue_start_epoch=1")
     assert no_queue is False
-    assert len(ids) == 6  # of the 2 x 2 x 2 mined in epochs 1 and 2
+    assert len(ids) == 6  # of 2 x 2 x 2 rows mined in epochs 1 and 2
     assert mined[0] == plain[0]
-    assert mined[1] > plain[1]  # from its second step on, the queue's mean is added
+    assert mined[1] > plain[1]  # the queue's mean is added from the second step on
 
 
 def test_the_seed_decides_everything(arrays, tmp_path):
@@ -154,7 +154,7 @@ def test_the_seed_decides_everything(arrays, tmp_path):
     assert weights("c", 1) != first
 
 
-def test_a_finished_run_is_not_trained_again_and_another_is_refused(arrays, tmp_path):
+def test_a_finished_run_is_not_trained_again_and_another_recipe_is_refused(arrays, tmp_path):
     path = train(recipe("epochs=1"), arrays, tmp_path)
     before = path.read_bytes()
     assert train(recipe("epochs=1"), arrays, tmp_path).read_bytes() == before
@@ -167,21 +167,21 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(arrays, tmp_
 
 
 def test_two_processes_do_not_train_in_one_folder(arrays, tmp_path):
-    """A lock is a process's own: here held through another opening of the folder."""
+    """The system locks an opened file: here another opening of the folder holds the lock."""
     with locked(tmp_path), pytest.raises(LockedError, match="another process is training in"):
         train(recipe("epochs=1"), arrays, tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert train(recipe("epochs=1"), arrays, tmp_path).is_file()
 
 
-def test_what_a_killed_process_was_writing_is_cleared_away(arrays, tmp_path):
+def test_the_unfinished_file_of_a_killed_process_is_removed(arrays, tmp_path):
     rest = tmp_path / ".state.safetensors.123.tmp"
     rest.touch()
     train(recipe("epochs=1"), arrays, tmp_path)
     assert not rest.exists()
 
 
-def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_logged(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -190,8 +190,8 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog)
         assert "new cannot be locked" in caplog.text
 
 
-def test_the_same_places_in_other_pictures_are_another_run(arrays, tmp_path):
-    """Without coordinates, as CVUSA comes, only the pictures tell the pairs apart."""
+def test_other_pictures_of_the_same_pairs_are_another_run(arrays, tmp_path):
+    """Without coordinates, as in CVUSA, only the pictures distinguish pairs."""
     nowhere = replace(arrays, positions=np.full_like(arrays.positions, np.nan))
     chosen = recipe("epochs=1")
     train(chosen, nowhere, tmp_path)
@@ -205,7 +205,7 @@ def test_the_same_places_in_other_pictures_are_another_run(arrays, tmp_path):
     ("batch_size", "names"), [(4, "the loss is nan"), (8, "a weight is no longer a finite number")]
 )
 def test_divergence_leaves_the_last_checkpoint_intact(arrays, tmp_path, batch_size, names):
-    """With one batch an epoch, the weights break before any loss is seen to."""
+    """With one batch an epoch, the weights break before any loss is checked."""
     path = train(recipe("epochs=1"), arrays, tmp_path)
     before = path.read_bytes()
     (tmp_path / "state.safetensors").unlink()
@@ -253,13 +253,13 @@ def test_one_step_of_the_paper_s_recipe():
     head = state.network.street.head.weight
     before = head[0].detach().clone()
     assert step(state, whole(pictures), paper, "cpu").wait() == pytest.approx(math.log(2), abs=0.5)
-    for name, one in state.network.named_parameters():
-        assert one.isfinite().all(), name
-        assert one.grad.abs().max() > 0, name
+    for name, parameter in state.network.named_parameters():
+        assert parameter.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
     assert (head[0] - before).abs().max().item() == pytest.approx(1e-4, rel=0.1)  # Adam's first
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(arrays, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(arrays, tmp_path):
     """Stopped after step 3 of 4, in the second epoch, with a queue that is not empty."""
     chosen = recipe("rotation=joint", "heading_noise_deg=6", "queue_length=6", "queue_hardest=2")
     whole_run = train(chosen, arrays, tmp_path / "whole")
@@ -278,11 +278,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(arrays, tmp_path):
     assert logged(tmp_path / "killed")[-1] == logged(tmp_path / "whole")[-1]
 
 
-def test_given_weights_are_begun_with_and_another_network_s_are_refused(arrays):
+def test_training_begins_with_given_weights_and_refuses_another_network_s(arrays):
     chosen = recipe()
     init = Checkpoint(chosen.encoder, chosen.encoder.build().state_dict())
     begun = start(chosen, arrays, 0, "cpu", init).network.state_dict()
-    assert all(torch.equal(begun[name], one) for name, one in init.tensors.items())
+    assert all(torch.equal(begun[name], tensor) for name, tensor in init.tensors.items())
     with pytest.raises(TrainingError, match="dimension=8"):
         start(recipe("encoder.network.dimension=8"), arrays, 0, "cpu", init)
 
@@ -295,12 +295,12 @@ def stop(report):
     raise StoppedError
 
 
-def test_validation_may_begin_after_the_run_did(arrays, tmp_path):
+def test_validation_may_begin_in_a_resumed_run(arrays, tmp_path):
     with pytest.raises(StoppedError):
         train(recipe(), arrays, tmp_path, on_epoch=stop)
     assert not (tmp_path / "best.safetensors").exists()
     last = train(recipe(), arrays, tmp_path, validation=arrays)
-    assert ["1" in one for one in logged(tmp_path)] == [False, True]
+    assert ["1" in record for record in logged(tmp_path)] == [False, True]
     best = Checkpoint.load(tmp_path / "best.safetensors")
     assert best.fingerprint == Checkpoint.load(last).fingerprint
 
@@ -309,19 +309,19 @@ EVERY_STATE = ("ema=0.9", "queue_length=6", "queue_start_epoch=0", "sampling=har
 
 
 @pytest.mark.filterwarnings("ignore:.*meta parameter")
-def test_a_state_goes_to_the_device_that_it_is_gone_on_with_on(arrays, tmp_path):
-    """The meta device, which holds no values, is a second one on every machine."""
+def test_a_resumed_state_moves_to_the_chosen_device(arrays, tmp_path):
+    """The meta device, which holds no values, is a second device of every machine."""
     chosen = recipe(*EVERY_STATE, "epochs=1")
     train(chosen, arrays, tmp_path)
     state = start(chosen, arrays, 0, "meta")
     assert state.resume(tmp_path / "state.safetensors")
     state.average(0.9)
-    assert {one.device.type for one in state.averaged.values()} == {"meta"}
+    assert {tensor.device.type for tensor in state.averaged.values()} == {"meta"}
 
 
 @pytest.mark.gpu
-def test_a_run_with_every_kind_of_state_goes_on_on_a_gpu(arrays, tmp_path, cuda):
-    """Not to the bit: sums on a GPU round as its threads come in."""
+def test_a_run_with_every_kind_of_state_resumes_on_a_gpu(arrays, tmp_path, cuda):
+    """Not to the bit: the order of a GPU's threads changes how sums round."""
     chosen = recipe(*EVERY_STATE)
     whole_run = train(chosen, arrays, tmp_path / "whole", device=cuda)
     with pytest.raises(StoppedError):
@@ -329,19 +329,19 @@ def test_a_run_with_every_kind_of_state_goes_on_on_a_gpu(arrays, tmp_path, cuda)
     halfway = Checkpoint.load(tmp_path / "stopped" / "last.safetensors").tensors
     resumed = Checkpoint.load(train(chosen, arrays, tmp_path / "stopped", device=cuda)).tensors
     expected = Checkpoint.load(whole_run).tensors
-    apart = sum((resumed[name] - one).square().sum() for name, one in expected.items())
-    way = sum((halfway[name] - one).square().sum() for name, one in expected.items())
+    apart = sum((resumed[name] - tensor).square().sum() for name, tensor in expected.items())
+    way = sum((halfway[name] - tensor).square().sum() for name, tensor in expected.items())
     assert (apart / way).sqrt() < 0.1
 
 
-def test_initial_weights_of_another_preprocessing_are_warned_of(arrays, caplog):
+def test_initial_weights_of_another_preprocessing_are_logged(arrays, caplog):
     other = recipe("encoder.preprocessing.projection=none", "encoder.aerial_footprint_m=40")
     init = Checkpoint(other.encoder, other.encoder.build().state_dict())
     with caplog.at_level(logging.WARNING):
         start(other, arrays, 0, "cpu", init)
         assert not caplog.records
         start(recipe(), arrays, 0, "cpu", init)
-    (warning,) = (one.getMessage() for one in caplog.records)
+    (warning,) = (log_record.getMessage() for log_record in caplog.records)
     assert "projection none (the recipe: ground)" in warning
     assert "aerial_footprint_m 40.0 (the recipe: 24.0)" in warning
     assert "input_size" not in warning
@@ -349,7 +349,7 @@ def test_initial_weights_of_another_preprocessing_are_warned_of(arrays, caplog):
         start(recipe("encoder.preprocessing.input_size=64"), arrays, 0, "cpu", init)
 
 
-def test_frozen_weights_are_those_that_training_began_with(arrays, tmp_path):
+def test_frozen_weights_keep_their_initial_values(arrays, tmp_path):
     chosen = recipe("encoder.network.trunk=efficientnet_lite0", "frozen_maps=1", "ema=0.9")
     init = Checkpoint(chosen.encoder, chosen.encoder.build().state_dict())
     frozen = ("trunk.stem.", "trunk.stages.0.", "trunk.stages.1.")
@@ -358,8 +358,8 @@ def test_frozen_weights_are_those_that_training_began_with(arrays, tmp_path):
         train(chosen, arrays, stopped, init=init, on_epoch=stop)
     for out in (tmp_path / "whole", stopped):
         trained = Checkpoint.load(train(chosen, arrays, out, init=init)).tensors
-        same = {name for name, one in trained.items() if torch.equal(one, init.tensors[name])}
-        kept = {name for name in trained if any(one in name for one in frozen)}
+        same = {name for name, tensor in trained.items() if torch.equal(tensor, init.tensors[name])}
+        kept = {name for name in trained if any(part in name for part in frozen)}
         assert kept <= same
         assert not any(name.endswith("weight") for name in same - kept if ".trunk." in name)
 

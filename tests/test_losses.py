@@ -49,7 +49,7 @@ def test_triplet_loss_equals_a_loop_over_triplets(size):
     assert loss.item() == pytest.approx(oracle, rel=1e-7)
 
 
-def test_all_triplets_are_counted_and_only_they():
+def test_all_triplets_are_counted_and_no_others():
     same = torch.zeros(5, 3)
     assert soft_margin_triplet(same, same).item() == pytest.approx(math.log(2))
     with_queue = soft_margin_triplet(same, same, queue=same[:2], queue_weight=0.5)
@@ -133,11 +133,11 @@ def test_autocast_changes_nothing():
 
 
 def test_a_single_pair_needs_a_queue():
-    one = torch.ones(1, 2)
+    row = torch.ones(1, 2)
     for queue in (None, torch.empty(0, 2)):
         with pytest.raises(LossError, match="1 pair"):
-            soft_margin_triplet(one, one, queue=queue)
-    assert soft_margin_triplet(one, one, queue=one).item() == pytest.approx(math.log(2))
+            soft_margin_triplet(row, row, queue=queue)
+    assert soft_margin_triplet(row, row, queue=row).item() == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize(
@@ -184,15 +184,19 @@ def looped_info_nce(street, aerial, queue, queue_mask, pair_mask, temperature, s
     """One anchor at a time, in Python floats; the queue's aerials are for street anchors alone."""
 
     def surprise(anchor, own, others):
-        logits = [(anchor @ one).item() / temperature for one in (own, *others)]
+        logits = [(anchor @ candidate).item() / temperature for candidate in (own, *others)]
         total = math.log(sum(map(math.exp, logits)))
-        spread = sum(total - one for one in logits) / len(logits)
+        spread = sum(total - logit for logit in logits) / len(logits)
         return (1 - smoothing) * (total - logits[0]) + smoothing * spread
 
     rows, losses = range(len(street)), []
     for i in rows:
         others = [aerial[j] for j in rows if j != i and not pair_mask[i, j]]
-        earlier = [one for one, masked in zip(queue, queue_mask[i], strict=True) if not masked]
+        earlier = [
+            descriptor
+            for descriptor, masked in zip(queue, queue_mask[i], strict=True)
+            if not masked
+        ]
         losses.append(surprise(street[i], aerial[i], others + earlier))
         others = [street[j] for j in rows if j != i and not pair_mask[j, i]]
         losses.append(surprise(aerial[i], street[i], others))
@@ -214,7 +218,7 @@ def test_info_nce_equals_a_loop_over_anchors(size):
     assert loss.item() == pytest.approx(oracle, rel=1e-9)
 
 
-def test_an_empty_queue_leaves_info_nce_its_bits():
+def test_an_empty_queue_does_not_change_info_nce():
     random = torch.Generator().manual_seed(8)
     street, aerial = (unit_rows(6, 16, random).float().requires_grad_() for _ in range(2))
     results = []

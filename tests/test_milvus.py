@@ -1,4 +1,4 @@
-"""Milvus gives the answers that faiss gives, and a build switches it over whole."""
+"""Milvus gives the answers of FAISS, and a build switches to a complete collection."""
 
 from __future__ import annotations
 
@@ -81,10 +81,10 @@ def test_the_same_answers_as_faiss(tmp_path: Path, address: str) -> None:
         assert np.allclose(expected[0], found[0], atol=1e-5)
 
 
-def test_a_collection_that_was_released_is_loaded_again(
+def test_a_released_collection_is_loaded_again(
     tmp_path: Path, uri: str, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By somebody else, or by a server that came back without it."""
+    """Another client released the collection, or the server started without loading it."""
     vectors = random_units(50, 16, seed=4)
     load(address, "v1", vectors, keep=[])
     engine = Milvus(address, "v1", 50)
@@ -97,7 +97,7 @@ def test_a_collection_that_was_released_is_loaded_again(
         engine.nearest(vectors[:3], 1)
 
 
-def test_a_collection_that_does_not_load_is_waited_for_only_so_long(
+def test_waiting_for_a_collection_that_does_not_load_is_bounded(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = random_units(50, 16, seed=4)
@@ -145,7 +145,7 @@ def test_two_homes_on_one_server_leave_each_other_alone(tmp_path: Path, uri: str
         assert Versions(home).verify(live(home).version).tiles == 5
 
 
-def test_a_home_keeps_its_part_of_the_server(tmp_path: Path, uri: str) -> None:
+def test_a_home_keeps_its_address_and_homes_differ(tmp_path: Path, uri: str) -> None:
     made = address_of(uri, tmp_path)
     assert made == address_of(uri, tmp_path)
     assert made.startswith(f"{uri}#")
@@ -165,7 +165,7 @@ def interrupted(index: TileIndex) -> Any:
     raise KeyboardInterrupt
 
 
-def test_a_collection_with_an_alias_of_former_versions_is_dropped(tmp_path: Path, uri: str) -> None:
+def test_a_collection_with_an_alias_is_dropped(tmp_path: Path, uri: str) -> None:
     catalogued(tmp_path)
     build(tmp_path, FakeEncoder(), milvus_uri=uri)
     pymilvus.MilvusClient(uri).create_alias(own(live(tmp_path)), "skyfix_of_old")
@@ -174,7 +174,7 @@ def test_a_collection_with_an_alias_of_former_versions_is_dropped(tmp_path: Path
     assert collections(uri) == {own(live(tmp_path))}
 
 
-def test_a_build_stays_with_milvus_until_told_otherwise(
+def test_builds_use_milvus_until_another_engine_is_asked_for(
     tmp_path: Path, uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     catalogued(tmp_path)
@@ -205,7 +205,7 @@ def test_a_rebuild_by_the_server_stays_with_milvus(tmp_path: Path, uri: str) -> 
     assert live(settings.home).engine == first.engine
 
 
-def test_what_is_missing_is_named(address: str) -> None:
+def test_a_missing_or_incomplete_collection_is_named(address: str) -> None:
     with pytest.raises(EngineUnavailable, match=r"milvus\.db"):
         Milvus(address, "000001-20260101T000000Z", 3)
     load(address, "000001-20260101T000000Z", random_units(2, 8, seed=0), keep=[])
@@ -215,23 +215,23 @@ def test_what_is_missing_is_named(address: str) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
-    """A gRPC server that knows no call: its address, and the tokens that it was shown."""
+    """A gRPC server without any call. Yields its address and the tokens it received."""
     shown: list[str] = []
 
-    class Door(grpc.GenericRpcHandler):  # type: ignore[misc]
+    class NoCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         def service(self, call: Any) -> None:
             coded = dict(call.invocation_metadata).get("authorization", "")
             shown.append(base64.b64decode(coded).decode())
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    made = grpc.server(ThreadPoolExecutor(1), handlers=(Door(),))
+    made = grpc.server(ThreadPoolExecutor(1), handlers=(NoCalls(),))
     port = made.add_insecure_port("127.0.0.1:0")
     made.start()
     yield f"http://127.0.0.1:{port}", shown
     made.stop(None).wait()
 
 
-def test_the_token_of_the_environment_is_shown_to_the_server_only(
+def test_the_token_of_the_environment_goes_to_the_server_only(
     tmp_path: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, shown = server

@@ -26,7 +26,7 @@ def batch_of(places, seed):
 
 
 def hardest_by_loop(street, aerial, ids, positions):
-    """Rows to enqueue, in batch order, and what each place holds, found one triplet at a time."""
+    """Rows to enqueue, in batch order, with their queue entries: one triplet at a time."""
     hardness = dict.fromkeys(range(len(ids)), -math.inf)
     for j in range(len(ids)):
         for i in range(len(ids)):
@@ -62,7 +62,7 @@ def test_the_worst_triplet_counts_not_the_nearest_pair():
     aerial = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.3, 0.8]])
     queue = HardNegativeQueue(4, 2)
     queue.push(aerial, torch.arange(3), street=street, hardest=1)
-    # Row 1 is 0.02 from street 0, whose own is at 0; row 2 is 0.13 from street 1, own at 1.62.
+    # Row 1 is 0.02 from street 0, whose own row is at 0; row 2 0.13 from street 1, own at 1.62.
     assert torch.equal(queue.negatives(), aerial[2:])
 
 
@@ -72,7 +72,7 @@ def test_ties_go_to_the_lower_row():
     assert queue.state_dict()["tile_ids"].tolist() == [0, 1]
 
 
-def test_nobodys_negative_is_nobodys_later():
+def test_a_row_without_a_street_to_mine_it_is_masked_for_every_later_street():
     queue = HardNegativeQueue(4, 2)
     queue.push(torch.eye(2), torch.tensor([5, 5]), street=torch.eye(2), hardest=2)
     queue.push(torch.eye(2)[:1], torch.tensor([6]), street=torch.eye(2)[:1], hardest=2)
@@ -81,7 +81,7 @@ def test_nobodys_negative_is_nobodys_later():
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, 1e30])
-def test_a_row_that_is_not_finite_leaves_its_place_empty(broken):
+def test_a_row_that_is_not_finite_becomes_an_empty_queue_entry(broken):
     """On a GPU; a CPU refuses the batch."""
     street, aerial, ids, _ = batch_of([(i, 0) for i in range(5)], 0)
     aerial[2, 0] = broken
@@ -91,8 +91,8 @@ def test_a_row_that_is_not_finite_leaves_its_place_empty(broken):
     assert empty[2]
 
 
-def test_no_value_is_waited_for():
-    """The meta device, which holds none, refuses whatever depends on one."""
+def test_the_queue_waits_for_no_value_of_the_device():
+    """The meta device holds no values and refuses every operation that depends on a value."""
     queue = HardNegativeQueue(5, DIMENSION, "meta")
     street, aerial = torch.empty(2, 4, DIMENSION, device="meta")
     ids = torch.empty(4, dtype=torch.int64, device="meta")

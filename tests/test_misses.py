@@ -1,4 +1,4 @@
-"""Descriptors on the unit circle: which tile is nearest can be told without computing."""
+"""Descriptors on the unit circle: the nearest tile is known without computing."""
 
 import math
 
@@ -15,11 +15,11 @@ def directions(*degrees):
     return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
 
 
-def test_those_that_lost_by_most_come_first():
-    places = np.array([[0.0, 0, 0], [30, 0, 0], [100, 0, 0], [0, 400, 0]])
-    # Street 1 lies nearest tile 0, and its own is the last; street 3 next to tile 2, then its own.
+def test_the_largest_misses_come_first():
+    positions = np.array([[0.0, 0, 0], [30, 0, 0], [100, 0, 0], [0, 400, 0]])
+    # Street 1 is nearest to tile 0 and farthest from its own; street 3 to tile 2, then its own.
     encoded = EncodedPairs(
-        directions(0, 10, 40, 45), directions(0, 80, 40, 60), np.arange(4), np.arange(4), places
+        directions(0, 10, 40, 45), directions(0, 80, 40, 60), np.arange(4), np.arange(4), positions
     )
     first, second = missed(encoded)
     assert (first.row, first.rank) == (1, 4)
@@ -31,8 +31,8 @@ def test_those_that_lost_by_most_come_first():
     assert second.metres == pytest.approx(math.hypot(100, 400))
 
 
-def test_streets_of_one_tile_do_not_miss_it_for_each_other():
-    """Row 1 shows the tile of row 0, and so its copy is no other tile that could come first."""
+def test_streets_of_one_tile_are_not_misses_of_each_other():
+    """Row 1 shows the tile of row 0, so the tile's copy in row 1 is not a rival."""
     encoded = EncodedPairs(
         directions(0, 5), directions(0), np.array([0]), np.array([0, 0]), np.zeros((2, 3))
     )
@@ -40,8 +40,8 @@ def test_streets_of_one_tile_do_not_miss_it_for_each_other():
     assert list(encoded.best(1, 5)) == [0]
 
 
-def test_as_many_are_missed_as_recall_says_also_where_tiles_are_the_same():
-    """Tile 1 is a copy of tile 0: neither of their streets finds its own for certain."""
+def test_the_number_of_misses_agrees_with_recall_also_for_equal_tiles():
+    """Tile 1 is a copy of tile 0, so their streets do not find their own tile for certain."""
     random = np.random.default_rng(0)
     aerial = random.normal(size=(50, 4)).astype(np.float32)
     aerial /= np.linalg.norm(aerial, axis=1, keepdims=True)
@@ -53,10 +53,10 @@ def test_as_many_are_missed_as_recall_says_also_where_tiles_are_the_same():
     assert 1 - len(misses) / 50 == pytest.approx(recall_at(street, aerial)["1"])
 
 
-def test_an_unknown_place_is_no_distance():
-    places = np.array([[np.nan] * 3, [0.0, 0, 0]])
+def test_an_unknown_position_gives_no_distance():
+    positions = np.array([[np.nan] * 3, [0.0, 0, 0]])
     (miss,) = missed(
-        EncodedPairs(directions(90, 90), directions(0, 90), np.arange(2), np.arange(2), places)
+        EncodedPairs(directions(90, 90), directions(0, 90), np.arange(2), np.arange(2), positions)
     )
     assert miss.row == 0
     assert math.isnan(miss.metres)

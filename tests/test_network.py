@@ -27,7 +27,7 @@ def test_descriptors_are_unit_rows_of_the_stated_length(attention):
     torch.testing.assert_close(aerial.norm(dim=1), torch.ones(3))
 
 
-def test_without_its_mask_it_is_the_plain_encoder(network):
+def test_the_network_without_its_mask_is_the_plain_encoder(network):
     plain = SiameseNetwork(replace(SMALL, attention=False), 32).eval()
     weights = network.state_dict()
     plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
@@ -50,12 +50,14 @@ def test_the_mask_weighs_the_features_before_the_one_fully_connected_layer(netwo
 
 
 def test_the_branches_share_no_weights(network):
-    street, aerial = (list(one.parameters()) for one in (network.street, network.aerial))
-    assert not {one.data_ptr() for one in street} & {one.data_ptr() for one in aerial}
+    street, aerial = (list(branch.parameters()) for branch in (network.street, network.aerial))
+    assert not {parameter.data_ptr() for parameter in street} & {
+        parameter.data_ptr() for parameter in aerial
+    }
     learning = SiameseNetwork(SMALL, 32)
     learning.street(images()).sum().backward()
-    assert all(one.grad is not None for one in learning.street.parameters())
-    assert all(one.grad is None for one in learning.aerial.parameters())
+    assert all(parameter.grad is not None for parameter in learning.street.parameters())
+    assert all(parameter.grad is None for parameter in learning.aerial.parameters())
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -69,7 +71,7 @@ def test_a_descriptor_does_not_depend_on_the_rest_of_its_batch(network, mode):
     network.eval()
 
 
-def test_the_paper_s_network_has_the_sizes_it_must():
+def test_the_paper_s_network_has_the_paper_s_sizes():
     """VGG16 at 288: 512 x 9 x 9 features; the mask reads 256 + 512 + 512 channels."""
     with torch.device("meta"):
         config = NetworkConfig(trunk="vgg16", group_channels=32, dimension=1024)
@@ -79,6 +81,8 @@ def test_the_paper_s_network_has_the_sizes_it_must():
     trunk = 14_714_688
     attention = sum(1280 * 32 * p * p + 32 for p in (3, 5, 7)) + 3 * 32
     head = 512 * 9 * 9 * 1024 + 1024
-    assert sum(one.numel() for one in network.parameters()) == 2 * (trunk + attention + head)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 2 * (
+        trunk + attention + head
+    )
     assert street.shape == aerial.shape == (2, 1024)
     assert mask.shape == (2, 1, 9, 9)

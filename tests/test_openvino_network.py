@@ -31,7 +31,7 @@ WEIGHTS = Path(openvino_network.__file__).parent / "weights"
 
 @pytest.fixture(autouse=True)
 def installed():
-    """Without pytest.importorskip: a plain `import openvino` reports to its maker (`_openvino`)."""
+    """pytest.importorskip would report the import to OpenVINO's maker (see `_openvino`)."""
     if not openvino_network.is_installed():
         pytest.skip("needs the extra `cpu`")
 
@@ -69,8 +69,8 @@ def test_many_threads_may_call_and_keep_their_results() -> None:
     batches = [images(1 + number % 3) for number in range(40)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(fast.street, batches))
-    for one, views in zip(found, batches, strict=True):
-        np.testing.assert_allclose(one, network.street(views), atol=2e-5)
+    for descriptors, views in zip(found, batches, strict=True):
+        np.testing.assert_allclose(descriptors, network.street(views), atol=2e-5)
 
 
 def test_the_log_s_configuration_is_unchanged() -> None:
@@ -81,7 +81,7 @@ def test_the_log_s_configuration_is_unchanged() -> None:
 
 
 def alone(code: str) -> subprocess.CompletedProcess[str]:
-    """The code's end in a process of its own, which can import this module."""
+    """Run the code in a separate process, which can import this module."""
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"}
     command = [sys.executable, "-c", code]
@@ -94,12 +94,12 @@ from test_openvino_network import CONFIG, images, network_of
 from model.openvino_network import CompiledNetwork
 
 CompiledNetwork(network_of(), CONFIG.preprocessing.input_size).street(images(1))
-print([name for name, one in sys.modules.items() if "openvino_telemetry" in name and one])
+print([name for name, module in sys.modules.items() if "openvino_telemetry" in name and module])
 """
 
 
-def test_no_start_is_reported() -> None:
-    """In a process of its own: whatever imported the companion before would hide it."""
+def test_openvino_reports_no_start_to_its_maker() -> None:
+    """In a separate process: an earlier import of the telemetry package would hide the fault."""
     ended = alone(REPORTED)
     assert (ended.returncode, ended.stdout.strip()) == (0, "[]"), ended.stderr
 
@@ -122,7 +122,7 @@ signal.raise_signal(signal.SIGUSR1)
 
 
 def test_signals_are_handled_once_networks_are_gone() -> None:
-    """On processors with AMX the first signal ended the process."""
+    """On processors with AMX, the first signal once ended the process."""
     ended = alone(SIGNALLED)
     assert (ended.returncode, ended.stdout.strip()) == (0, "handled"), ended.stderr
 
@@ -139,7 +139,7 @@ def test_a_network_that_does_not_compile_is_refused() -> None:
         CompiledNetwork(network, CONFIG.preprocessing.input_size)
 
 
-def test_torch_runs_a_network_that_compiles_and_fails(
+def test_torch_replaces_a_compiled_network_that_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = Encoder(Checkpoint(CONFIG, network_of().state_dict()))
@@ -165,18 +165,18 @@ def test_without_openvino_torch_is_used_and_the_log_says_so(
     assert "openvino float32 is not used: OpenVINO is not installed" in caplog.text
 
 
-def test_an_encoder_by_openvino_encodes_and_explains_as_torch_does() -> None:
+def test_openvino_encodes_and_explains_like_torch() -> None:
     checkpoint = Checkpoint(CONFIG, network_of().state_dict())
     plain, fast = Encoder(checkpoint), Encoder(checkpoint)
     fast.accelerate([OPENVINO], clock_of(fast, openvino=1.0, torch=2.0))
     assert fast.backend == OPENVINO
     strips = list(np.random.default_rng(0).integers(0, 256, (5, *strip_size(), 3), np.uint8))
     norths = [0.0, 0.1, 0.5, 0.77, 0.99]
-    found, expected = (one.encode_strips(strips, norths) for one in (fast, plain))
+    found, expected = (encoder.encode_strips(strips, norths) for encoder in (fast, plain))
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    found, expected = (one.encode_aerials(strips) for one in (fast, plain))
+    found, expected = (encoder.encode_aerials(strips) for encoder in (fast, plain))
     np.testing.assert_allclose(found, expected, atol=2e-5)
-    (view, mask), (same, its) = (one.explain_strip(strips[0], 0.3) for one in (fast, plain))
+    (view, mask), (same, its) = (encoder.explain_strip(strips[0], 0.3) for encoder in (fast, plain))
     assert (view == same).all()
     np.testing.assert_allclose(mask, its, atol=1e-5)
 
@@ -184,7 +184,9 @@ def test_an_encoder_by_openvino_encodes_and_explains_as_torch_does() -> None:
 @pytest.mark.parametrize("name", ["skyfix-modern", "msae-demo"])
 def test_the_shipped_weights_may_use_bfloat16(name: str) -> None:
     """With the finest maps in bfloat16 as well, the cosine is 0.995."""
-    if not torch.cpu.get_capabilities().get("avx512_bf16"):  # those with AMX have it, too
+    if not torch.cpu.get_capabilities().get(
+        "avx512_bf16"
+    ):  # processors with AMX have bfloat16, too
         pytest.skip("needs a processor with bfloat16")
     encoder = Encoder.load(WEIGHTS / f"{name}.safetensors")
     bfloat16 = Backend("openvino", torch.bfloat16)

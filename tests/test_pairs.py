@@ -41,15 +41,15 @@ def test_an_unscaled_chip_is_cut_pixel_by_pixel(raster, column, row):
 
 @pytest.mark.parametrize("pixels", [16, 40, 64, 100])
 @pytest.mark.parametrize(("column", "row"), [(35.3, 24.6), (5.0, 45.25)])
-def test_a_scaled_chip_shows_each_place_where_it_lies(tmp_path, pixels, column, row):
-    """A raster whose colour is its own coordinates, at three pixels a level."""
+def test_a_scaled_chip_shows_each_point_at_its_metres(tmp_path, pixels, column, row):
+    """A raster whose colours are its coordinates, three levels a pixel."""
     y, x = np.mgrid[0:50, 0:70]
     Image.fromarray(np.stack([3 * x, 3 * y, 0 * x], -1).astype(np.uint8)).save(tmp_path / "a.png")
     chip = read_chip(AerialPoint(tmp_path / "a.png", 0.25, column, row), 8.0, pixels, FILL)
     centres = ((np.arange(pixels) + 0.5) / pixels - 0.5) * 32
     u, v = column + centres - 0.5, row + centres - 0.5
     inside = np.ix_((v > 1) & (v < 48), (u > 1) & (u < 68))
-    # Half a pixel of the result where the border is rounded to a whole one, and a level.
+    # Half a pixel of the chip where the raster's border is rounded to a pixel, and a level.
     slack = 3 * (0.5 * 32 / pixels if row > 40 else 0) + 1.5
     shown = chip[inside].astype(float)
     assert np.abs(shown[..., 0] - 3 * u[(u > 1) & (u < 68)]).max() <= slack
@@ -58,7 +58,7 @@ def test_a_scaled_chip_shows_each_place_where_it_lies(tmp_path, pixels, column, 
     assert (chip[outside] == FILL).all()
 
 
-def test_a_place_outside_is_refused(raster):
+def test_a_point_outside_the_raster_is_refused(raster):
     with pytest.raises(PairError, match="outside"):
         read_chip(AerialPoint(raster[0], 0.5, 200, 25), 8.0, 16, FILL)
 
@@ -127,7 +127,7 @@ def test_a_small_share_of_unreadable_pairs_is_left_out_by_name(tmp_path, caplog)
         read_arrays(pairs, tiny().encoder, 0.0, skip_share=0.19)
 
 
-def test_a_raster_that_is_cut_off_is_named(tmp_path):
+def test_a_truncated_raster_is_named(tmp_path):
     path = tmp_path / "town.tif"
     write_raster(path, patchwork(400, 400, 0))
     path.write_bytes(path.read_bytes()[:30_000])
@@ -147,15 +147,15 @@ def test_arrays_too_large_for_memory_are_the_same_in_a_file(tmp_path, caplog):
         filed = read_arrays(
             pairs, tiny().encoder, 5.0, skip_share=skip_share, cache=cache, memory_share=0.0
         )
-        assert all((getattr(known, one) == getattr(filed, one)).all() for one in NAMES)
+        assert all((getattr(known, name) == getattr(filed, name)).all() for name in NAMES)
         assert f"GB of pairs lie in a file in {cache}" in caplog.text
-        assert list(cache.iterdir()) == []  # the file has no name: it goes with the process
+        assert list(cache.iterdir()) == []  # the file has no name and ends with the process
         cache.rmdir()
         caplog.clear()
         (tmp_path / "data" / "street-2.png").write_bytes(b"broken")
 
 
-def test_a_full_disk_is_told_before_anything_is_decoded(tmp_path):
+def test_a_disk_that_is_too_small_is_refused_before_decoding(tmp_path):
     vast = replace(tiny().encoder.preprocessing, strip_size=(10**7, 10**7))
     pair = Pair("m", Path("none.jpg"), AerialPoint(Path("none.png"), 1.0, 0, 0), PanoramaGeometry())
     with pytest.raises(PairError, match=r"take 300000\.0 GB.* has only .* GB free"):
@@ -164,11 +164,11 @@ def test_a_full_disk_is_told_before_anything_is_decoded(tmp_path):
 
 
 def test_pairs_of_one_tile_have_one_number(tmp_path):
-    """The row of the tile's first pair, also where an unreadable pair is left out before it."""
+    """The number is the row of the tile's first readable pair."""
     pairs = load("folder", write_pairs(tmp_path, 5), "all")
     assert read_arrays(pairs, tiny().encoder, 0.0).tiles.tolist() == [0, 1, 2, 3, 4]
     shared = [
-        replace(one, tile=tile) for one, tile in zip(pairs, ["a", "b", "b", "a", ""], strict=True)
+        replace(pair, tile=tile) for pair, tile in zip(pairs, ["a", "b", "b", "a", ""], strict=True)
     ]
     assert read_arrays(shared, tiny().encoder, 0.0).tiles.tolist() == [0, 1, 1, 0, 4]
     (tmp_path / "street-0.png").write_bytes(b"broken")
@@ -176,8 +176,8 @@ def test_pairs_of_one_tile_have_one_number(tmp_path):
     assert left.tiles.tolist() == [0, 0, 2, 3]
 
 
-def test_a_tile_narrower_than_the_footprint_is_told_with_its_width(tmp_path, caplog):
-    """Tiles of 64 pixels of 0.75 m: 48 m, a fourth of 96 m squared."""
+def test_a_tile_narrower_than_the_footprint_is_logged_with_its_width(tmp_path, caplog):
+    """Tiles of 64 pixels of 0.75 m are 48 m wide: a fourth of the area of 96 m."""
     pairs = load("folder", write_pairs(tmp_path, 2), "all")
     read_arrays(pairs, tiny().encoder, 0.0)
     assert "fill" not in caplog.text
@@ -185,7 +185,7 @@ def test_a_tile_narrower_than_the_footprint_is_told_with_its_width(tmp_path, cap
     assert "75 % of the aerial views is fill" in caplog.text
     assert "--set encoder.aerial_footprint_m=48" in caplog.text
     caplog.clear()
-    aside = [replace(one, aerial=replace(one.aerial, column=56.0)) for one in pairs]  # 6 m of 12
+    aside = [replace(pair, aerial=replace(pair.aerial, column=56.0)) for pair in pairs]  # 6 m of 12
     read_arrays(aside, tiny().encoder, 0.0)
     assert "25 % of the aerial views is fill" in caplog.text
     assert "--set encoder.aerial_footprint_m=12" in caplog.text

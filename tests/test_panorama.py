@@ -79,7 +79,7 @@ def test_a_strip_of_the_right_size_is_the_image_itself():
 @pytest.mark.parametrize(
     ("geometry", "names"),
     [
-        (PanoramaGeometry(), "100x300"),  # far too tall for a full turn
+        (PanoramaGeometry(), "100x300"),  # far too tall for a full circle
         (PanoramaGeometry(vertical_fov_deg=200), "vertical_fov_deg is 200"),
         (PanoramaGeometry(vertical_fov_deg=float("nan")), "vertical_fov_deg is nan"),
         (PanoramaGeometry(horizontal_fov_deg=0), "horizontal_fov_deg is 0"),

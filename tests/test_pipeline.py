@@ -87,7 +87,7 @@ async def test_more_than_the_limit_is_refused_at_once(
     refused = await asyncio.wait_for(post(client), 0.5)
     assert (refused.status_code, refused.json()["type"]) == (503, "urn:skyfix:problem:overloaded")
     assert int(refused.headers["retry-after"]) > 0
-    # Refused before anything is read, and still counted under its route.
+    # The request is refused before its body is read, and still counted under its route.
     unread = await client.post("/localize?top_k=none")
     assert (unread.status_code, unread.json()["instance"]) == (503, "/localize")
     metrics = (await client.get("/metrics")).text
@@ -123,7 +123,7 @@ async def post_and_leave(client: httpx.AsyncClient) -> None:
     messages = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
 
     async def receive() -> dict[str, object]:
-        await asyncio.sleep(0.2)  # decoded, and waiting for the model, when the client leaves
+        await asyncio.sleep(0.2)  # the panorama waits for the model when the client leaves
         return messages.pop(0)
 
     async def send(message: dict[str, object]) -> None:
@@ -150,7 +150,7 @@ async def test_a_client_that_left_never_reaches_the_encoder(
     assert encoder.calls - before == 2
 
 
-async def test_a_late_answer_is_a_problem_and_its_work_dropped(
+async def test_a_missed_deadline_is_a_problem_and_drops_the_work(
     client: httpx.AsyncClient, encoder: HeldEncoder
 ) -> None:
     assert "skyfix_panoramas_working_limit 3.0" in (await client.get("/metrics")).text
@@ -228,7 +228,7 @@ async def test_slow_uploads_do_not_hold_up_others(tmp_path: Path) -> None:
         assert [answer.status_code for answer in await asyncio.gather(*slow)] == [400] * 40
 
 
-async def test_a_batch_as_large_as_is_allowed_is_answered(client: httpx.AsyncClient) -> None:
+async def test_the_largest_allowed_batch_is_answered(client: httpx.AsyncClient) -> None:
     for size, status in ((3, 200), (4, 400)):
         form = [("panorama", panorama_of(1))] * size
         assert (await client.post("/localize/batch", files=form)).status_code == status

@@ -12,7 +12,7 @@ SIZES = [
     (224, 1232, 288),
     (96, 512, 128),
     (33, 64, 30),
-]  # an odd size has a centre pixel, which no turn moves
+]  # an odd size has a centre pixel, which no quarter turn moves
 
 
 def noise(*shape, seed=0):
@@ -38,7 +38,7 @@ def literal_transform(panorama, size):
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(20, 44, 24), (13, 32, 17), (9, 30, 40)])
-def test_north_at_three_quarters_is_the_paper_to_the_letter(height, width, size):
+def test_north_at_three_quarters_gives_the_paper_s_equations(height, width, size):
     panorama = noise(2, height, width).double()
     ours = inverse_polar_transform(panorama, size, north=0.75)
     np.testing.assert_allclose(ours, literal_transform(panorama.numpy(), size), atol=1e-9)
@@ -65,7 +65,7 @@ def test_ground_is_in_the_middle_and_the_top_row_in_the_corners():
 
 @pytest.mark.parametrize("seen_at", [0.0, 0.25, 0.5, 0.75])
 def test_compass(seen_at):
-    """What stands in the column of north, east, south, west is drawn up, right, down, left."""
+    """The columns of north, east, south and west are drawn up, right, down and left."""
     panorama = torch.zeros(1, 32, 64)
     panorama[..., round(seen_at * 64)] = 1
     view = inverse_polar_transform(panorama, 65, north=0.5)[0]
@@ -76,13 +76,13 @@ def test_compass(seen_at):
 
 @pytest.mark.parametrize("north", [0.0, 0.1, 0.5, 0.999])
 def test_the_seam_is_invisible(north):
-    """A wave once around stays that wave everywhere, to bilinear precision."""
+    """A wave of one period around the horizon stays this wave, to bilinear precision."""
     wave = torch.cos(2 * math.pi * torch.arange(256) / 256)
     view = inverse_polar_transform(wave.expand(1, 64, 256), 129, north=north)[0]
     offsets = torch.arange(129) - 64.0
     dy, dx = torch.meshgrid(offsets, offsets, indexing="ij")
     expected = torch.cos(torch.atan2(dy, dx) + 2 * math.pi * (north - 0.75))
-    expected[64, 64] = view[64, 64]  # every heading meets in the centre
+    expected[64, 64] = view[64, 64]  # all headings meet in the centre
     torch.testing.assert_close(view, expected, atol=2e-4, rtol=0)
 
 

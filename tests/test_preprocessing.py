@@ -84,7 +84,7 @@ def test_a_jpeg_decoded_at_the_sufficient_size_gives_the_same_strip(geometry, ba
 
 @pytest.mark.parametrize("size", [(256, 128), (1001, 499), (1024, 512), (2047, 1023)])
 @pytest.mark.parametrize("band", [DEFAULT_BAND, Band(30.0, -20.0), Band(-10.0, -30.0), None])
-# Of the first, a row may be 85 of the image's: more than are decoded for interpolation's sake.
+# A row of the first strip may be 85 rows of the image: more than interpolation needs decoded.
 @pytest.mark.parametrize("strip", [(4, 64), (96, 512)])
 def test_rows_below_the_band_do_not_change_the_strip(size, band, strip):
     preprocessing = Preprocessing(band=band, strip_size=strip)
@@ -97,7 +97,7 @@ def test_rows_below_the_band_do_not_change_the_strip(size, band, strip):
         assert (preprocessing.read_strip(panorama) == expected).all()
 
 
-def test_a_panorama_that_lies_on_its_side_in_the_file_is_read_upright():
+def test_a_panorama_stored_on_its_side_is_read_upright():
     upright = smooth(128, 256)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -47,7 +47,7 @@ def write_raster(path):
 
 
 def test_the_tile_that_looks_like_the_ground_is_found(encoder, tmp_path):
-    """Twin branches and a metric projection: a random network already knows its own picture."""
+    """With equal branches and a metric projection, even a random network finds its own picture."""
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
     arrays = read_arrays(pairs, CONFIG, offset_m=3.0)
     known = measure_centre(encoder, arrays)
@@ -75,18 +75,18 @@ def test_the_lattice_covers_the_raster_with_whole_tiles(tmp_path):
     write_raster(tmp_path / "a.tif")
     views = lattice(AerialPoint(tmp_path / "a.tif", 1.0, 0, 0), footprint_m=24.0, stride_m=12.0)
     columns = [12, 24, 36, 48, 60, 72, 84]
-    assert [(one.row, one.column) for one in views] == [(r, c) for r in columns for c in columns]
+    assert [(view.row, view.column) for view in views] == [(r, c) for r in columns for c in columns]
 
 
-def test_the_grid_is_judged_in_metres_from_the_true_place(encoder, tmp_path):
+def test_the_grid_is_judged_in_metres_from_the_true_position(encoder, tmp_path):
     """The panorama stands at the raster's centre, which is a tile's centre, and beside it."""
     write_raster(tmp_path / "aerial.tif")
     Image.fromarray(World(0).panorama(256, 512)).save(tmp_path / "street.png")
     view = AerialPoint(tmp_path / "aerial.tif", 1.0, 48.0, 48.0)
     pair = Pair("p", tmp_path / "street.png", view, PanoramaGeometry())
     aside = replace(pair, aerial=replace(view, column=51.0, row=52.0))
-    for one, metres in [(pair, 0.0), (aside, 5.0)]:
-        figures = evaluate(encoder, [one], ["grid", "hard"], options=Options(stride_m=12.0))
+    for query, metres in [(pair, 0.0), (aside, 5.0)]:
+        figures = evaluate(encoder, [query], ["grid", "hard"], options=Options(stride_m=12.0))
         assert (figures["grid"]["N"], figures["hard"]["N"]) == (49, 49)
         assert figures["grid"]["median_m"] == pytest.approx(metres)
         assert figures["hard"]["median_heading_deg"] <= 180.0
@@ -98,7 +98,7 @@ def test_the_grid_needs_one_raster(encoder, tmp_path):
         evaluate(encoder, pairs, ["grid"])
 
 
-def test_in_chunks_the_figures_are_those_of_all_at_once(encoder, tmp_path):
+def test_chunks_do_not_change_the_figures(encoder, tmp_path):
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
     assert evaluate(encoder, pairs)["centre"] == measure_centre(
         encoder, read_arrays(pairs, CONFIG, 0.0)
@@ -111,7 +111,7 @@ def test_in_chunks_the_figures_are_those_of_all_at_once(encoder, tmp_path):
 
 
 def test_the_group_size_of_streets_does_not_change_descriptors(encoder, tmp_path):
-    """In chunks of 64; one of 3 headings fills the third part of what is searched at once."""
+    """Chunks hold 64 panoramas; three rolls fill a third of a search."""
     pairs = [*load("folder", write_pairs(tmp_path, 5), "all")] * 28
     conditions = [Condition(), Condition(fov_deg=90.0), Condition(rolls=3)]
 
@@ -119,27 +119,29 @@ def test_the_group_size_of_streets_does_not_change_descriptors(encoder, tmp_path
         return list(encode_streets(encoder, pairs, conditions, 0, at_once=at_once))
 
     few, many, (whole,) = groups(1), groups(300), groups(2048)
-    assert [len(one[0]) for one in few] == [64, 64, 12]
-    assert [one[0] for one in many] == [range(128), range(128, 140)]
+    assert [len(group[0]) for group in few] == [64, 64, 12]
+    assert [group[0] for group in many] == [range(128), range(128, 140)]
     assert whole[0] == range(140)
     for some in (few, many):
-        assert (np.concatenate([one[1] for one in some]) == whole[1]).all()
+        assert (np.concatenate([group[1] for group in some]) == whole[1]).all()
         for condition in conditions:
-            together = np.concatenate([one[2][condition] for one in some])
+            together = np.concatenate([group[2][condition] for group in some])
             assert (together == whole[2][condition]).all()
     assert whole[2][conditions[2]].shape == (140, 3, 16)
 
 
-def test_an_unknown_heading_is_found_with_the_place(encoder, tmp_path):
-    """The 4 headings tried hold the true one, so half a step is the most that an answer may be off;
-    a stated one, 90 degrees off, changes nothing."""
+def test_an_unknown_heading_is_found_with_the_tile(encoder, tmp_path):
+    """The 4 rolls include the true heading, so an answer is at most half a step off.
+
+    A stated heading, 90 degrees off, changes nothing.
+    """
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
     figures = evaluate(encoder, pairs, ["centre", "rolls"], options=Options(rolls=4))
     assert figures["rolls"]["median_heading_deg"] <= 45.0
-    turned = [replace(one, geometry=PanoramaGeometry(north=0.25)) for one in pairs]
+    turned = [replace(pair, geometry=PanoramaGeometry(north=0.25)) for pair in pairs]
     blind = evaluate(encoder, turned, ["centre", "rolls"], options=Options(rolls=4))
     assert blind["rolls"]["1"] == figures["rolls"]["1"] >= 0.5
-    off, blind_off = (one["rolls"].pop("median_heading_deg") for one in (figures, blind))
+    off, blind_off = (result["rolls"].pop("median_heading_deg") for result in (figures, blind))
     assert off < blind_off
     assert blind["rolls"] == figures["rolls"]
     assert blind["centre"]["1"] < figures["centre"]["1"]
@@ -159,7 +161,7 @@ def test_a_limited_view_keeps_its_share_of_columns_around_its_centre():
     assert (strip == 9).all()
 
 
-def test_less_of_a_panorama_finds_less_and_all_of_it_the_same(encoder, tmp_path):
+def test_a_narrow_view_finds_less_and_a_full_view_the_same(encoder, tmp_path):
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
     figures = evaluate(encoder, pairs, ["centre", "fov"], options=Options(fov_deg=(30.0, 360.0)))
     assert figures["fov-360"] == figures["centre"]
@@ -169,27 +171,27 @@ def test_less_of_a_panorama_finds_less_and_all_of_it_the_same(encoder, tmp_path)
 
 
 def test_any_tile_within_5_metres_is_right(encoder, tmp_path):
-    """Each place twice, 1 m apart: by id the twin stands in the way, by metres it does not."""
+    """Each tile twice, 1 m apart: by id the twin counts as wrong, by metres as right."""
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
-    twins = [replace(one, id=f"{one.id}-twin", tile=f"{one.tile}-twin") for one in pairs]
+    twins = [replace(pair, id=f"{pair.id}-twin", tile=f"{pair.tile}-twin") for pair in pairs]
     figures = evaluate(encoder, [*pairs, *twins], ["centre", "near"])
     assert figures["centre"]["1"] == 0.0
     assert figures["near"]["1"] >= 0.5
-    lost = [replace(one, position=None) for one in pairs]
+    lost = [replace(pair, position=None) for pair in pairs]
     with pytest.raises(EvaluationError, match="no position"):
         evaluate(encoder, lost, ["near"])
 
 
-def test_a_tile_that_two_streets_share_does_not_stand_in_its_own_way(encoder, tmp_path):
-    """Each street twice in one tile: the gallery holds that once, and the figures stay."""
+def test_a_tile_of_two_streets_is_not_its_own_rival(encoder, tmp_path):
+    """Each tile has two streets: the gallery holds the tile once, and the figures stay."""
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
-    twice = [*pairs, *(replace(one, id=f"{one.id}-again") for one in pairs)]
+    twice = [*pairs, *(replace(pair, id=f"{pair.id}-again") for pair in pairs)]
     once = evaluate(encoder, pairs)["centre"]
     assert evaluate(encoder, twice)["centre"] == once
     assert measure_centre(encoder, read_arrays(twice, CONFIG, 3.0))["1"] == once["1"]
     assert measure_centre(encoder, read_arrays(twice, CONFIG, 0.0)) == once
-    # Another place in the same tile is another picture, which is that street's own.
-    aside = [*pairs, *(replace(one, aerial=replace(one.aerial, column=36.0)) for one in pairs)]
+    # At another point of the image, the street has a picture of its own.
+    aside = [*pairs, *(replace(pair, aerial=replace(pair.aerial, column=36.0)) for pair in pairs)]
     assert evaluate(encoder, aside)["centre"]["N"] == 24
     assert (
         measure_centre(encoder, read_arrays(aside, CONFIG, 0.0))
@@ -199,9 +201,9 @@ def test_a_tile_that_two_streets_share_does_not_stand_in_its_own_way(encoder, tm
 
 def test_semi_positives_do_not_count_in_the_hit_rate(encoder, tmp_path):
     pairs = load("folder", write_pairs(tmp_path, 12), "all")
-    tiles = [GalleryTile(f"t{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
-    copies = [GalleryTile(f"c{i}", one.aerial, one.position) for i, one in enumerate(pairs)]
-    asked = [replace(one, tile=f"t{i}", semi_positives=(f"c{i}",)) for i, one in enumerate(pairs)]
+    tiles = [GalleryTile(f"t{i}", pair.aerial, pair.position) for i, pair in enumerate(pairs)]
+    copies = [GalleryTile(f"c{i}", pair.aerial, pair.position) for i, pair in enumerate(pairs)]
+    asked = [replace(pair, tile=f"t{i}", semi_positives=(f"c{i}",)) for i, pair in enumerate(pairs)]
     figures = evaluate(encoder, asked, ["vigor"], gallery_tiles=[*tiles, *copies])["vigor"]
     assert figures["N"] == 24
     assert figures["1"] == 0.0
