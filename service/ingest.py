@@ -67,6 +67,7 @@ def ingest(
     attribution: str | None = None,
     reading: Reading = AS_STATED,
     progress: Progress = lambda done, expected: None,
+    say: Callable[[str], None] = log.info,
 ) -> IngestReport:
     """Cuts `path` into tiles, which replace all former tiles of the source.
 
@@ -79,6 +80,7 @@ def ingest(
         licence, attribution: None: reuse the previous ingest's value, or the imagery's own.
         reading: what the user says of the imagery; a None in it: reuse the previous
             ingest's value.
+        say: takes the source's notes, before the tiles are cut.
 
     Raises:
         SourceError, GridError: the imagery or the sizes cannot be used; the message says why.
@@ -91,6 +93,8 @@ def ingest(
     counts: Counter[str] = Counter()
     signature = former.signature if former else ""
     with closing(open_source(path, name, signature, reading)) as source:
+        for note in source.notes:
+            say(note)
         record = SourceRecord(
             name=name,
             kind=source.kind,

@@ -58,6 +58,7 @@ def _ingest(arguments: argparse.Namespace, settings: Settings) -> None:
                 scheme=arguments.scheme,
             ),
             progress=progress,
+            say=print,
         )
     print(
         f"{report.source}: {report.tiles} tiles of {size_m:g} m ({report.added} added, "

@@ -77,6 +77,7 @@ class Source(ABC):
     name: str
     licence: str = ""
     attribution: str = ""
+    notes: Sequence[str] = ()  # for the user at ingest: what was found, and what was assumed
 
     @abstractmethod
     def signature(self) -> str:
