@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.atomic_write import write_atomically
 from model.errors import SkyfixError
+from model.file_kind import kind_of_file
 from model.network import NetworkConfig, SiameseNetwork
 from model.panorama import Band
 from model.preprocessing import Preprocessing
@@ -175,7 +176,8 @@ class Checkpoint:
         try:
             header, tensors = read_safetensors(path)
         except (SafetensorError, OSError) as error:
-            fault = "is not a readable safetensors file"
+            kind = kind_of_file(path)
+            fault = "is not a readable safetensors file" + (f": the file is {kind}" if kind else "")
             raise _unusable(path, fault, f": {error}") from error
         if header.get("format") != FORMAT:
             found = f"its header states format {header.get('format')!r}, expected {FORMAT!r}"

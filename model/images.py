@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from model.embedded_metadata import find_metadata
 from model.errors import ImageError as ImageError
+from model.file_kind import kind_of
 from model.jpeg_structure import BASELINE, START, JpegStructure, scan_jpeg
 from model.partial_jpeg import decode_upper_rows
 
@@ -189,7 +190,8 @@ def _pillow_image(data: bytes, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image exceeds the limit of {max_pixels} pixels: {error}") from error
     except UnidentifiedImageError:
-        raise ImageError(f"not a {', '.join(FORMATS)} image ({len(data)} bytes)") from None
+        found = f"but {kind}" if (kind := kind_of(data)) else f"({len(data)} bytes)"
+        raise ImageError(f"not a {', '.join(FORMATS)} image {found}") from None
     except Exception as error:  # Pillow's parsers raise whatever hostile bytes provoke
         raise ImageError(
             f"not a readable {', '.join(FORMATS)} image ({len(data)} bytes): {error}"

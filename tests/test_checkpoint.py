@@ -174,6 +174,17 @@ def test_an_unusable_file_is_refused_with_its_path(make, saved, tmp_path):
         Checkpoint.load(path)
 
 
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 15330008\n"
+    )
+    with pytest.raises(CheckpointError, match="run `git lfs pull`") as caught:
+        Checkpoint.load(path)
+    assert "git lfs pull" in caught.value.public
+    assert str(tmp_path) not in caught.value.public
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none.safetensors", tmp_path):
         with pytest.raises(CheckpointError, match="no checkpoint at"):

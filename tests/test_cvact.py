@@ -43,6 +43,35 @@ def test_a_damaged_table_is_named(tmp_path, damage):
         load("cvact", tmp_path, "val")
 
 
+SEVEN_3 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Jan  1 00:00:00 2018 HDF5"
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (SEVEN_3.ljust(124) + b"\x00\x02IM".ljust(388, b"\0") + b"\x89HDF\r\n\x1a\n", "with -v7"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "run `git lfs pull`"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
+        (bytes(3000), "an interrupted download"),
+        (b"panoIds = 1", "text, 'panoIds = 1'"),
+    ],
+)
+def test_a_table_that_is_something_else_is_named(tmp_path, damage, named):
+    table = cvact_tree(tmp_path) / "ACT_data.mat"
+    table.write_bytes(damage)
+    with pytest.raises(PairError, match=f"{table} is .*{named}"):
+        load("cvact", tmp_path, "val")
+
+
+def test_a_table_cut_off_anywhere_is_named(tmp_path):
+    table = cvact_tree(tmp_path) / "ACT_data.mat"
+    whole = table.read_bytes()
+    for size in range(128, len(whole), 40):
+        table.write_bytes(whole[:size])
+        with pytest.raises(PairError, match=r"cut off or damaged: copy it again|does not hold"):
+            load("cvact", tmp_path, "val")
+
+
 @pytest.mark.parametrize("utm", [(math.nan, 6e6), (1e9, 6e6), (7e5, math.inf)])
 def test_a_position_outside_the_projection_is_named(tmp_path, utm):
     with pytest.raises(PairError, match=r"ACT_data\.mat, a-pano_id: utm .* is .*: it must"):

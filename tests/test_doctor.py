@@ -199,6 +199,49 @@ def test_the_picture_shows_panorama_projection_and_crop(tmp_path, capsys):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["data", "pair.png"]
 
 
+def own_pairs_tree(root):
+    return write_pairs(root, 2)
+
+
+TREES = {"cvact": cvact_tree, "cvusa": cvusa_tree, "folder": own_pairs_tree, "vigor": vigor_tree}
+
+
+@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("given", ["outer", "outer/inner/splits"])
+def test_a_dataset_in_another_folder_is_pointed_at(tmp_path, name, given, capsys):
+    right = tmp_path / "outer" / "inner"
+    right.mkdir(parents=True)
+    TREES[name](right)
+    assert main(["doctor", name, str(tmp_path / given)]) == 1
+    assert f"; {right} looks like {name}: give that folder\n" in capsys.readouterr().out
+    assert main(["doctor", name, str(right)]) == (name == "vigor")  # whose tree has one city
+
+
+def test_coordinates_at_the_root_are_pointed_at(tmp_path, caplog):
+    places = cvusa_tree(tmp_path) / "split_locations" / "all.csv"
+    places.rename(tmp_path / "all.csv")
+    assert report("cvusa", tmp_path).endswith("\nusable")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"{places} is absent: the pairs have no coordinates; ")
+    assert message.endswith(f"{tmp_path / 'all.csv'} exists: move it there")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "file", ["splits/train-19zl.csv", "split_locations/all.csv", "streetview/panos/0000002.jpg"]
+)
+def test_a_pointer_of_git_lfs_is_named(tmp_path, file):
+    (cvusa_tree(tmp_path) / file).write_bytes(POINTER)
+    assert "a Git LFS pointer, not the file itself: run `git lfs pull`" in report("cvusa", tmp_path)
+
+
+def test_a_spreadsheet_is_no_list(tmp_path):
+    (cvusa_tree(tmp_path) / "splits" / "val-19zl.csv").write_bytes(b"PK\x03\x04\x14\0\xff\xff")
+    assert "val-19zl.csv is a ZIP archive or an office document" in report("cvusa", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["cvact", "cvusa", "folder", "town", "vigor"])
 def test_nothing_usable_is_exit_code_1(tmp_path, name, capsys):
     assert main(["doctor", name, str(tmp_path)]) == 1

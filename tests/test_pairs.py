@@ -135,6 +135,13 @@ def test_a_truncated_raster_is_named(tmp_path):
         read_chip(AerialPoint(path, 0.5, 300.0, 300.0), 24.0, 32, (0, 0, 0))
 
 
+def test_a_raster_that_is_something_else_is_named(tmp_path):
+    path = tmp_path / "town.tif"
+    path.write_bytes(b"<!doctype html><title>403</title>")
+    with pytest.raises(PairError, match=r"town\.tif cannot be read: .*; the file is an HTML page"):
+        read_chip(AerialPoint(path, 0.5, 300.0, 300.0), 24.0, 32, (0, 0, 0))
+
+
 NAMES = ("strips", "norths", "chips", "positions", "tiles")
 
 

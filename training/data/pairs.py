@@ -14,6 +14,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from model.errors import SkyfixError
+from model.file_kind import kind_of_file
 from model.geo import LatLon
 from model.images import Rgb, decode_image, filled, open_image
 from model.panorama import Panorama, PanoramaGeometry
@@ -156,5 +157,6 @@ def read_aerial(path: Path) -> Rgb:
                 )
             bands = raster.read((1, 2, 3), window=Window(0, 0, raster.width, raster.height))
     except RasterioError as error:  # some say only "see the previous exception"
-        raise PairError(f"{path} cannot be read: {error.__cause__ or error}") from error
+        found = f"; the file is {kind}" if (kind := kind_of_file(path)) else ""
+        raise PairError(f"{path} cannot be read: {error.__cause__ or error}{found}") from error
     return np.ascontiguousarray(np.moveaxis(bands, 0, -1))

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ class Dataset:
     Attributes:
         pairs: all pairs that a split lists, even if images are absent. Raises PairError, or
             ValueError as `list_files`.
-        mark: glob pattern of files that only this dataset has.
+        mark: glob pattern of what lies in the root of this dataset alone.
         held_out: the split to measure with, by the split trained on; the first is the default.
         splits: the splits beside "all", with the published number of pairs; empty if there are
             none, or if the files name them.
@@ -59,7 +60,7 @@ class Dataset:
 DATASETS = {
     "cvact": Dataset(
         cvact.pairs,
-        mark=cvact.TABLE,
+        mark="ANU_data_*",  # not the table, which is often put into one of these folders
         held_out={"train": "val"},
         splits={"train": 35_532, "val": 8_884, "test": 92_802},
         street_size=(832, 1664),
@@ -215,11 +216,20 @@ def _listed(
         return lists(root, split)
     except PairError as error:
         likely = [key for key, other in DATASETS.items() if any(root.glob(other.mark))]
-        if not likely or name in likely:
+        if name in likely:
             raise
-        raise PairError(f"{error}; {root} looks like {' or '.join(likely)}") from error
+        hint = f"; {root} looks like {' or '.join(likely)}" if likely else _nearby(name, root)
+        raise PairError(f"{error}{hint}") from error
     except ValueError as error:  # bytes that are not text, words that are not numbers
         raise PairError(f"a list of {name} at {root} cannot be read: {error}") from error
+
+
+def _nearby(name: str, root: Path) -> str:
+    """The folder that looks like the dataset: above `root`, or up to two folders below."""
+    for folder in chain([root.parent], root.glob("*/"), root.glob("*/*/")):
+        if any(folder.glob(DATASETS[name].mark)):
+            return f"; {folder} looks like {name}: give that folder"
+    return ""
 
 
 def _check_present(

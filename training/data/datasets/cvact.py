@@ -16,6 +16,7 @@ import numpy as np
 from rasterio.warp import transform
 from scipy.io import loadmat
 
+from model.file_kind import MATLAB_5, kind_of_file
 from model.geo import LatLon
 from model.panorama import PanoramaGeometry
 from training.data.datasets import list_files
@@ -67,7 +68,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = loadmat(path, simplify_cells=True)
     except Exception as error:  # a damaged file fails anywhere in its parser
-        raise PairError(f"{path} is not a readable MATLAB file: {error!r}") from error
+        kind = kind_of_file(path) or "no MATLAB file"
+        if kind == MATLAB_5:
+            kind = f"cut off or damaged: copy it again ({error!r})"
+        raise PairError(f"{path} is {kind}") from error
     return content
 
 

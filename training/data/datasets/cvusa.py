@@ -40,7 +40,9 @@ def _listed(root: Path, path: Path, positions: Sequence[LatLon]) -> Iterator[Pai
 
 def _positions(path: Path) -> list[LatLon]:
     if not path.is_file():
-        list_files.warn_once(f"{path} is absent: the pairs have no coordinates")
+        at_root = path.parents[1] / path.name
+        hint = f"; {at_root} exists: move it there" if at_root.is_file() else ""
+        list_files.warn_once(f"{path} is absent: the pairs have no coordinates{hint}")
         return []
     positions = []
     for line, cells in list_files.rows(path):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from model.file_kind import kind_of, markup_of
 from model.geo import LatLon
 from training.data.pairs import PairError
 
@@ -23,9 +24,14 @@ log = logging.getLogger(__name__)
 
 def text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark."""
+    data = path.read_bytes()
+    if kind := markup_of(data):
+        raise ValueError(f"{path} is {kind}")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if kind := kind_of(data):
+            raise ValueError(f"{path} is {kind}") from None
         line = error.object.count(b"\n", 0, error.start) + 1
         byte = error.object[error.start]
         raise ValueError(
