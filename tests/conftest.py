@@ -16,6 +16,15 @@ def real() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def field_cases() -> Path:
+    """The folder of small inputs from the field beside the project, for local tests only."""
+    folder = Path(__file__).parents[2] / "shared" / "field_cases"
+    if not folder.is_dir():
+        pytest.skip("no field cases beside the project")
+    return folder
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """What tests marked anyio run on."""

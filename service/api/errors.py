@@ -66,7 +66,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     HintError: Problem(422, "hint", "A hint is not usable"),
     RequestValidationError: Problem(422, "request", "The request does not fit the API"),
     UploadError: Problem(400, "upload", "The form cannot be read"),
-    MediaTypeError: Problem(415, "media-type", "The body is not a plain multipart form"),
+    MediaTypeError: Problem(415, "media-type", "The body's type is not accepted"),
     BodyTooLargeError: Problem(413, "body-too-large", "The body is too large"),
     BodyTimeoutError: Problem(408, "body-timeout", "The body arrived too slowly"),
     OverloadedError: Problem(503, "overloaded", "The service is busy"),

@@ -1,4 +1,4 @@
-"""Panoramas out of a multipart body, in bounded memory and never on disk.
+"""Panoramas out of a request's body, in bounded memory and never on disk.
 
 Starlette's form handling writes uploads above 1 MB to a temporary file and bounds no file part, so
 python-multipart's parser is used directly.
@@ -7,13 +7,13 @@ python-multipart's parser is used directly.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from model.errors import SkyfixError
@@ -24,11 +24,11 @@ FIELD = "panorama"
 
 
 class UploadError(SkyfixError):
-    """The multipart body is malformed, or has a part that is no file `panorama`."""
+    """The multipart body is malformed, or has a part that is not named `panorama`."""
 
 
 class MediaTypeError(SkyfixError):
-    """The body is not multipart/form-data, or it is compressed."""
+    """The body is of another type than the route reads, or it is compressed."""
 
 
 class BodyTooLargeError(SkyfixError):
@@ -48,10 +48,24 @@ class BodyLimits:
     max_files: int
 
 
+async def read_panorama(request: Request, limits: BodyLimits, reservation: Reservation) -> bytes:
+    """The panorama that is the whole body, of type image/…, or the one file of a form.
+
+    Raises:
+        As `read_panoramas`.
+    """
+    if not _media_type(request).startswith("image/"):
+        (data,) = await read_panoramas(request, limits, reservation)
+        return data
+    body = BytesIO()
+    await _receive(request, limits, reservation, body.write)
+    return body.getvalue()
+
+
 async def read_panoramas(
     request: Request, limits: BodyLimits, reservation: Reservation
 ) -> list[bytes]:
-    """The bytes of the file parts `panorama`, 1 to `limits.max_files`, in their order.
+    """The content of a form's parts `panorama`, 1 to `limits.max_files`, in their order.
 
     `reservation` grows by every chunk before the chunk is kept.
 
@@ -59,37 +73,48 @@ async def read_panoramas(
         MediaTypeError, UploadError, BodyTooLargeError, BodyTimeoutError, OverloadedError;
         ClientDisconnect.
     """
-    _check_kind(request.headers)
+    content_type = request.headers.get("content-type", "")
+    if _media_type(request) != "multipart/form-data":
+        raise MediaTypeError(
+            f"content-type {content_type[:80]!r}: send multipart/form-data with a file {FIELD!r}; "
+            "/localize also takes an image alone, as image/jpeg, image/png or image/webp"
+        )
+    try:
+        form = _Form(content_type, limits.max_files)
+        await _receive(request, limits, reservation, form.write)
+    except FormParserError as error:
+        raise UploadError(f"the multipart body cannot be read: {error}") from error
+    return form.files()
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _receive(
+    request: Request,
+    limits: BodyLimits,
+    reservation: Reservation,
+    keep: Callable[[bytes], object],
+) -> None:
+    """Pass the body to `keep`, chunk by chunk, within the limits."""
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise MediaTypeError(f"content-encoding {coding[:80]!r}: send the body uncompressed")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated[:18]) > limits.max_bytes:
         raise _too_large(int(stated[:18]), limits)
-    _, parameters = parse_options_header(request.headers["content-type"])
     received = 0
     try:
-        form = _Form(parameters.get(b"boundary", b""), limits.max_files)
         async with asyncio.timeout(limits.deadline_s):
             async for chunk in request.stream():
                 received += len(chunk)
                 if received > limits.max_bytes:
                     raise _too_large(received, limits)
                 reservation.grow(len(chunk))
-                form.write(chunk)
+                keep(chunk)
     except TimeoutError:
         raise BodyTimeoutError(f"the body did not arrive within {limits.deadline_s:g} s") from None
-    except FormParserError as error:
-        raise UploadError(f"the multipart body cannot be read: {error}") from error
-    return form.files()
-
-
-def _check_kind(headers: Headers) -> None:
-    content_type = headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise MediaTypeError(
-            f"content-type {content_type[:80]!r}: send multipart/form-data with a file {FIELD!r}"
-        )
-    coding = headers.get("content-encoding", "identity")
-    if coding.strip().lower() != "identity":
-        raise MediaTypeError(f"content-encoding {coding[:80]!r}: send the form uncompressed")
 
 
 def _too_large(size: int, limits: BodyLimits) -> BodyTooLargeError:
@@ -97,25 +122,34 @@ def _too_large(size: int, limits: BodyLimits) -> BodyTooLargeError:
 
 
 class _Form:
-    """Keeps files `panorama`, and refuses any other part as soon as its headers are read."""
+    """Keeps parts `panorama`, and refuses any other part as soon as its headers are read.
 
-    def __init__(self, boundary: bytes, max_files: int) -> None:
+    A part needs no filename: many libraries send none, or only `filename*`.
+    """
+
+    def __init__(self, content_type: str, max_files: int) -> None:
+        self._boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+        if not self._boundary:
+            raise UploadError(
+                f"content-type {content_type[:80]!r} names no boundary: leave this header to the "
+                "library that writes the form"
+            )
         self._max_files = max_files
         self._files: list[tuple[bytes | None, BytesIO]] = []  # each with its filename
         self._header = self._value = self._disposition = b""
         self._is_complete = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_header_field": self._extend_header,
-                "on_header_value": self._extend_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._begin_file,
-                "on_part_data": self._extend_file,
-                "on_end": self._end,
-            },
-        )
+        self._parser = MultipartParser(self._boundary)
+        # RFC 2046 allows a preamble and padding, which the parser takes only behind a boundary.
+        self._parser.write(b"--%b\r\n\r\n\r\n" % self._boundary)
+        self._parser.callbacks = {
+            "on_part_begin": self._begin_part,
+            "on_header_field": self._extend_header,
+            "on_header_value": self._extend_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._begin_file,
+            "on_part_data": self._extend_file,
+            "on_end": self._end,
+        }
 
     def write(self, chunk: bytes) -> None:
         """Read the next bytes. Raises FormParserError or UploadError: the form is refused."""
@@ -124,7 +158,8 @@ class _Form:
     def files(self) -> list[bytes]:
         """The content of every file. Raises UploadError: the form is cut off, empty or unfilled."""
         if not self._is_complete:
-            raise UploadError("the multipart body ends before its closing boundary: send all of it")
+            closing = f"--{self._boundary[:80].decode(errors='replace')}--"
+            raise UploadError(f"the body ends without the closing boundary {closing!r}: send all")
         if not self._files:
             raise UploadError(f"the form is empty: send a file {FIELD!r}")
         # Browsers send an empty file without a name when the user has chosen none.
@@ -148,32 +183,25 @@ class _Form:
 
     def _begin_file(self) -> None:
         _, parameters = parse_options_header(self._disposition)
-        field, filename = parameters.get(b"name", b""), parameters.get(b"filename")
-        # parse_options_header leaves out filename*, which some clients send alone.
-        is_file = filename is not None or b"filename*=" in self._disposition.lower()
-        _check_field(field.decode(errors="replace"), is_file=is_file)
+        _check_field(parameters.get(b"name", b"").decode(errors="replace"))
         if len(self._files) == self._max_files:
             one = self._max_files == 1
             where = "send them to /localize/batch" if one else "send several forms"
             raise UploadError(f"more than {self._max_files} files {FIELD!r} in the form: {where}")
-        self._files.append((filename, BytesIO()))
+        self._files.append((parameters.get(b"filename"), BytesIO()))
 
     def _extend_file(self, data: bytes, start: int, end: int) -> None:
-        self._files[-1][1].write(data[start:end])
+        if self._files:  # else the preamble
+            self._files[-1][1].write(data[start:end])
 
     def _end(self) -> None:
         self._is_complete = True
 
 
-def _check_field(field: str, *, is_file: bool) -> None:
+def _check_field(field: str) -> None:
     if field in LocateQuery.model_fields:
         raise UploadError(
             f"the form's field {field!r} is not read: send it in the query, ?{field}=…"
         )
     if field != FIELD:
         raise UploadError(f"the form's field {field[:40]!r} is not known: send files {FIELD!r}")
-    if not is_file:
-        raise UploadError(
-            f"the form's field {FIELD!r} is text, since its Content-Disposition has no "
-            f'filename="…": send a file (curl -F {FIELD}=@street.jpg)'
-        )

@@ -17,7 +17,7 @@ from service.api.errors import document, problems
 from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
 from service.api.query import LocateQuery
 from service.api.schemas import BatchSchema, FixSchema, OutcomeSchema, ProblemSchema
-from service.api.upload import FIELD, BodyLimits, read_panoramas
+from service.api.upload import FIELD, BodyLimits, read_panorama, read_panoramas
 from service.locate.fix import Fix
 from service.locate.hints import Hints
 from service.runtime.batching import DeadlineExceededError
@@ -36,14 +36,18 @@ _FILE = {
 _PROBLEMS = problems(400, 408, 413, 415)
 
 
-def _body(field: dict[str, Any]) -> dict[str, Any]:
+def _body(field: dict[str, Any], *alone: str) -> dict[str, Any]:
+    """OpenAPI's request body: a form with `field`, or an image of a media type of `alone`."""
     form = {
         "type": "object",
         "required": [FIELD],
         "properties": {FIELD: field},
         "additionalProperties": False,
     }
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+    content = {"multipart/form-data": {"schema": form}} | {
+        kind: {"schema": field} for kind in alone
+    }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post(
@@ -51,18 +55,19 @@ def _body(field: dict[str, Any]) -> dict[str, Any]:
     summary="Where was this panorama taken?",
     response_model=FixSchema,
     responses={200: {"content": {MEDIA_TYPE: {"schema": SCHEMA}}}, **_PROBLEMS},
-    openapi_extra=_body(_FILE),
+    openapi_extra=_body(_FILE, "image/jpeg", "image/png", "image/webp"),
 )
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
     """Match one panorama to the live index. `Accept: application/geo+json` gives GeoJSON.
 
     The heading comes from the query, else from GPano XMP, else from EXIF. When none states a
-    heading, evenly spaced headings are tried. The upload is kept in memory only.
+    heading, evenly spaced headings are tried. The upload is kept in memory only. The body is a
+    form or the image itself, whose bytes count, whatever type is stated.
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
     with pipeline.admission.reserve() as reservation:
-        (data,) = await read_panoramas(request, _limits(request), reservation)
+        data = await read_panorama(request, _limits(request), reservation)
         reservation.start()
         work = pipeline.locate(data, hints, query.top_k, query.explain)
         try:
