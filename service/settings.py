@@ -7,10 +7,12 @@ Knows nothing of argparse or os: the command line passes `os.environ` with its o
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -32,6 +34,7 @@ MIB = 1024 * 1024
 MIN_TOKEN = 16  # characters
 DEMO_WEIGHTS = "skyfix-modern.safetensors"
 PREFIX = "SKYFIX_"
+_PORTS = {"http": 80, "https": 443}  # which browsers leave out
 
 
 class SettingsError(SkyfixError):
@@ -73,11 +76,38 @@ def _one_word(token: str) -> str:
     return token
 
 
+def _origins(text: str) -> str:
+    """Origins as browsers send them, joined by commas."""
+    origins = text.replace(",", " ").split()
+    for origin in origins:
+        if origin != "*" and origin != (sent := _origin(origin)):
+            meant = f"write {sent}" if sent else "write scheme://host or scheme://host:port"
+            raise ValueError(f"{origin} is not an origin as browsers send it: {meant}")
+    if "*" in origins and len(origins) > 1:
+        raise ValueError("* allows every origin: write * alone, or leave it out")
+    return ",".join(origins)
+
+
+def _origin(url: str) -> str:
+    """The origin of a URL: lower case, without path and default port; empty if it has none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    if not parts.scheme or not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*", host):
+        return ""
+    host = f"[{host}]" if ":" in host else host
+    shown = "" if port is None or _PORTS.get(parts.scheme) == port else f":{port}"
+    return f"{parts.scheme}://{host}{shown}"
+
+
 Folder = Annotated[Path, AfterValidator(_folder)]
 File = Annotated[Path, AfterValidator(_expanded)]
 Seconds = Annotated[float, Field(ge=0.001, le=3600, json_schema_extra={"unit": "seconds"})]
 Bytes = Annotated[int, Field(ge=1024, json_schema_extra={"unit": "bytes"})]
 AdminToken = Annotated[str, Field(repr=False), AfterValidator(_strong)]
+Origins = Annotated[str, AfterValidator(_origins)]
 MilvusToken = Annotated[str, Field(repr=False), AfterValidator(_one_word)]
 
 
@@ -129,6 +159,9 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
     """Time from the end of a request's body to its answer."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """Form of log lines. auto: text on a terminal, else JSON."""
+    cors_origins: Origins = ""
+    """Origins whose pages may call the API, such as https://maps.example, separated by commas. \
+*: any origin. Empty: none."""
     admin_token: AdminToken = ""
     """Bearer token of the admin routes: 16 or more ASCII characters. Empty: no admin routes."""
     milvus_token: MilvusToken = ""

@@ -35,7 +35,7 @@ DOCUMENTS = sorted(
     if file.parent != REFERENCE
 )
 CONSOLE = re.compile(r"(<!-- not run: [^>]+-->\n)?```console\n(.*?)```", re.DOTALL)
-HOSTS = {"127.0.0.1", "localhost", "doi.org", "milvus.internal"}
+HOSTS = {"127.0.0.1", "localhost", "doi.org", "maps.example", "milvus.internal"}
 PLACES = {"model", "training", "service", "tests", "benchmarks", "docs", "deploy", ".ci"}
 PROGRAMS = {
     "skyfix": (skyfix, skyfix_parser),

@@ -61,6 +61,7 @@ def command_in(folder: Path, upstream: str = "127.0.0.1:9") -> list[str]:
         pytest.skip("no nginx here")
     text = CONFIG.replace("api:8000", upstream).replace("/tmp/", f"{folder}/")
     text = text.replace("rate=5r/s", "rate=1r/m")  # however slow this machine is
+    text = text.replace('# "https://maps.example"', '"https://maps.example"')
     text = text.replace("/dev/stdout", f"{folder}/log").replace("/dev/stderr", f"{folder}/err")
     for number, name in ((8080, "public"), (8081, "operators")):
         text = text.replace(f"listen {number};", f"listen unix:{folder}/{name};")
@@ -226,6 +227,21 @@ def test_who_holds_no_key_is_refused_all_but_health(keyed: Path, key: str | None
             assert refused.headers["www-authenticate"] == 'ApiKey header="X-API-Key"'
         assert stranger.get("/readyz").json()["path"] == "/readyz"
         assert stranger.get("/livez").json()["path"] == "/livez"
+
+
+def test_a_page_asks_without_a_key_and_can_read_a_refusal(keyed: Path) -> None:
+    with holder(keyed, None) as page:
+        asked = page.options("/localize", headers={"Access-Control-Request-Method": "POST"})
+        assert (asked.status_code, asked.json()["path"]) == (200, "/localize")
+        assert page.options("/metrics").status_code == 404
+        for origin, readable in (
+            ("https://maps.example", True),
+            ("https://maps.example.org", False),
+        ):
+            refused = page.get("/index", headers={"Origin": origin})
+            assert (refused.status_code, refused.headers["vary"]) == (401, "Origin")
+            shown = refused.headers.get("access-control-allow-origin")
+            assert shown == (origin if readable else None)
 
 
 @pytest.mark.parametrize("path", ["/livez/../index", "/index#/livez", "/problem", "/index?/livez"])

@@ -20,7 +20,8 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "MAX_FILES": "2", "MAX_IN_FLIGHT": "3", "MAX_IN_FLIGHT_BYTES": "9000",
         "MAX_STRETCH": "3.5", "MAX_BATCH": "4", "DECODE_THREADS": "1", "HEADER_DEADLINE_S": "0.5",
         "BODY_DEADLINE_S": "1.5", "REQUEST_DEADLINE_S": "2.5", "LOG_FORMAT": "json",
-        "ADMIN_TOKEN": "0123456789abcdef", "MILVUS_TOKEN": "root:Milvus",
+        "ADMIN_TOKEN": "0123456789abcdef",
+        "CORS_ORIGINS": "https://maps.example,http://localhost:3000", "MILVUS_TOKEN": "root:Milvus",
     }  # fmt: skip
     environ = {f"SKYFIX_{name}": text for name, text in texts.items()}
     settings = Settings.from_env(environ)
@@ -118,6 +119,35 @@ def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(SettingsError, match="SKYFIX_ADMIN_TOKEN") as caught:
         Settings.from_env({"SKYFIX_ADMIN_TOKEN": token})
     assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://maps.example", "http://[::1]:3000", "https://xn--mnchen-3ya.example", "app://x", "*"],
+)
+def test_an_origin_is_kept_as_browsers_send_it(origin: str) -> None:
+    assert Settings.from_env({"SKYFIX_CORS_ORIGINS": f" {origin} ,"}).cors_origins == origin
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("https://maps.example/", "write https://maps.example"),
+        ("HTTPS://Maps.Example:443", "write https://maps.example"),
+        ("http://u:p@maps.example:80/a?b#c", "write http://maps.example"),
+        ("https://maps.example http://b:1/", "http://b:1/ is not an origin as browsers send it"),
+        ("maps.example", "write scheme://host or scheme://host:port"),
+        ("https://maps.example:port", "scheme://host"),
+        ("https://*.maps.example", "scheme://host"),
+        ("https://münchen.example", "scheme://host"),
+        ("null", "scheme://host"),
+        ("*,https://maps.example", "write * alone"),
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_refused(text: str, remedy: str) -> None:
+    with pytest.raises(SettingsError, match="SKYFIX_CORS_ORIGINS=") as caught:
+        Settings.from_env({"SKYFIX_CORS_ORIGINS": text})
+    assert remedy in str(caught.value)
 
 
 def test_a_milvus_token_is_one_line() -> None:

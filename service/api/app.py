@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from model.errors import SkyfixError
 from service.api import errors
+from service.api.middleware.failure_problem import FailureAsProblem
 from service.api.middleware.head_method import HeadAsGet
 from service.api.middleware.load_shedding import LoadShedding
 from service.api.middleware.request_log import RequestLog
@@ -78,6 +80,9 @@ def create_app(
         admission=app.state.pipeline.admission,
         uploads=localize.router.routes,
     )
+    app.add_middleware(FailureAsProblem)
+    if settings.cors_origins:
+        _allow_origins(app, settings.cors_origins.split(","))
     app.add_middleware(RequestLog, metrics=metrics)  # outermost: logs refusals too
     # check_parameters and LoadShedding answer these statuses for every route
     any_route = errors.problems(422, 503)
@@ -129,6 +134,17 @@ def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer) -> None:
     ):
         metrics.watch(f"skyfix_{name}", help_text, value)
     metrics.watch_index(live)
+
+
+def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of other origins read the answers, refusals and problems too."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST", "DELETE"),
+        allow_headers=("Authorization", "X-API-Key", "X-Request-ID"),
+        expose_headers=("Retry-After", "Server-Timing", "X-Request-ID"),
+    )
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -13,10 +13,8 @@ from contextvars import ContextVar
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import respond
 from service.runtime.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -63,17 +61,12 @@ class RequestLog:
 
         try:
             await self._app(scope, receive_counting, send_with_headers)
-        except Exception as error:
-            logger.exception("%s %s failed", scope["method"], _route(scope))
-            if seen["status"] != 499:  # the answer has begun: cut it off
-                raise
-            await respond(Request(scope), error)(scope, receive, send_with_headers)
         finally:
             self._record(scope, seen, time.perf_counter() - begun)
             REQUEST_ID.reset(token)
 
     def _record(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
-        route = _route(scope)
+        route = route_of(scope)
         self._metrics.requests.labels(_method(scope), route, seen["status"]).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         fields = {
@@ -104,7 +97,7 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in known else "other"
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The route's template: paths that clients make up must not become labels."""
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) else "none"
