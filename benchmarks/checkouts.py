@@ -43,7 +43,7 @@ def compare(
     seconds: float,
     rounds: int,
 ) -> None:
-    """Print rates of this checkout and of the one at `against`, and the ratio this / other.
+    """Print rates of this checkout and of the checkout at `against`, and the ratio this / other.
 
     Args:
         folder: an empty folder, where each checkout gets its home.

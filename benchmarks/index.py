@@ -57,7 +57,7 @@ from service.settings import Settings
 TABLE = ((10_000, 1024), (100_000, 1024), (300_000, 256))  # tiles, dimension
 BATCHES = (1, 8, 36)  # 36: every roll of a panorama of unknown heading
 K = 98  # candidates of a query, at a stride of a quarter tile
-ROUNDS, ROUND_S = 3, 0.4  # of each engine in turn, and about so long
+ROUNDS, ROUND_S = 3, 0.4  # of each engine in turn; about ROUND_S seconds each
 BUSY = 3  # processes
 SHARES = (0.001, 0.01, 0.1, 0.5)
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -116,7 +116,7 @@ def own_process() -> ProcessPoolExecutor:
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run it in a new process, so that its memory and threads are its own."""
+    """Run `work` in a new process, which has its own memory and threads."""
     with Console(stderr=True).status(work.__name__), own_process() as pool:
         return pool.submit(work, *arguments).result()
 
@@ -183,7 +183,7 @@ def _ask(batch: int) -> list[float]:
 
 
 def milliseconds(work: Callable[[], object]) -> list[float]:
-    """Of each run after one to warm up, for ROUND_S."""
+    """Milliseconds of each run for ROUND_S, after a run to warm up."""
     work()
     times: list[float] = []
     while not times or sum(times) < ROUND_S * 1e3:

@@ -24,7 +24,7 @@ ENCODER = "fa" * 32
 BLOCK = 100_000  # vectors made together
 GROUP = 20  # tiles around one place: a 4 x 5 neighbourhood at a stride of a quarter tile
 GROUP_DISTANCE = 0.3  # squared
-NEIGHBOURS = 8  # tiles around one on the grid
+NEIGHBOURS = 8  # tiles around a tile of the grid
 
 
 def made_up(count: int, dimension: int) -> Iterator[Vectors]:
@@ -39,8 +39,8 @@ def made_up(count: int, dimension: int) -> Iterator[Vectors]:
 def jittered(descriptors: Vectors, count: int) -> Iterator[Vectors]:
     """Blocks of unit vectors spread as (M, D) real descriptors are, M > NEIGHBOURS.
 
-    Each is a descriptor plus the difference between another one and one of its NEIGHBOURS nearest:
-    as far from its tile, and in the directions, as neighbouring tiles are from each other.
+    Each is a descriptor plus the difference between another descriptor and one of its NEIGHBOURS
+    nearest: as far from its tile, and in the directions, as neighbouring tiles are from each other.
     """
     random = np.random.default_rng(0)
     _, nearest = faiss.knn(descriptors, descriptors, 1 + NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)

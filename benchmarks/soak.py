@@ -84,7 +84,7 @@ class Sample:
 
 
 def is_refusal(answer: Answer) -> bool:
-    """Whether the service was overloaded and said so: any other 503 is a failure."""
+    """Whether the answer is a 503 for overload; any other 503 is a failure."""
     return answer.status == 503 and b'"urn:skyfix:problem:overloaded"' in answer.body
 
 
@@ -132,7 +132,7 @@ class Soak:
 
     @property
     def answers(self) -> int:
-        """Of all kinds and statuses."""
+        """The number of answers of all kinds and statuses."""
         return sum(self.statuses.values())
 
     @property

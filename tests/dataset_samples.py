@@ -11,7 +11,7 @@ from model.geo import LatLon, offset
 
 CANBERRA = (692_000.0, 6_092_000.0)  # UTM zone 55 south, metres
 MIDDLE = LatLon(47.6, -122.3)  # of VIGOR's only tile with a street
-QUERY_M = (5.0, 10.0)  # from there to the street, east and north
+QUERY_M = (5.0, 10.0)  # from the tile's middle to the street, east and north
 SCALE = 0.100817
 
 
@@ -47,7 +47,7 @@ def cvusa_tree(root: Path) -> Path:
 def cvact_tree(root: Path, *, as_cells: bool = False, first=CANBERRA) -> Path:
     """Pairs a-d, each 100 m east of the one before: train d, b; val a; test a, c (c is absent).
 
-    first: where pair a says it is, in UTM.
+    first: the stated position of pair a, in UTM.
     """
     ids = np.array([f"{letter}-pano_id" for letter in "abcd"])
     groups = {
@@ -68,7 +68,7 @@ def cvact_tree(root: Path, *, as_cells: bool = False, first=CANBERRA) -> Path:
 
 
 def vigor_tree(root: Path, ground: str = "{city}/panorama", satellite: str = "{city}/satellite"):
-    """Seattle alone: two tiles, a street in the first, a red spot where it stands there."""
+    """Seattle alone: two tiles, a street in the first, a red spot at the street's point."""
     east, north = QUERY_M
     place = offset(MIDDLE, east, north)
     street = f"abc-_1,{place.latitude:.6f},{place.longitude:.6f},.jpg"

@@ -1,7 +1,7 @@
 """SIGKILL at random moments of ingest, build, publish and prune; what must hold after each.
 
 `python tests/kill_campaign.py --kills 200 --home FOLDER` is the soak; it continues after a stop.
-tests/test_kill.py runs a few.
+tests/test_kill.py runs a few kills.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write_towns(home: Path) -> None:
 
 
 def work(home: Path) -> None:
-    """Ingests, builds and prunes without end; says on standard output what begins."""
+    """Ingest, build and prune without end; print each phase as it begins."""
     service.build.SHARD_TILES = 32
     while True:
         for town in TOWNS:
@@ -73,7 +73,7 @@ def update(home: Path, town: str, say: Callable[[str], None] = lambda phase: Non
 
 
 def kill_once(home: Path, phase: str, delay_s: float) -> str:
-    """Kills a worker so long after a phase began; returns the phase it had come to by then."""
+    """Kill a worker `delay_s` after a phase began; returns the phase that it had reached."""
     command = [sys.executable, __file__, "--work", str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as worker:
         assert worker.stdout is not None
@@ -91,7 +91,7 @@ def kill_once(home: Path, phase: str, delay_s: float) -> str:
 def check(home: Path, uninterrupted: Sequence[np.ndarray] = ()) -> None:
     """The live version is whole and answers; the catalogue holds one whole state of the town.
 
-    Where given, its vectors are to the bit those of one of the `uninterrupted` builds.
+    If `uninterrupted` builds are given, the vectors equal those of one of them to the bit.
     """
     with Catalogue.of(home) as catalogue:
         catalogue.verify()
@@ -115,7 +115,7 @@ def vectors(home: Path) -> np.ndarray:
 
 
 def built_at_once(home: Path) -> list[np.ndarray]:
-    """The vectors of each of the TOWNS where nothing is killed, and nothing is there to reuse."""
+    """The vectors of each of the TOWNS, from builds without a kill and without reuse."""
     found = []
     for town in TOWNS:
         with tempfile.TemporaryDirectory(dir=home) as folder:
@@ -127,9 +127,9 @@ def built_at_once(home: Path) -> list[np.ndarray]:
 
 
 def kill_repeatedly(home: Path, kills: int, seed: int) -> Counter[str]:
-    """Goes on with those that `home` has seen; returns how many kills met which phase.
+    """Continue the kills recorded in `home`; returns the number of kills by phase.
 
-    Raises AssertionError or SkyfixError where anything was lost.
+    Raises: AssertionError or SkyfixError if anything was lost.
     """
     record = home / "kills.json"
     if not record.exists():
@@ -148,7 +148,7 @@ def kill_repeatedly(home: Path, kills: int, seed: int) -> Counter[str]:
 
 
 def check_end(home: Path, uninterrupted: Sequence[np.ndarray]) -> None:
-    """Whoever is killed no more arrives where an uninterrupted build does, and leaves no rest."""
+    """Without kills, a build equals an uninterrupted build and leaves no unfinished file."""
     for town, whole in zip(TOWNS, uninterrupted, strict=True):
         update(home, town)
         check(home, [whole])
@@ -162,7 +162,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="run as the process that is killed, in this home")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--home", type=Path, help="where it goes on another time (a temporary one)")
+    parser.add_argument(
+        "--home", type=Path, help="a folder to continue in later (default: a temporary folder)"
+    )
     arguments = parser.parse_args()
     if arguments.work:
         work(arguments.work)

@@ -1,4 +1,4 @@
-"""Flat worlds coloured by a known function of the place, seen from the street and from above."""
+"""Flat worlds coloured by a known function of the position, seen from the street and from above."""
 
 import csv
 import math

@@ -1,6 +1,6 @@
 """A real server process over the stand-in encoder: `python tests/server_process.py HOME`.
 
-While the file HOME/hold exists, the encoder holds every batch. Of a checkpoint only the fingerprint
+While the file HOME/hold exists, the encoder holds every batch. Only the fingerprint of a checkpoint
 counts: HOME/live.safetensors if it exists, else the files in HOME/weights.
 """
 
@@ -95,7 +95,7 @@ class HeldEncoder(FakeEncoder):
 
 
 class LightJobs(Jobs):
-    """Runs this file's build instead of the one that loads torch."""
+    """Run the build of this file instead of the build that loads torch."""
 
     def start(self, kind: Kind, command: Sequence[str]) -> Job:
         home = command[command.index("--home") + 1]

@@ -1,4 +1,4 @@
-"""Bounds on what is in flight, given back whatever happens."""
+"""Uploads in flight are bounded, and released whatever happens."""
 
 from contextlib import ExitStack, suppress
 from itertools import count
@@ -8,7 +8,7 @@ import pytest
 from service.runtime.admission import AT_FIRST, GAIN, LEAST, Admission, OverloadedError, WorkLimit
 
 
-def test_uploads_and_bytes_are_bounded_and_given_back() -> None:
+def test_uploads_and_bytes_are_bounded_and_released() -> None:
     admission = Admission(max_panoramas=1, max_bytes=100, max_arriving=2)
     with admission.reserve() as first, admission.reserve() as second:
         first.grow(60)
@@ -33,7 +33,7 @@ def test_a_batch_counts_all_its_panoramas() -> None:
 
 
 class Server:
-    """One worker with a made-up clock: a batch of up to 8 takes 4 ms and 3 ms a panorama."""
+    """One worker with a made-up clock: a batch of up to 8 takes 4 ms plus 3 ms a panorama."""
 
     def __init__(self, max_stretch: float = 2.5) -> None:
         self.now = 0.0
@@ -110,7 +110,7 @@ def test_missed_deadlines_lower_the_limit_to_the_least() -> None:
     assert (limit.limit, single.limit) == (LEAST, 1.0)
 
 
-def test_uploads_that_still_arrive_are_not_in_work() -> None:
+def test_arriving_uploads_do_not_count_as_work() -> None:
     admission = Admission(max_panoramas=64, max_bytes=100, max_arriving=64, max_stretch=2.5)
     with ExitStack() as stack:
         reservations = [stack.enter_context(admission.reserve()) for _ in range(10)]

@@ -1,4 +1,4 @@
-"""The walls of the design: who may import whom, and what no module may do while it is imported."""
+"""Which package may import which, and what no module may do while it is imported."""
 
 import ast
 import re
@@ -115,7 +115,7 @@ def test_imports_point_down(package: str, floors: tuple[set[str], ...]) -> None:
     assert upward == set()
 
 
-def test_the_model_knows_no_environment() -> None:
+def test_the_model_reads_no_environment() -> None:
     for module in modules("model"):
         text = ast.unparse(TREES[module])
         assert "os.environ" not in text, module
@@ -129,7 +129,7 @@ def test_nothing_reads_environment_or_arguments_at_import() -> None:
                 assert ast.unparse(node) not in ("os.environ", "sys.argv", "os.getenv"), module
 
 
-def test_no_module_imports_itself_around_a_corner() -> None:
+def test_imports_form_no_cycle() -> None:
     """Counts every import outside functions and TYPE_CHECKING blocks."""
     edges = {
         module: {

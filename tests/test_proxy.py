@@ -25,7 +25,7 @@ TOKEN = "s3cr3t-0123456789"
 
 
 def value(directive: str) -> int:
-    """The directive's number where it first stands."""
+    """The number of the directive's first occurrence."""
     return int(re.search(rf"^\s*{directive} (\d+)[sm]?;", CONFIG, re.MULTILINE)[1])
 
 
@@ -33,7 +33,7 @@ def is_public(path: str) -> bool:
     return any(re.search(pattern, path) for pattern in PUBLIC)
 
 
-def test_the_limits_are_the_service_s() -> None:
+def test_the_limits_agree_with_the_service_s() -> None:
     settings = Settings()
     assert value("client_max_body_size") * MIB == settings.max_body_bytes
     assert value("client_header_timeout") == settings.header_deadline_s
@@ -56,11 +56,11 @@ def test_every_public_route_passes_and_no_other(tmp_path: Path) -> None:
 
 
 def command_in(folder: Path, upstream: str = "127.0.0.1:9") -> list[str]:
-    """nginx with its shipped configuration, all of whose files are in the folder."""
+    """The command of nginx with its shipped configuration, its files moved to the folder."""
     if shutil.which("nginx") is None:
         pytest.skip("no nginx here")
     text = CONFIG.replace("api:8000", upstream).replace("/tmp/", f"{folder}/")
-    text = text.replace("rate=5r/s", "rate=1r/m")  # however slow this machine is
+    text = text.replace("rate=5r/s", "rate=1r/m")  # one minute, also for a slow machine
     text = text.replace('# "https://maps.example"', '"https://maps.example"')
     text = text.replace("/dev/stdout", f"{folder}/log").replace("/dev/stderr", f"{folder}/err")
     for number, name in ((8080, "public"), (8081, "operators")):
@@ -86,7 +86,7 @@ def nginx_before_echo(folder: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """As it is shipped, without keys."""
+    """nginx as it is shipped, without keys."""
     with nginx_before_echo(tmp_path_factory.mktemp("nginx")) as addresses:
         yield addresses
 
@@ -143,7 +143,7 @@ CLOSED += (
 
 
 def sent_raw(path: str, request: str) -> tuple[str, str]:
-    """Head and body of the answer to a request that no client has tidied up."""
+    """Head and body of the answer to a request that no client has corrected."""
     with socket.socket(socket.AF_UNIX) as sender:
         sender.connect(path)
         sender.sendall(request.encode())
@@ -151,7 +151,7 @@ def sent_raw(path: str, request: str) -> tuple[str, str]:
     return head, body
 
 
-def test_what_is_not_public_is_for_operators_only(ports: tuple[str, str]) -> None:
+def test_routes_that_are_not_public_are_for_operators_only(ports: tuple[str, str]) -> None:
     for path in CLOSED:
         head, body = sent_raw(ports[0], f"GET {path} HTTP/1.0\r\n\r\n")
         assert head.startswith("HTTP/1.1 404 "), path
@@ -167,7 +167,7 @@ def test_dots_in_names_and_queries_pass(ports: tuple[str, str]) -> None:
             assert public.get(path).json()["path"] == path.partition("?")[0]
 
 
-def test_too_large_and_too_many_are_problems(ports: tuple[str, str]) -> None:
+def test_too_large_and_too_many_requests_are_problems(ports: tuple[str, str]) -> None:
     request = f"POST /localize HTTP/1.0\r\nContent-Length: {33 * MIB}\r\n\r\n"
     head, body = sent_raw(ports[0], request)
     assert head.startswith("HTTP/1.1 413 ")
@@ -181,7 +181,7 @@ def test_too_large_and_too_many_are_problems(ports: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("request_line", ["TRACE / HTTP/1.1", "GET / HTTP/3.0", "GET / HTTP/1.1"])
-def test_what_nginx_cannot_read_is_a_problem(ports: tuple[str, str], request_line: str) -> None:
+def test_a_malformed_request_is_a_problem(ports: tuple[str, str], request_line: str) -> None:
     head, body = sent_raw(ports[0], f"{request_line}\r\nConnection: close\r\n\r\n")
     assert "content-type: application/problem+json" in head.lower()
     assert f" {json.loads(body)['status']} " in head.partition("\n")[0]
@@ -208,7 +208,7 @@ def holder(folder: Path, key: str | None) -> httpx.Client:
     return made
 
 
-def test_without_a_keys_file_everyone_passes(ports: tuple[str, str]) -> None:
+def test_without_a_keys_file_every_client_passes(ports: tuple[str, str]) -> None:
     with client(ports[0]) as public:
         for path in PAGES[:-1]:
             passed = public.get(path, headers={"X-API-Key": "any"})
@@ -217,7 +217,7 @@ def test_without_a_keys_file_everyone_passes(ports: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "", "-", "default", "town-hall", "0f" * 15, "~.*"])
-def test_who_holds_no_key_is_refused_all_but_health(keyed: Path, key: str | None) -> None:
+def test_a_client_without_a_key_reaches_health_only(keyed: Path, key: str | None) -> None:
     with holder(keyed, key) as stranger:
         for path in PAGES:
             refused = stranger.post(path, content=b"x" * 100_000)
@@ -245,19 +245,19 @@ def test_a_page_asks_without_a_key_and_can_read_a_refusal(keyed: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/livez/../index", "/index#/livez", "/problem", "/index?/livez"])
-def test_no_spelling_of_a_path_stands_for_a_key(keyed: Path, path: str) -> None:
+def test_no_spelling_of_a_path_replaces_a_key(keyed: Path, path: str) -> None:
     head, _ = sent_raw(str(keyed / "public"), f"GET {path} HTTP/1.0\r\n\r\n")
     assert re.match(r"HTTP/1\.1 40[14] ", head)
 
 
-def test_what_cannot_be_read_is_no_matter_of_keys(keyed: Path) -> None:
+def test_a_malformed_request_is_no_key_problem(keyed: Path) -> None:
     head, body = sent_raw(str(keyed / "public"), "GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
     assert head.startswith("HTTP/1.1 400 ")
     assert json.loads(body)["type"] == "urn:skyfix:problem:bad-request"
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_a_key_opens_and_goes_no_further(keyed: Path, name: str) -> None:
+def test_a_key_opens_every_page_and_is_neither_forwarded_nor_logged(keyed: Path, name: str) -> None:
     with holder(keyed, KEYS[name]) as known:
         passed = known.get(f"/index?for={name}", headers={"X-Request-ID": f"asked-by-{name}"})
     assert passed.json()["path"] == "/index"
@@ -267,7 +267,7 @@ def test_a_key_opens_and_goes_no_further(keyed: Path, name: str) -> None:
     assert KEYS[name] not in (keyed / "log").read_text() + (keyed / "err").read_text()
 
 
-def test_operators_need_no_key_and_send_none_on(keyed: Path) -> None:
+def test_operators_need_no_key_and_forward_none(keyed: Path) -> None:
     with client(str(keyed / "operators")) as operators:
         passed = operators.get("/metrics", headers={"X-API-Key": KEYS["port"]})
     assert (passed.status_code, "x-api-key" in passed.json()) == (200, False)
@@ -278,11 +278,11 @@ def test_each_client_has_a_share_of_its_own(keyed: Path) -> None:
         many = [greedy.post("/localize").status_code for _ in range(30)]
         assert (set(many), many.count(429) >= 9) == ({200, 429}, True)
         assert other.post("/localize").status_code == 200
-    with holder(keyed, None) as stranger:  # by its address, which is that of both
+    with holder(keyed, None) as stranger:  # counted by address, not by key
         assert stranger.get("/readyz").status_code == 200
 
 
-def test_the_example_alone_lets_nobody_in(tmp_path: Path) -> None:
+def test_the_example_keys_admit_no_client(tmp_path: Path) -> None:
     (tmp_path / "keys.conf").write_text(EXAMPLE)
     with nginx_before_echo(tmp_path) as (public, _), client(public) as sender:
         for key in (*re.findall('"([0-9a-f]+)"', EXAMPLE), ""):

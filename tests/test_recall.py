@@ -22,7 +22,7 @@ NONE = {"1": 0.0, "5": 0.0, "10": 0.0, "1%": 0.0}
 
 
 def brute_ranks(street, aerial, truth):
-    """One float64 distance at a time, so that equal rows are equally far."""
+    """One float64 distance at a time, so that equal rows have equal distances."""
     result = []
     for query, right in zip(street.astype(float), truth, strict=True):
         distances = [((query - row) ** 2).sum() for row in aerial.astype(float)]
@@ -66,14 +66,14 @@ def test_recall_counts_ranks():
     assert recall == {name: hits.mean() for name, hits in expected.items()}
 
 
-def test_an_exact_embedding_scores_1_and_a_collapsed_one_0():
+def test_exact_descriptors_score_1_and_constant_descriptors_0():
     rows = np.eye(300, dtype=np.float32)
     constant = np.full((300, 257), 257**-0.5, np.float32)  # its square sums must be rounded
     assert recall_at(rows, rows) == EXACT
     assert recall_at(constant, constant) == recall_at(0 * rows, 0 * rows) == NONE
 
 
-def test_a_duplicate_of_the_right_aerial_counts_against_at_any_place():
+def test_duplicates_of_the_right_aerial_come_before_it_in_any_row():
     aerial = np.random.default_rng(0).normal(size=(97, 513)).astype(np.float32)
     aerial[[3, 40, 96]] = aerial[11]
     street = aerial[11:12] + np.float32(0.01)
@@ -81,7 +81,7 @@ def test_a_duplicate_of_the_right_aerial_counts_against_at_any_place():
         assert ranks(street, aerial, np.array([11]), block=block).tolist() == [3]
 
 
-def test_a_gallery_smaller_than_k_is_all_retrieved():
+def test_a_gallery_smaller_than_k_is_retrieved_whole():
     rows = torch.ones(4, 2)
     assert recall_at(rows, rows) == {"1": 0.0, "5": 1.0, "10": 1.0, "1%": 0.0}
 
@@ -118,13 +118,13 @@ def test_what_does_not_fit_is_refused(street, aerial, truth):
         recall_at(street, aerial, truth)
 
 
-def test_more_references_than_streets_and_read_only_arrays_are_fine():
+def test_more_tiles_than_streets_and_read_only_arrays_are_fine():
     aerial = np.eye(6, dtype=np.float32)
     aerial.flags.writeable = False
     assert recall_at(aerial[:2], aerial)["1"] == 1.0
 
 
-def test_nearest_is_argmin():
+def test_nearest_equals_argmin():
     street, aerial, _ = random_gallery(5)
     far = ((street[:, None].astype(float) - aerial[None]) ** 2).sum(2)
     found = nearest(street, aerial, block=13)
@@ -170,7 +170,7 @@ def test_ignored_aerials_do_not_count():
         ranks(street, aerial, truth, ignored=ignored[:39])
 
 
-def test_the_best_candidate_is_the_nearest_of_those_given():
+def test_the_best_candidate_is_the_nearest_candidate():
     street, aerial, truth = several(4)
     candidates = np.stack([truth, (truth + 1) % 60, np.full_like(truth, -1)], axis=1)
     far = ((street[:, :, None].astype(float) - aerial[candidates[:, :2]][:, None]) ** 2).sum(3)

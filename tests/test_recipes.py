@@ -66,10 +66,10 @@ def test_an_override_sets_its_field_and_nothing_else(override, value):
     back = json.loads(json.dumps(changed.as_dict()))
     original = json.loads(json.dumps(find("msae-demo").as_dict()))
     *parents, last = path
-    for one in (back, original):
+    for fields in (back, original):
         for name in parents:
-            one = one[name]
-        del one[last]
+            fields = fields[name]
+        del fields[last]
     assert back == original
 
 

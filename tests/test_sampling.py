@@ -38,7 +38,7 @@ def test_neighbours_on_the_ground_come_together_at_first():
 
 
 def test_look_alikes_come_together_later():
-    """What counts is what a street's aerial rivals look like, not where they lie."""
+    """The look of a street's aerial rivals counts, not their position."""
     random = np.random.default_rng(2)
     positions, _ = clusters(random)
     described, label = clusters(random)
@@ -48,7 +48,7 @@ def test_look_alikes_come_together_later():
     assert order(HARD, positions, 0, 0, descriptors).tolist() == near.tolist()
 
 
-def test_without_positions_the_log_says_that_it_is_shuffled(caplog):
+def test_without_positions_pairs_are_shuffled_and_the_log_says_so(caplog):
     nowhere = np.full((9, 3), np.nan)
     taken = order(HARD, nowhere, 0, 3)
     assert taken.tolist() == order(tiny("sampling=shuffle"), nowhere, 0, 3).tolist()
@@ -62,13 +62,13 @@ def test_visual_neighbours_are_the_nearest_aerials():
     assert visual_neighbours(descriptors).tolist() == brute.tolist()
 
 
-def test_a_group_is_the_first_and_its_nearest_that_are_free():
+def test_a_group_is_a_pair_and_its_nearest_free_pairs():
     neighbours = np.array([[0, 1, 2, 3], [1, 0, 2, 3], [2, 0, 1, 3], [3, 2, 1, 0]])
     assert group(np.array([1, 3, 0, 2]), neighbours, 2).tolist() == [1, 0, 3, 2]
     assert group(np.array([1, 3, 0, 2]), neighbours, 3).tolist() == [1, 0, 2, 3]
 
 
-def test_the_generator_tells_large_streams_apart():
+def test_large_streams_of_the_generator_differ():
     draws = [generator(0, (1 << 63) | epoch).random() for epoch in range(3)]
     assert len(set(draws)) == 3
 
@@ -78,6 +78,8 @@ def test_a_region_s_batches_hold_one_town_each():
     random = np.random.default_rng(2)
     town = random.permutation(np.repeat([0, 1], 32))
     positions = random.uniform(0.0, 1.0, (64, 3)) + 1e5 * town[:, None]
-    region, shuffle = (tiny(f"sampling={one}", "batch_size=8") for one in ("region", "shuffle"))
+    region, shuffle = (
+        tiny(f"sampling={sampling}", "batch_size=8") for sampling in ("region", "shuffle")
+    )
     assert (np.ptp(town[order(region, positions, 0, 0)].reshape(8, 8), axis=1) == 0).all()
     assert (np.ptp(town[order(shuffle, positions, 0, 0)].reshape(8, 8), axis=1) == 1).any()

@@ -55,7 +55,7 @@ def test_filtered_search_is_exact(
     assert np.allclose(distances, np.sort(exact, axis=1)[:, :10], atol=1e-5)
 
 
-def test_among_equals_the_first_row_comes_first(tmp_path: Path) -> None:
+def test_equal_distances_are_in_the_order_of_rows(tmp_path: Path) -> None:
     vectors = random_units(50, DIMENSION, seed=0).repeat(4, axis=0)
     index = TileIndex.open(write_version(tmp_path, 200, DIMENSION, vectors=vectors))
     for queries in (vectors[::4], vectors[:1]):
@@ -69,7 +69,7 @@ def test_a_vector_finds_itself_at_distance_zero(index: TileIndex) -> None:
     assert distances.max() < 1e-5
 
 
-def test_more_than_there_is_gives_all(index: TileIndex) -> None:
+def test_a_k_above_the_count_gives_all_rows(index: TileIndex) -> None:
     _, rows = index.search(random_units(2, DIMENSION, seed=1), COUNT + 5)
     assert (np.sort(rows, axis=1) == np.arange(COUNT)).all()
 

@@ -63,7 +63,7 @@ def refuses(client: httpx.Client) -> bool:
         httpx.get(client.base_url.join("/livez"))
     except httpx.ConnectError:
         return True
-    except httpx.TransportError:  # reset as the listener closed: ask again
+    except httpx.TransportError:  # the connection was reset while the listener closed: ask again
         return False
     return False
 
@@ -217,7 +217,7 @@ def test_a_rebuild_can_be_cancelled_and_the_next_goes_live(home: Path) -> None:
         assert answers(server, live_version(server), seed=5)
 
 
-def test_idle_connections_lock_nobody_out(home: Path) -> None:
+def test_idle_connections_do_not_exclude_clients(home: Path) -> None:
     allow_files(2048)  # in this process too
     with running(home) as server, ExitStack() as stack:
         host, port = server.client.base_url.host, server.client.base_url.port

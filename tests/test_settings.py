@@ -66,7 +66,7 @@ def test_all_bad_values_are_named_together() -> None:
         ({"SKYFIX_MAX_BODY_BYTES": 5001}, {"SKYFIX_MAX_IN_FLIGHT_BYTES": 5000}),
     ],
 )
-def test_one_request_may_not_exceed_all_together(
+def test_one_request_may_not_exceed_the_limit_of_all_requests(
     single: dict[str, int], total: dict[str, int]
 ) -> None:
     (name,), (most,) = single, total.values()

@@ -31,13 +31,13 @@ def arrays(tmp_path_factory):
 
 
 def steps(arrays, recipe, count=2, device="cpu"):
-    """The state, and the loss, after so many steps."""
+    """The state and the losses after `count` steps."""
     state = start(recipe, arrays, 0, device)
     return state, [advance(state, arrays, recipe, epoch, device) for epoch in range(count)]
 
 
 def advance(state, arrays, recipe, epoch, device="cpu"):
-    """One step of an epoch of one batch; its loss."""
+    """Take the one step of an epoch; returns its loss."""
     state.epoch = epoch
     taken = order(recipe, arrays.positions, epoch, 0, state.seen)
     (batch,) = batches(arrays, recipe, epoch, 0, taken)
@@ -45,8 +45,8 @@ def advance(state, arrays, recipe, epoch, device="cpu"):
 
 
 def gradients(state):
-    learning = [one for one in state.network.parameters() if one.requires_grad]
-    return torch.cat([one.grad.flatten() for one in learning])
+    learning = [parameter for parameter in state.network.parameters() if parameter.requires_grad]
+    return torch.cat([parameter.grad.flatten() for parameter in learning])
 
 
 @pytest.mark.parametrize("loss", ["triplet", "info_nce"])
@@ -71,7 +71,7 @@ def test_chunks_agree_where_a_part_is_frozen(arrays):
 
 @pytest.mark.parametrize("loss", ["triplet", "info_nce"])
 def test_the_queue_makes_either_loss_harder(arrays, loss):
-    """From the second step on: before, it is empty."""
+    """From the second step on; before, the queue is empty."""
     plain = steps(arrays, tiny(*EXACT, f"loss={loss}", "queue_length=0"))[1]
     mined = steps(arrays, tiny(*EXACT, f"loss={loss}"))[1]
     assert mined[0] == plain[0]
@@ -89,11 +89,11 @@ def test_chunks_agree_where_the_trunk_drops_layers_at_random(arrays):
 
 def arrays_of(arrays, count):
     rows = (arrays.strips, arrays.norths, arrays.chips, arrays.positions)
-    return type(arrays)(*(one[:count] for one in rows), arrays.margin)
+    return type(arrays)(*(array[:count] for array in rows), arrays.margin)
 
 
 def test_the_loss_is_of_the_descriptors_alone(arrays):
-    """What is kept for hard sampling is what the loss saw: of every pair, unit rows."""
+    """Hard sampling keeps the descriptors that the loss saw: unit rows of every pair."""
     state, _ = steps(arrays, tiny(*EXACT, "sampling=hard"))
     assert state.seen.norm(dim=2).numpy() == pytest.approx(np.ones((2, 8)), abs=1e-5)
 
@@ -109,20 +109,22 @@ def test_half_precision_stays_near_full(arrays):
     full, expected = steps(arrays, tiny(*EXACT), 1)
     half, loss = steps(arrays, tiny(*EXACT, "precision=bf16"), 1)
     assert loss == pytest.approx(expected, rel=0.01)
-    # 0.956 to 0.992 over six draws of the augmentation, where descriptors say nothing yet.
+    # 0.956 to 0.992 over six draws of the augmentation, with untrained descriptors.
     assert torch.cosine_similarity(gradients(half), gradients(full), dim=0) > 0.9
-    assert all(one.dtype == torch.float32 for one in half.network.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in half.network.parameters())
 
 
-def test_a_gradient_that_leaves_fp16_moves_nothing_and_lowers_the_scale(arrays):
+def test_a_gradient_beyond_fp16_moves_nothing_and_lowers_the_scale(arrays):
     recipe = tiny(*EXACT, "precision=fp16", "alpha=40")
     state = start(recipe, arrays, 0, "cpu")
-    before = {name: one.clone() for name, one in state.network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
     advance(state, arrays, recipe, 0)
     assert not gradients(state).isfinite().all()
-    assert all(torch.equal(one, before[name]) for name, one in state.network.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in state.network.state_dict().items()
+    )
     assert state.scaler.get_scale() < 65536.0
-    state.scaler.update(new_scale=1.0)  # as several more such steps would
+    state.scaler.update(new_scale=1.0)  # as several more steps of this kind would
     advance(state, arrays, recipe, 1)
     moved = state.network.state_dict()["street.head.weight"]
     assert moved.isfinite().all()
@@ -130,29 +132,31 @@ def test_a_gradient_that_leaves_fp16_moves_nothing_and_lowers_the_scale(arrays):
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_gradient_that_is_no_number_moves_nothing(arrays, broken):
+def test_a_gradient_that_is_not_finite_moves_nothing(arrays, broken):
     recipe = tiny(*EXACT)
     state = start(recipe, arrays, 0, "cpu")
-    before = {name: one.clone() for name, one in state.network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
     state.network.street.head.bias.register_hook(lambda gradient: gradient * broken)
     (batch,) = batches(arrays, recipe, 0, 0, order(recipe, arrays.positions, 0, 0))
     with pytest.raises(TrainingError, match=r"gradient's length is (nan|inf) in epoch 0, step 0"):
         step(state, batch, recipe, "cpu")
-    assert all(torch.equal(one, before[name]) for name, one in state.network.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in state.network.state_dict().items()
+    )
 
 
 def test_more_workers_change_nothing(arrays):
     recipe = tiny("batch_size=2")
     taken = order(recipe, arrays.positions, 0, 0)
-    for one, other in zip(
+    for batch, same_batch in zip(
         batches(arrays, recipe, 0, 0, taken),
         batches(arrays, recipe, 0, 0, taken, workers=3),
         strict=True,
     ):
-        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(batch, same_batch, strict=True))
 
 
-def test_alone_a_process_has_the_whole_batch():
+def test_a_single_process_has_the_whole_batch():
     rows = torch.arange(6.0)
     assert torch.equal(distributed.gather(rows), rows)
     assert (distributed.process_count(), distributed.own_rows(6)) == (1, slice(0, 6))
@@ -166,18 +170,18 @@ def test_alone_a_process_has_the_whole_batch():
     ids=["recorded", "in chunks", "partly frozen"],
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_gpu_learns_what_a_processor_learns(arrays, precision, overrides, cuda):
-    """Whole batches are played from a recording there: the second step must see moved weights."""
+def test_a_gpu_learns_like_the_cpu(arrays, precision, overrides, cuda):
+    """A GPU replays a recording of whole batches: the second step must see moved weights."""
     trunk = overrides if overrides is PRETRAINED else ()
     plain = (*EXACT, "loss=info_nce", "learning_rate=1e-3", *trunk)
     here, expected = steps(arrays, tiny(*plain), 3)
     recipe = tiny(*plain, *overrides, f"precision={precision}")
     there, losses = steps(arrays, recipe, 3, cuda)
-    # Apart by what convolutions round there, and that more with every step.
+    # A GPU's convolutions round differently, and the difference grows with every step.
     assert losses[0] == pytest.approx(expected[0], rel=0.01)
     assert losses == pytest.approx(expected, rel=0.15)
     moved = [
-        (torch.cat([one.flatten().cpu() for one in state.network.parameters()]))
+        (torch.cat([parameter.flatten().cpu() for parameter in state.network.parameters()]))
         for state in (here, there, start(recipe, arrays, 0, "cpu"))
     ]
     assert torch.cosine_similarity(moved[0] - moved[2], moved[1] - moved[2], dim=0) > 0.5
@@ -185,16 +189,18 @@ def test_a_gpu_learns_what_a_processor_learns(arrays, precision, overrides, cuda
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_gpu_tells_later_of_a_gradient_that_is_no_number_and_moves_nothing(arrays, broken, cuda):
+def test_a_gpu_reports_a_broken_gradient_later_and_moves_nothing(arrays, broken, cuda):
     recipe = tiny("batch_size=8")
     state = start(recipe, arrays, 0, cuda)
-    before = {name: one.clone() for name, one in state.network.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in state.network.state_dict().items()}
     hook = state.network.street.head.bias.register_hook(lambda gradient: gradient * broken)
     (batch,) = batches(arrays, recipe, 0, 0, order(recipe, arrays.positions, 0, 0))
     pending = step(state, batch, recipe, cuda)
     with pytest.raises(TrainingError, match=r"gradient's length is (nan|inf) in epoch 0, step 0"):
         pending.wait()
-    assert all(torch.equal(one, before[name]) for name, one in state.network.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in state.network.state_dict().items()
+    )
     hook.remove()
     assert math.isfinite(step(state, batch, recipe, cuda).wait())
     moved = state.network.state_dict()
@@ -203,8 +209,8 @@ def test_a_gpu_tells_later_of_a_gradient_that_is_no_number_and_moves_nothing(arr
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-def test_a_gpu_is_not_waited_for(arrays, cuda):
-    """Only when a step's loss is asked for."""
+def test_a_step_does_not_wait_for_the_gpu(arrays, cuda):
+    """The CPU waits only when a step's loss is asked for."""
     recipe = tiny(*EXACT, "loss=info_nce", "ema=0.9", *JITTERED)
     state = start(recipe, arrays, 0, cuda)
     images = ImageTensors.of(arrays, cuda)

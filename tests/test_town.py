@@ -1,4 +1,4 @@
-"""The procedural town: geometry between the two views, determinism, the folder it is written as."""
+"""The procedural town: geometry between the two views, determinism, the written folder."""
 
 import dataclasses
 import io
@@ -155,7 +155,7 @@ def test_poses_stand_free_on_roads_apart_and_inside() -> None:
         sample_poses(town, 500, seed=1)
 
 
-def test_a_camera_sees_the_cars_that_the_whole_town_has(town: Town) -> None:
+def test_a_camera_sees_the_cars_of_the_whole_town(town: Town) -> None:
     everywhere = {tuple(car) for car in traffic(town, day(2))}
     near = {tuple(car) for car in traffic(town, day(2), (80.0, 80.0), 60.0)}
     assert near
@@ -198,7 +198,7 @@ def test_the_raster_is_georeferenced_and_holds_every_pose(folder: Path, town: To
     assert all(bounds.bottom < n < bounds.top for n in north)
 
 
-def test_a_panorama_states_its_heading_and_never_its_place(folder: Path, town: Town) -> None:
+def test_a_panorama_states_its_heading_and_never_its_position(folder: Path, town: Town) -> None:
     pose = sample_poses(town, 3, SMALL.seed)[1]
     data = (folder / "panoramas" / f"{pose.id}.jpg").read_bytes()
     north = read_panorama(data).geometry.north
@@ -209,7 +209,7 @@ def test_a_panorama_states_its_heading_and_never_its_place(folder: Path, town: T
     assert b"GPS" not in data
 
 
-def test_the_folder_is_the_same_whatever_the_workers(folder: Path, tmp_path: Path) -> None:
+def test_the_folder_does_not_depend_on_the_number_of_workers(folder: Path, tmp_path: Path) -> None:
     write_town(tmp_path / "b", SMALL, 3, PANORAMA, progress=lambda: None, workers=1)
     ours = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     again = tmp_path / "b"
@@ -244,7 +244,7 @@ def test_visits_differ() -> None:
 def test_a_varied_town_has_the_same_streets_and_houses(town: Town) -> None:
     varied = build_town(dataclasses.replace(SMALL, varied=True))
     assert np.array_equal(varied.material == ROAD, town.material == ROAD)
-    kinds = [one.solids[:, box.KIND] != box.TRUNK for one in (varied, town)]
+    kinds = [built.solids[:, box.KIND] != box.TRUNK for built in (varied, town)]
     geometry = slice(box.X, box.EAVES + 1)
     assert np.array_equal(varied.solids[kinds[0], geometry], town.solids[kinds[1], geometry])
     assert not np.array_equal(varied.ground, town.ground)

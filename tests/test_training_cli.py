@@ -14,7 +14,9 @@ from model.encoder import Encoder
 from training.__main__ import main
 from training.cli import train as train_command
 
-OVERRIDES = [text for one in (*TINY, "batch_size=4", "epochs=1") for text in ("--set", one)]
+OVERRIDES = [
+    text for override in (*TINY, "batch_size=4", "epochs=1") for text in ("--set", override)
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +46,12 @@ def test_train_stores_recipe_data_and_seed(weights):
     assert Checkpoint.load(weights).config.preprocessing.input_size == 32
 
 
-def test_several_seeds_train_as_each_does_alone(data, tmp_path, capsys):
+def test_several_seeds_train_like_each_seed_alone(data, tmp_path, capsys):
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     assert main([*common, "--out", str(tmp_path), "--seed", "0-1", *OVERRIDES]) == 0
     paths = [tmp_path / seed / "last.safetensors" for seed in "01"]
-    assert capsys.readouterr().out.split() == [str(one) for one in paths]
-    first, second = (Checkpoint.load(one) for one in paths)
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    first, second = (Checkpoint.load(checkpoint) for checkpoint in paths)
     assert (first.provenance["seed"], second.provenance["seed"]) == (0, 1)
     assert main([*common, "--out", str(tmp_path / "alone"), "--seed", "1", *OVERRIDES]) == 0
     alone = Checkpoint.load(tmp_path / "alone" / "last.safetensors")
@@ -57,7 +59,7 @@ def test_several_seeds_train_as_each_does_alone(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
-def test_a_precision_that_is_slow_on_this_processor_is_warned_of(data, tmp_path, caplog, precision):
+def test_a_precision_that_is_slow_on_this_processor_is_logged(data, tmp_path, caplog, precision):
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     more = ["--out", str(tmp_path), "--device", "cpu", "--set", f"precision={precision}"]
     assert main([*common, *OVERRIDES, *more]) == 0
@@ -76,7 +78,7 @@ def test_evaluate_prints_one_json_document(data, weights, capsys):
     assert document["each"][str(data)]["centre"] == figures
 
 
-def test_turned_weights_are_measured_like_any(data, weights, tmp_path, capsys):
+def test_weights_with_quarter_turns_are_evaluated_like_others(data, weights, tmp_path, capsys):
     before = Checkpoint.load(weights)
     calibrated = replace(before, provenance={**before.provenance, "calibration": {"depth": 1}})
     calibrated.save(tmp_path / "before.safetensors")
@@ -90,15 +92,15 @@ def test_turned_weights_are_measured_like_any(data, weights, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["encoder"] == after.fingerprint
 
 
-def test_a_mean_lies_half_way_and_remembers_what_it_is_of(data, weights, tmp_path, capsys):
+def test_a_mean_lies_half_way_and_names_its_checkpoints(data, weights, tmp_path, capsys):
     before = Checkpoint.load(weights)
-    other = replace(before, tensors={name: 3.0 * one for name, one in before.tensors.items()})
+    other = replace(before, tensors={name: 3.0 * tensor for name, tensor in before.tensors.items()})
     other.save(tmp_path / "other.safetensors")
     out = tmp_path / "mean.safetensors"
     assert main(["mean", str(weights), str(tmp_path / "other.safetensors"), "--out", str(out)]) == 0
     after = Checkpoint.load(out)
-    for name, one in before.tensors.items():
-        torch.testing.assert_close(after.tensors[name], 2.0 * one)
+    for name, tensor in before.tensors.items():
+        torch.testing.assert_close(after.tensors[name], 2.0 * tensor)
     assert after.provenance["mean_of"] == [before.fingerprint, other.fingerprint]
     capsys.readouterr()
     assert evaluate([data], out) == 0
@@ -118,7 +120,7 @@ def test_evaluate_averages_its_folders(data, weights, tmp_path, capsys):
     assert evaluate([data, other], weights, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["mean"]["centre"]["N"] == 3
-    assert [one["centre"]["N"] for one in document["each"].values()] == [4, 2]
+    assert [figures["centre"]["N"] for figures in document["each"].values()] == [4, 2]
 
 
 def test_evaluate_averages_checkpoints_and_writes_markdown(data, weights, capsys):
@@ -127,7 +129,7 @@ def test_evaluate_averages_checkpoints_and_writes_markdown(data, weights, capsys
     assert evaluate([data], weights, last, "--json", *protocols) == 0
     document = json.loads(capsys.readouterr().out)
     assert list(document["mean"]) == ["centre", "rolls", "fov-90"]
-    assert [one["weights"] for one in document["checkpoints"]] == [str(weights), last]
+    assert [checkpoint["weights"] for checkpoint in document["checkpoints"]] == [str(weights), last]
     assert document["deviation"]["centre"]["N"] == 0
     assert "best of 2 headings" in document["protocols"]["rolls"]
     assert evaluate([data], weights, "--markdown", *protocols) == 0
@@ -144,11 +146,11 @@ def test_ablate_writes_table_and_curve_and_figures_draws(data, weights, tmp_path
     assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert list(rows) == ["msae-demo", "w/o IPT", "w/o MSAE", "w/o GMS"]
-    assert {one["seeds"] for one in rows.values()} == {2}
+    assert {row["seeds"] for row in rows.values()} == {2}
     assert main(["figures", str(data), *common, "--weights", str(weights), "--rows", "2"]) == 0
     drawn = [tmp_path / f"{name}.png" for name in ("attention", "descriptors", "retrieval")]
     assert capsys.readouterr().out.splitlines() == list(map(str, drawn))
-    assert all(one.is_file() for one in [*drawn, tmp_path / "curve.png"])
+    assert all(picture.is_file() for picture in [*drawn, tmp_path / "curve.png"])
     assert main(["figures", str(data), *common, "--weights", str(weights), "--missed"]) == 0
     assert " of 4 are not first: " in capsys.readouterr().out.splitlines()[0]
 
@@ -172,7 +174,7 @@ def mixed(folder):
 
 
 @pytest.mark.parametrize("command", ["train", "ablate"])
-def test_what_is_trained_on_is_measured_with_only_if_asked(tmp_path, command, caplog):
+def test_training_pairs_are_evaluated_only_on_request(tmp_path, command, caplog):
     root = str(mixed(tmp_path / "data"))
     recipe = ["msae-demo"] if command == "train" else []
     common = [command, *recipe, root, "--dataset", "folder", "--validation", root, *OVERRIDES]
@@ -185,7 +187,7 @@ def test_what_is_trained_on_is_measured_with_only_if_asked(tmp_path, command, ca
         assert ("4 of 4 pairs to measure with" in caplog.text) == bool(split)
 
 
-def test_a_document_says_what_was_measured(data, weights, tmp_path, capsys):
+def test_the_document_states_split_queries_and_options(data, weights, tmp_path, capsys):
     asked = ("--protocol", "near,fov", "--fov", "90,180", "--near-m", "7", "--seed", "5")
     other = write_pairs(tmp_path / "other", 2, first_seed=9)
     assert evaluate([data, other], weights, "--json", *asked) == 0
@@ -220,7 +222,7 @@ def test_figures_leave_out_an_unreadable_pair(data, weights, tmp_path, caplog):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_is_used_where_there_is_one_and_never_made_up(data, weights, capsys, caplog):
+def test_without_a_gpu_auto_uses_the_cpu_and_cuda_is_refused(data, weights, capsys, caplog):
     caplog.set_level(logging.INFO)
     assert evaluate([data], weights) == 0
     assert "device cpu (asked for auto)" in caplog.text
@@ -236,7 +238,7 @@ def test_train_writes_tensorboard_events_beside_the_log(data, tmp_path):
     assert (tmp_path / "log.jsonl").is_file()
 
 
-def test_evaluate_for_people_names_weights_data_and_protocol(data, weights, capsys):
+def test_the_table_of_evaluate_names_weights_data_and_protocol(data, weights, capsys):
     assert evaluate([data], weights) == 0
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == f"weights {weights} ({Encoder.load(weights).fingerprint[:12]})"
@@ -273,7 +275,7 @@ def test_numbers_that_measure_nothing_are_refused(data, weights, capsys, option,
         ["synth", "x", "--panoramas", "0"],
     ],
 )
-def test_nothing_is_no_number_of_things(capsys, words):
+def test_a_number_below_1_is_wrong_usage(capsys, words):
     with pytest.raises(SystemExit, match="2"):
         main(words)
     assert f"{words[-1]}: it must be 1 or more" in capsys.readouterr().err
@@ -323,7 +325,7 @@ def test_an_error_is_one_line_and_exit_code_1(arguments, names, capsys, tmp_path
     assert main(arguments) == 1
     streams = capsys.readouterr()
     assert streams.out == ""
-    (line,) = [one for one in streams.err.splitlines() if one.startswith("skyfix-train: ")]
+    (line,) = [line for line in streams.err.splitlines() if line.startswith("skyfix-train: ")]
     assert names in line
     assert "Traceback" not in streams.err
     assert list(tmp_path.iterdir()) == []
@@ -339,7 +341,7 @@ def test_an_error_is_one_line_and_exit_code_1(arguments, names, capsys, tmp_path
         (["--out", "best.safetensors"], "--out is a file: 'best.safetensors'"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_pairs_are_read(
+def test_an_impossible_run_is_refused_before_pairs_are_read(
     arguments, names, data, weights, capsys, monkeypatch
 ):
     def read(*_):
@@ -370,14 +372,14 @@ def test_full_memory_is_one_line(error, data, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", [f"{2**63}", f"0-{2**63}", "3-2"])
-def test_seeds_that_cannot_be_are_wrong_usage(seed, capsys):
+def test_impossible_seeds_are_wrong_usage(seed, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["train", "msae-demo", "data", "--out", "out", "--seed", seed])
     assert stopped.value.code == 2
     assert "seed" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_too(data, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path, capsys):
     (tmp_path / "file").touch()
     common = ["train", "msae-demo", str(data), "--dataset", "folder", "--split", "all"]
     for out in ("file", "file/out"):

@@ -1,4 +1,4 @@
-"""What a SIGKILL, or a disk that is full, leaves of a training run is gone on with exactly."""
+"""A training run resumes exactly after a SIGKILL or a full disk."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def written(path: Path) -> int:
 
 
 def kill_after(saves: int, folder: Path, out: Path) -> None:
-    """SIGKILL as soon as the state has been written so many times more."""
+    """SIGKILL as soon as the state has been written `saves` more times."""
     state = out / "state.safetensors"
     command = [sys.executable, str(WORKER), str(folder), str(out)]
     with subprocess.Popen(command, cwd=WORKER.parent.parent, stderr=subprocess.PIPE) as worker:
@@ -50,24 +50,24 @@ def kill_after(saves: int, folder: Path, out: Path) -> None:
         assert not saves
 
 
-def test_killed_twice_a_run_ends_in_the_bits_of_an_uninterrupted_one(
-    folder, uninterrupted, tmp_path
-):
+def test_a_run_killed_twice_equals_an_uninterrupted_run_to_the_bit(folder, uninterrupted, tmp_path):
     for saves in (3, 6):
         kill_after(saves, folder, tmp_path)
     arrays = read(folder)
     train(RECIPE, arrays, tmp_path, validation=arrays)
     assert same_results(tmp_path, uninterrupted)
-    state, expected = (tensors(one / "state.safetensors") for one in (tmp_path, uninterrupted))
+    state, expected = (tensors(run / "state.safetensors") for run in (tmp_path, uninterrupted))
     assert state.keys() == expected.keys()
-    assert all((state[name] == one).all() for name, one in expected.items())
+    assert all((state[name] == tensor).all() for name, tensor in expected.items())
 
 
 def same_results(out, other):
     """Weights to the bit; files are not compared, as safetensors orders its header at random."""
     names = ("last.safetensors", "best.safetensors")
-    results = [[Checkpoint.load(one / name) for name in names] for one in (out, other)]
-    first, second = ([(one.fingerprint, one.provenance) for one in run] for run in results)
+    results = [[Checkpoint.load(folder / name) for name in names] for folder in (out, other)]
+    first, second = (
+        [(checkpoint.fingerprint, checkpoint.provenance) for checkpoint in run] for run in results
+    )
     return first == second and logged(out) == logged(other)
 
 
@@ -85,7 +85,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize(("save_every_s", "share"), [(0.0, 0.9), (60.0, 0.1)])
-def test_a_full_disk_leaves_what_was_there_and_the_run_goes_on(
+def test_a_full_disk_leaves_the_old_files_and_the_run_resumes(
     folder, uninterrupted, tmp_path, save_every_s, share
 ):
     """After a whole epoch, the disk fills while the state, or a checkpoint, is written."""
@@ -96,10 +96,10 @@ def test_a_full_disk_leaves_what_was_there_and_the_run_goes_on(
     arrays = read(folder)
     with pytest.raises(StoppedError):
         train(RECIPE, arrays, tmp_path, validation=arrays, on_epoch=stop)
-    before = {one: one.read_bytes() for one in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     limit = int(share * (tmp_path / "state.safetensors").stat().st_size)
     with pytest.raises(OSError, match="File too large"), files_no_longer_than(limit):
         train(RECIPE, arrays, tmp_path, validation=arrays, save_every_s=save_every_s)
-    assert {one: one.read_bytes() for one in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     train(RECIPE, arrays, tmp_path, validation=arrays)
     assert same_results(tmp_path, uninterrupted)

@@ -12,12 +12,12 @@ from model.trunks import (
 
 
 def count(module):
-    return sum(one.numel() for one in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def test_the_small_trunk_s_maps_and_size():
     trunk = build_trunk("small", neck=24)
-    shapes = [tuple(one) for one in map_shapes(trunk, 128)]
+    shapes = [tuple(shape) for shape in map_shapes(trunk, 128)]
     assert shapes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (24, 8, 8)]
 
     def residual(inner, outer):
@@ -26,13 +26,13 @@ def test_the_small_trunk_s_maps_and_size():
 
     blocks = [(64, 64), (64, 128), (128, 128), (128, 256), (256, 256)]
     stem, neck = 48 * 64 + 2 * 64, 256 * 24 + 24
-    assert count(trunk) == stem + sum(residual(*one) for one in blocks) + neck
+    assert count(trunk) == stem + sum(residual(*block) for block in blocks) + neck
 
 
 def test_vgg16_is_torchvision_s_without_its_classifier():
     with torch.device("meta"):
         trunk = build_trunk("vgg16")
-        shapes = [tuple(one) for one in map_shapes(trunk, 288)]
+        shapes = [tuple(shape) for shape in map_shapes(trunk, 288)]
     assert shapes == [(256, 72, 72), (512, 36, 36), (512, 18, 18), (512, 9, 9)]
     layers = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
     layers += [(256, 512), *[(512, 512)] * 5]
@@ -66,25 +66,25 @@ def test_map_shapes_leave_batch_norms_unchanged(probe):
 def test_frozen_maps_do_not_change_while_the_rest_learns(name):
     trunk = build_trunk(name).eval()
     images = torch.rand(2, 3, 64, 64)
-    before = [one.detach() for one in trunk(images)]
+    before = [feature_map.detach() for feature_map in trunk(images)]
     freeze(trunk, 2)
-    learning = [one for one in trunk.parameters() if one.requires_grad]
-    sum(one.square().sum() for one in trunk(images)).backward()
+    learning = [parameter for parameter in trunk.parameters() if parameter.requires_grad]
+    sum(feature_map.square().sum() for feature_map in trunk(images)).backward()
     assert learning
-    assert all(one.grad is not None for one in learning)
+    assert all(parameter.grad is not None for parameter in learning)
     with torch.no_grad():
-        for one in learning:
-            one += 0.1
+        for parameter in learning:
+            parameter += 0.1
     after = trunk(images)
-    for one, other in zip(before[:2], after[:2], strict=True):
-        assert torch.equal(one, other)
-    assert all((one != other).any() for one, other in zip(before[2:], after[2:], strict=True))
+    for old, new in zip(before[:2], after[:2], strict=True):
+        assert torch.equal(old, new)
+    assert all((old != new).any() for old, new in zip(before[2:], after[2:], strict=True))
 
 
 def test_nothing_is_frozen_by_default():
     trunk = build_trunk("small")
     freeze(trunk, 0)
-    assert all(one.requires_grad for one in trunk.parameters())
+    assert all(parameter.requires_grad for parameter in trunk.parameters())
 
 
 def test_an_unknown_trunk_is_refused_by_name():
@@ -99,7 +99,7 @@ def test_the_trunks_with_batch_norm_are_named():
     found = {
         name
         for name, modules in trunks.items()
-        if any(isinstance(one, torch.nn.BatchNorm2d) for one in modules)
+        if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in modules)
     }
     assert found == set(BATCH_NORM_TRUNKS)
 

@@ -82,7 +82,7 @@ def test_a_short_or_missing_file_is_found_at_once(versions: Versions, file: str)
         TileIndex.open(versions.path(FIRST))
 
 
-def test_vectors_that_do_not_find_themselves_are_found(versions: Versions) -> None:
+def test_vectors_that_fail_the_canary_are_reported(versions: Versions) -> None:
     folder = versions.path(FIRST)
     flat_file(folder / VECTORS, np.full((40, 8), np.nan, np.float32))
     manifest = json.loads((folder / "manifest.json").read_bytes())
@@ -140,7 +140,9 @@ def test_an_empty_pointer_is_named(versions: Versions) -> None:
 
 
 @pytest.mark.parametrize("refuses", ["CURRENT", ".pointer", ".lock"])
-def test_a_disk_that_refuses_is_named_and_changes_nothing(versions: Versions, refuses: str) -> None:
+def test_a_path_that_cannot_be_written_is_named_and_nothing_changes(
+    versions: Versions, refuses: str
+) -> None:
     path = versions.folder / refuses
     path.unlink(missing_ok=True)
     path.mkdir()  # nothing can be written there, not even by root
@@ -168,13 +170,13 @@ def test_prune_keeps_the_newest_and_the_live_one(versions: Versions, tmp_path: P
         write_version(tmp_path / "index", 10, 8, name=f"00000{number}-20260103T000000Z")
     assert versions.prune(keep=1) == [FIRST, "000003-20260103T000000Z"]
     assert versions.names() == [SECOND, "000004-20260103T000000Z"]
-    left = versions.pointer.with_name(".CURRENT.99.tmp")  # whoever wrote it was killed
+    left = versions.pointer.with_name(".CURRENT.99.tmp")  # its writer was killed
     left.write_text("half")
     assert versions.prune(keep=9) == []
     assert not left.exists()
 
 
-def test_prune_keeps_what_servers_fall_back_to(versions: Versions) -> None:
+def test_prune_keeps_the_version_that_servers_fall_back_to(versions: Versions) -> None:
     versions.pointer.write_text("000007-20260102T000000Z")
     assert versions.prune(keep=0) == [FIRST]
     assert versions.names() == [SECOND]

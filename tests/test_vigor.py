@@ -15,7 +15,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("ground", "satellite"), LAYOUTS)
-def test_a_street_is_found_where_it_stands_in_its_tile(tmp_path, ground, satellite):
+def test_a_street_has_its_point_in_its_tile(tmp_path, ground, satellite):
     (pair,) = load("vigor", vigor_tree(tmp_path, ground, satellite), "same-train")
     assert pair.id == "abc-_1"
     assert distance_m(pair.position, offset(MIDDLE, *QUERY_M)) < 0.1
@@ -29,7 +29,7 @@ def test_the_gallery_holds_tiles_without_a_street(tmp_path):
     (pair,), tiles = load("vigor", root, "same-train"), load_gallery("vigor", root, "same-train")
     assert pair.tile_id == tiles[0].id
     assert pair.semi_positives == (tiles[1].id,) * 3
-    assert [one.position for one in tiles] == [MIDDLE, MIDDLE._replace(latitude=47.61)]
+    assert [tile.position for tile in tiles] == [MIDDLE, MIDDLE._replace(latitude=47.61)]
     assert (tiles[0].aerial.column, tiles[0].aerial.row) == (320, 320)
 
 
@@ -58,7 +58,7 @@ def test_a_bad_line_is_named(tmp_path, line):
         load("vigor", tmp_path, "same-train")
 
 
-def test_a_tile_named_for_no_place_on_earth_is_told(tmp_path):
+def test_a_tile_named_for_an_impossible_position_is_refused(tmp_path):
     path = vigor_tree(tmp_path) / "splits/Seattle/satellite_list.txt"
     path.write_text("satellite_nan_-122.3.png")
     with pytest.raises(PairError, match=r"satellite_list\.txt names .*latitude is nan: it must be"):
@@ -66,11 +66,11 @@ def test_a_tile_named_for_no_place_on_earth_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(("split", "count"), [("same-train", 11_876), ("same-test", 11_875)])
-def test_places_in_real_tiles_agree_with_real_coordinates(real, split, count):
+def test_points_in_real_tiles_agree_with_real_coordinates(real, split, count):
     """The corrected lists of Seattle: pixels in a tile and degrees say the same."""
     vigor = DATASETS["vigor"]
     pairs = vigor.pairs(real / "vigor", split)
-    tiles = {one.id: one for one in vigor.gallery(real / "vigor", split)}
+    tiles = {tile.id: tile for tile in vigor.gallery(real / "vigor", split)}
     assert len(pairs) == count
     off_m = []
     for pair in pairs[::40]:

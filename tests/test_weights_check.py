@@ -91,7 +91,7 @@ def test_a_damaged_file_is_logged_once_until_it_is_whole(
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
-def test_a_file_that_is_being_copied_is_not_called_damaged(path: Path) -> None:
+def test_a_file_that_is_being_copied_is_not_reported_as_damaged(path: Path) -> None:
     file = WeightsFile(path, write(path, seed=0), settled_s=0.2)
     whole = path.read_bytes()
     for share in (1, 2, 3):

@@ -11,7 +11,7 @@ from training.data.datasets import load
 from training.recipes import Recipe
 from training.run.loop import train
 
-# All that has a state: queue, average, order, seen descriptors, warm-up, every augmentation.
+# Every part with a state: queue, average, order, seen descriptors, warm-up, every augmentation.
 RECIPE: Recipe = tiny(
     "batch_size=2",
     "epochs=4",
