@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from model.gpano import read_gpano
 from model.images import open_image
-from model.panorama import ASPECT_TOLERANCE, GeometryError, Panorama, PanoramaGeometry
-from model.stated_heading import choose_heading
-
-log = logging.getLogger(__name__)
-
-_EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
-_CORRECT = f"correct it, or give heading_deg, {', '.join(_EXTENT)}: it is not read then"
+from model.panorama import GeometryError, Panorama, PanoramaGeometry
+from model.stated_extent import ASSUMED, CORRECTED, EXTENT, GIVE, choose_extent, tilt_note
+from model.stated_heading import StatedHeading, choose_heading
 
 
 def read_panorama(
@@ -28,9 +21,7 @@ def read_panorama(
 ) -> Panorama:
     """Open a panorama and settle its geometry: given values, then the file's, then assumed ones.
 
-    A GPano crop whose proportions are not the image's is ignored and logged: the file was cut
-    after the crop was written. Metadata that only given values would need is not read, so that
-    it cannot be wrong.
+    Metadata that only given values would need is not read, so that it cannot be wrong.
 
     Args:
         data: a JPEG, PNG or WebP file.
@@ -38,38 +29,46 @@ def read_panorama(
 
     Raises:
         ImageError: not an image.
-        GeometryError: GPano states another projection than equirectangular, or nonsense.
+        GeometryError: GPano states another projection than equirectangular, nonsense, or an extent
+            that can be read in several ways.
     """
     image = open_image(data)
-    values = dict(zip(_EXTENT, (horizon, vertical_fov_deg, horizontal_fov_deg), strict=True))
+    values = dict(zip(EXTENT, (horizon, vertical_fov_deg, horizontal_fov_deg), strict=True))
     given = {name: value for name, value in values.items() if value is not None}
-    all_given = heading_deg is not None and len(given) == len(_EXTENT)
+    all_given = heading_deg is not None and len(given) == len(EXTENT)
     gpano = {} if all_given else _gpano(image.xmp)
-    crop = _gpano_crop(gpano, image.size)
-    sources = dict.fromkeys(_EXTENT, "assumed" if crop is None else "GPano")
-    sources |= dict.fromkeys(given, "given")
-    notes: dict[str, str] = {}  # of every value that a note explains
-    crop = crop or _Crop(0.5, None, 360.0, 0.0)
-    stated = choose_heading(heading_deg, gpano, image.exif)
-    sources["heading_deg"] = stated.source
-    if stated.note is not None:
-        notes["heading_deg"] = stated.note
-    extent = {name: given.get(name, getattr(crop, name)) for name in _EXTENT}
-    heading, north = stated.degrees, None
-    if heading is not None:
-        if stated.source != "given":
-            heading += crop.centre_deg  # a file states the heading of the full sphere's centre
-        north = PanoramaGeometry.north_of(heading, extent["horizontal_fov_deg"])
-        heading %= 360.0
+    stated = choose_extent(gpano, image.size)
+    extent = {name: given.get(name, getattr(stated, name)) for name in EXTENT}
+    heading = _at_centre(choose_heading(heading_deg, gpano, image.exif), stated.centre_deg)
+    sources = {**stated.sources, **dict.fromkeys(given, "given"), "heading_deg": heading.source}
+    notes = {name: note for name, note in stated.notes.items() if name not in given}
+    if "horizontal_fov_deg" in given and sources["vertical_fov_deg"] == CORRECTED:
+        extent["vertical_fov_deg"] = None  # the given value tells the degrees of a pixel
+        sources["vertical_fov_deg"] = ASSUMED
+        del notes["vertical_fov_deg"]
+    if heading.note is not None:
+        notes["heading_deg"] = heading.note
+    if (tilt := tilt_note(gpano)) is not None:
+        notes["horizon"] = "; ".join([*filter(None, [notes.get("horizon")]), tilt])
+    north, degrees = None, heading.degrees
+    if degrees is not None:
+        north = PanoramaGeometry.north_of(degrees, extent["horizontal_fov_deg"])
+        degrees %= 360.0
     geometry = PanoramaGeometry(north, **extent)
-    return Panorama(image, geometry, heading, stated.tolerance_deg, sources, notes)
+    return Panorama(image, geometry, degrees, heading.tolerance_deg, sources, notes)
 
 
-class _Crop(NamedTuple):
-    horizon: float
-    vertical_fov_deg: float | None
-    horizontal_fov_deg: float
-    centre_deg: float  # heading of the crop's centre relative to the full sphere's
+def _at_centre(heading: StatedHeading, centre_deg: float | None) -> StatedHeading:
+    """The heading of the image's centre: a file states the heading of the full sphere's centre."""
+    if heading.degrees is None or heading.source == "given":
+        return heading
+    if centre_deg is None:
+        note = (
+            f"{heading.source}'s heading {heading.degrees:g} is ignored: GPano leaves open which "
+            "part of its full panorama the image shows"
+        )
+        return StatedHeading(None, 180.0, "unknown", note)
+    return heading._replace(degrees=heading.degrees + centre_deg)
 
 
 def _gpano(packets: Iterable[bytes]) -> dict[str, str]:
@@ -78,55 +77,6 @@ def _gpano(packets: Iterable[bytes]) -> dict[str, str]:
     if projection.lower() != "equirectangular":
         raise GeometryError(
             f"GPano states ProjectionType {projection[:40]!r}; only equirectangular is understood: "
-            f"project the image again. If GPano is wrong, {_CORRECT}"
+            f"project the image again. If GPano is wrong, correct it, or {GIVE}"
         )
     return fields
-
-
-def _number(
-    fields: Mapping[str, str], name: str, low: float, high: float, remedy: str
-) -> float | None:
-    text = fields.get(name)
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise GeometryError(
-            f"GPano states {name} {text[:40]!r}; expected {low:g} to {high:g}: {remedy}"
-        )
-    return value
-
-
-def _gpano_crop(gpano: Mapping[str, str], size: tuple[int, int]) -> _Crop | None:
-    def pixels(name: str, low: float) -> float | None:
-        return _number(gpano, name, low, 1e6, _CORRECT)
-
-    full_width = pixels("FullPanoWidthPixels", 1.0)
-    full_height = pixels("FullPanoHeightPixels", 1.0)
-    if full_width is None or full_height is None:
-        return None
-    width = pixels("CroppedAreaImageWidthPixels", 1.0) or full_width
-    height = pixels("CroppedAreaImageHeightPixels", 1.0) or full_height
-    left = pixels("CroppedAreaLeftPixels", 0.0) or 0.0
-    top = pixels("CroppedAreaTopPixels", 0.0) or 0.0
-    if left + width > full_width * 1.001 or top + height > full_height * 1.001:
-        raise GeometryError(
-            f"GPano states a crop of {width:g}x{height:g} at ({left:g}, {top:g}) outside its full "
-            f"panorama of {full_width:g}x{full_height:g}: {_CORRECT}"
-        )
-    rows, columns = size
-    if abs(width / height / (columns / rows) - 1.0) > ASPECT_TOLERANCE:
-        log.warning(
-            "GPano states a crop of %gx%g but the image is %dx%d: its crop is ignored",
-            *(width, height, columns, rows),
-        )
-        return None
-    return _Crop(
-        horizon=(full_height / 2.0 - top) / height,
-        vertical_fov_deg=180.0 * height / full_height,
-        horizontal_fov_deg=min(360.0, 360.0 * width / full_width),
-        centre_deg=((left + width / 2.0) / full_width - 0.5) * 360.0,
-    )
