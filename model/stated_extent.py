@@ -14,7 +14,7 @@ from typing import NamedTuple
 from model.panorama import ASPECT_TOLERANCE, GeometryError
 
 EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
-GIVE = f"give heading_deg, {', '.join(EXTENT)}: it is not read then"
+GIVE = f"give heading_deg, {', '.join(EXTENT)}, so that GPano is not read"
 ASSUMED, STATED, CORRECTED = "assumed", "GPano", "GPano, corrected"
 MIN_GROUND_DEG = 30.0  # below the horizon, in an image that is taken to begin where GPano says
 MAX_TILT_DEG = 2.0

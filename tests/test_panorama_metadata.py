@@ -90,7 +90,7 @@ def test_the_heading_of_a_crop_counts_from_the_full_sphere_s_centre():
     [
         ({"ProjectionType": "cubestrip"}, "cubestrip"),
         (full(width=-4), "FullPanoWidthPixels '-4'"),
-        (full(CroppedAreaTopPixels=60, CroppedAreaImageHeightPixels=50), "must lie inside"),
+        (full(400, 200, CroppedAreaTopPixels=160, CroppedAreaImageHeightPixels=50), "lie inside"),
     ],
 )
 def test_nonsense_in_gpano_is_refused_by_name(fields, names):
