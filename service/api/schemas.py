@@ -97,7 +97,8 @@ class StatedSchema(_Answer):
 
     value: float | None = Field(description="null when unknown")
     source: str = Field(
-        description="given, GPano, EXIF, EXIF (magnetic), assumed or unknown", examples=["GPano"]
+        description='given, GPano, "GPano, corrected", EXIF, EXIF (magnetic), assumed or unknown',
+        examples=["GPano"],
     )
     note: str | None = Field(
         None,

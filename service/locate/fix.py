@@ -12,8 +12,9 @@ from model.geo import Bounds, LatLon
 
 @dataclass(frozen=True)
 class Stated:
-    """A geometry value and its source: given, GPano, EXIF, EXIF (magnetic), assumed or unknown.
+    """A geometry value and its source.
 
+    source: given, GPano, "GPano, corrected", EXIF, EXIF (magnetic), assumed or unknown.
     note: what was done to the stated value, or why it was ignored; None: nothing to say.
     """
 
