@@ -22,7 +22,7 @@ from service.settings import Settings
 
 
 def publish(home: Path, name: str, seeds: Iterable[int], encoder: FakeEncoder) -> str:
-    """Add a source of these tiles and build a version of everything there is; its name."""
+    """Add a source of these tiles and build all sources. Returns the name of the version."""
     folder = coloured_region(home / name, list(seeds))
     with Catalogue.of(home) as catalogue:
         ingest(catalogue, folder, name=name, size_m=64.0)
@@ -40,7 +40,7 @@ def application(home: Path, encoder: FakeEncoder, **settings: object) -> FastAPI
 async def served(
     home: Path, encoder: FakeEncoder, **settings: object
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the application, started and stopped around it."""
+    """A client of the application, which is started before and stopped after."""
     app = application(home, encoder, **settings)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
@@ -52,7 +52,7 @@ async def served(
 
 @contextmanager
 def listening(app: ASGIApplication, **options: object) -> Iterator[tuple[str, int]]:
-    """The application behind a real socket of a server in a thread: its address."""
+    """Serve the application in a thread, on a real socket. Yields the address."""
     config = uvicorn.Config(app, port=0, log_config=None, **options)  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -1,4 +1,4 @@
-"""Images that nobody means well with: every format, cut, flipped, glued, with lying metadata."""
+"""Hostile images: every format, truncated, with flipped bytes, glued, with false metadata."""
 
 import io
 import re
@@ -36,7 +36,7 @@ Random = np.random.Generator
 
 
 def hostile_images(seed: int, count: int) -> Iterator[bytes]:
-    """`count` files by chance and then those `by_hand`, the same for the same seed.
+    """`count` random files and then the files `by_hand`, the same for the same seed.
 
     About one in eight is whole.
     """
@@ -50,7 +50,7 @@ def hostile_images(seed: int, count: int) -> Iterator[bytes]:
 
 
 def by_hand(random: Random) -> Iterator[bytes]:
-    """Files cut where a parser changes its state, and bombs of scans and of XMP."""
+    """Files truncated where a parser changes its state, and bombs of scans and of XMP."""
     several = flat_jpeg(64, 32, scans=3)
     noise = Image.fromarray(random.integers(0, 256, (32, 64, 3), np.uint8))
     progressive = saved(noise, "JPEG", progressive=True)
@@ -82,16 +82,17 @@ def _even(length: bytes) -> int:
 
 
 def flat_jpeg(width: int, height: int, scans: int = 1) -> bytes:
-    """One grey, sequential, 4:4:4, written without a pixel in memory.
+    """A grey sequential JPEG (4:4:4), made without its pixels in memory.
 
-    Three components in one scan, or as many as scans. Sides are multiples of 16.
+    One scan holds three components; several scans hold one component each. Sides are multiples
+    of 16.
     """
     model = saved(Image.new("L", (16, 16)), "JPEG")
     frame, scan = model.index(b"\xff\xc0"), model.index(b"\xff\xda")
     names = range(1, max(3, scans) + 1)
-    described = b"".join(bytes([name, 0x11, 0]) for name in names)
-    size = struct.pack(">HBHHB", 8 + len(described), 8, height, width, len(names))
-    data = model[:frame] + b"\xff\xc0" + size + described + model[frame + 13 : scan]
+    components = b"".join(bytes([name, 0x11, 0]) for name in names)
+    size = struct.pack(">HBHHB", 8 + len(components), 8, height, width, len(names))
+    data = model[:frame] + b"\xff\xc0" + size + components + model[frame + 13 : scan]
     for part in [[name] for name in names] if scans > 1 else [list(names)]:
         chosen = b"".join(bytes([name, 0]) for name in part)
         data += b"\xff\xda" + struct.pack(">HB", 6 + len(chosen), len(part)) + chosen
@@ -101,7 +102,7 @@ def flat_jpeg(width: int, height: int, scans: int = 1) -> bytes:
 
 
 def many_scans(progressive: bytes, count: int, before: bytes = b"") -> bytes:
-    """A progressive JPEG whose last scan, with its table, comes again `count` times."""
+    """A progressive JPEG whose last scan, with its table, is repeated `count` times."""
     table = progressive.rindex(b"\xff\xc4")
     return progressive[:-2] + (before + progressive[table:-2]) * count + b"\xff\xd9"
 

@@ -1,4 +1,4 @@
-"""Where a tile's pixels lie in a raster, by PROJ alone: what imagery is checked against."""
+"""Where a tile's pixels lie in a raster, by PROJ alone: the oracle of the imagery's tests."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def with_waves(path: Path, axis: int, out: Path) -> Path:
 
 
 def largest_error(path: Path, folder: Path) -> float:
-    """Of where pixels of `tiles_of` are cut, in source pixels along rows or columns.
+    """The largest error of the position of a pixel of `tiles_of`, in source pixels.
 
     The waves' whole-numbered colours account for up to 0.06 of it.
     """

@@ -1,4 +1,4 @@
-"""Small imagery that tests write for themselves."""
+"""Small imagery, written by the tests."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def town(tmp_path: Path) -> str:
-    """Tiles t0 to t11, 100 m apart from west to east at 25 N, 80 W; the version's name."""
+    """Tiles t0 to t11, 100 m apart from west to east at 25 N, 80 W. Returns the version's name."""
     return publish(tmp_path, "town", range(12), FakeEncoder())
 
 
@@ -33,7 +33,9 @@ async def locate(client: httpx.AsyncClient, seed: int, query: str = "", **header
     return await client.post(f"/localize?{query}", files=form, headers=headers)
 
 
-async def test_a_panorama_comes_back_with_its_place(client: httpx.AsyncClient, town: str) -> None:
+async def test_a_panorama_is_answered_with_its_position(
+    client: httpx.AsyncClient, town: str
+) -> None:
     answer = await locate(client, 5, "heading_deg=0&top_k=3")
     assert answer.status_code == 200
     fix = answer.json()
@@ -48,14 +50,14 @@ async def test_a_panorama_comes_back_with_its_place(client: httpx.AsyncClient, t
     assert min(fix["timings_ms"].values()) >= 0.0
 
 
-async def test_an_unknown_heading_is_said_and_estimated(
+async def test_an_unknown_heading_is_stated_and_estimated(
     client: httpx.AsyncClient, town: str
 ) -> None:
     fix = (await locate(client, 5, "top_k=1")).json()
     assert fix["geometry"]["north"] == {"value": None, "source": "unknown", "note": None}
     assert fix["matches"][0]["tile_id"] == "t5"
     heading = fix["matches"][0]["heading_deg"]
-    assert min(heading, 360.0 - heading) <= 45.0  # half of the step between two of 4 rolls
+    assert min(heading, 360.0 - heading) <= 45.0  # half of a step of 4 rolls
 
 
 async def test_place_hints_restrict_exactly(client: httpx.AsyncClient, town: str) -> None:
@@ -66,7 +68,7 @@ async def test_place_hints_restrict_exactly(client: httpx.AsyncClient, town: str
     assert near["note"] is box["note"] is None
 
 
-async def test_an_answer_without_a_place_says_why(client: httpx.AsyncClient, town: str) -> None:
+async def test_an_answer_without_a_position_says_why(client: httpx.AsyncClient, town: str) -> None:
     nowhere = (await locate(client, 5, "near=0,0")).json()
     assert (nowhere["matches"], nowhere["position"]) == ([], None)
     assert nowhere["note"].startswith(
@@ -146,7 +148,7 @@ async def test_an_unknown_tile_is_a_problem(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_the_index_tells_what_it_holds(client: httpx.AsyncClient, town: str) -> None:
+async def test_the_index_states_its_content(client: httpx.AsyncClient, town: str) -> None:
     shown = (await client.get("/index")).json()
     assert (shown["version"], shown["live"], shown["count"]) == (town, True, 12)
     assert [source["name"] for source in shown["sources"]] == ["town"]

@@ -71,13 +71,13 @@ def memory_mib(field: str) -> float:
 
 
 def forget_peak() -> None:
-    """Without it, the peaks of tests before would hide any growth (proc(5), clear_refs)."""
+    """Start a new peak: peaks of earlier tests would hide growth (proc(5), clear_refs)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 @pytest.fixture
 def no_log() -> Iterator[None]:
-    """pytest keeps every record, and with an exception's the image: 20 MiB in 400 images."""
+    """pytest would keep every record, and with exceptions the images: 20 MiB in 400 images."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -92,7 +92,7 @@ async def test_no_image_breaks_the_service(client: httpx.AsyncClient) -> None:
         answer = await client.post("/localize?heading_deg=0&explain=true", files=form(data))
         assert answer.status_code in (200, 422), (number, answer.text)
         statuses[answer.status_code] += 1
-        if number == 50 * SOAK:  # by then everything is loaded, and 5,000 of a soak are left
+        if number == 50 * SOAK:  # everything is loaded by now, and a soak has 5,000 images left
             forget_peak()
             before = memory_mib("VmRSS")
     grown = memory_mib("VmHWM") - before
@@ -106,7 +106,7 @@ async def test_no_parameter_reaches_a_path(
     client: httpx.AsyncClient, tmp_path: Path, path: str
 ) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    for text in (*TRAVERSALS, *(quote(one, safe="") for one in TRAVERSALS)):
+    for text in (*TRAVERSALS, *(quote(traversal, safe="") for traversal in TRAVERSALS)):
         answer = await client.get(path.format(text), headers=headers)
         assert answer.status_code in (400, 404, 405, 422), text
         assert "root:" not in answer.text
@@ -118,7 +118,7 @@ async def test_no_parameter_reaches_a_path(
 
 
 async def abort(app: ASGIApp, path: str, sent: bytes) -> list[Message]:
-    """Post the beginning of an upload, then hang up: what was answered into the void."""
+    """Post the beginning of an upload, then hang up. Returns the messages sent after that."""
     incoming: list[Message] = [
         {"type": "http.request", "body": sent, "more_body": True},
         {"type": "http.disconnect"},
@@ -163,7 +163,7 @@ async def test_aborted_uploads_leave_nothing_behind(client: httpx.AsyncClient, p
 
 @pytest.mark.timeout(300 * SOAK)
 async def test_versions_swap_without_a_failed_or_mixed_answer(tmp_path: Path) -> None:
-    """500 requests while the live version changes 20 times between two places, evenly spread."""
+    """500 requests while the live version changes 20 times, evenly spread."""
     wanted = 500 * SOAK
     places = {"000001-20260101T000000Z": 50.0, "000002-20260101T000000Z": -30.0}
     for name, latitude in places.items():

@@ -1,4 +1,4 @@
-"""The admin routes: absent without a token, closed without the right one, and what they do."""
+"""The admin routes: absent without a token, closed without the right token, and their effects."""
 
 import asyncio
 import sys
@@ -85,7 +85,7 @@ async def test_a_version_is_activated_after_it_is_verified(
     assert (foreign.status_code, "0b0b" in foreign.json()["detail"]) == (409, True)
 
 
-async def test_other_weights_are_named_not_pathed(client: httpx.AsyncClient) -> None:
+async def test_other_weights_are_given_by_name_not_by_path(client: httpx.AsyncClient) -> None:
     for name in ("../../etc/passwd", "/etc/x.safetensors", ".x.safetensors", "x"):
         answer = await client.post("/index/rebuild", params={"weights": name}, headers=HEADERS)
         assert answer.status_code == 422
@@ -115,10 +115,10 @@ async def test_weights_that_cannot_be_used_start_no_job(
     assert 'status="failed"} 0.0' in metrics
 
 
-async def test_a_rebuild_is_a_job_that_says_what_went_wrong(
+async def test_a_failed_rebuild_is_a_job_with_its_error(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """The settings' weights do not exist: the process must end with one line, the index stay."""
+    """The settings' weights do not exist: the process ends with one line, and the index stays."""
     before = (await client.get("/index")).json()["version"]
     started = await client.post("/index/rebuild", headers=HEADERS)
     assert (started.status_code, started.json()["status"]) == (202, "running")
@@ -133,7 +133,7 @@ async def test_a_rebuild_is_a_job_that_says_what_went_wrong(
     assert 'status="failed"} 1.0' in (await client.get("/metrics")).text
     ready = await client.get("/readyz")
     assert (ready.status_code, path[6:] in ready.json()["trouble"]) == (200, True)
-    await asyncio.sleep(1.0)  # times are told to the second
+    await asyncio.sleep(1.0)  # times are stated to the second
     publish(tmp_path, "suburb", range(5, 7), FakeEncoder())  # by command line
     while (await locate(client))["index_version"] == before:
         await asyncio.sleep(0.02)
@@ -209,7 +209,7 @@ async def test_a_rebuild_goes_live(tmp_path: Path) -> None:
 
 
 async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
-    """The server's own at first; after others went live with their index, those; or as asked."""
+    """First the server's weights, then the weights that went live, then the requested weights."""
     commands: list[Sequence[str]] = []
 
     class Recorded(Jobs):
@@ -246,7 +246,7 @@ async def test_a_rebuild_uses_the_weights_that_answer(tmp_path: Path) -> None:
 
 
 def save_small(path: Path) -> None:
-    """A checkpoint that describes three tiles in no time."""
+    """A checkpoint that encodes three tiles in no time."""
     torch.manual_seed(0)
     config = tiny("encoder.aerial_footprint_m=64").encoder
     Checkpoint(config, config.build().state_dict()).save(path)

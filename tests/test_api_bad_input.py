@@ -271,7 +271,7 @@ async def test_unknown_routes_and_methods_are_problems(client: httpx.AsyncClient
     assert wrong.headers["allow"] == "POST"
 
 
-async def test_a_failure_of_ours_tells_nothing(tmp_path: Path) -> None:
+async def test_an_internal_error_reveals_nothing(tmp_path: Path) -> None:
     class Broken(FakeEncoder):
         def read_street(self, panorama: Panorama) -> Rgb:
             raise RuntimeError("a secret of the inside")

@@ -1,4 +1,4 @@
-"""The base map's queue over HTTP: bounded, with a deadline, nothing drawn for who has left."""
+"""The base map's queue over HTTP: bounded, with a deadline, and without work for lost clients."""
 
 import asyncio
 import threading
@@ -63,7 +63,9 @@ async def leave(app: FastAPI, path: str) -> None:
     await app({"type": "http", "method": "GET", **where}, receive, send)  # type: ignore[arg-type]
 
 
-async def test_more_than_may_wait_are_refused(app: FastAPI, client: httpx.AsyncClient) -> None:
+async def test_requests_beyond_the_queue_are_refused(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
     waiting = [asyncio.create_task(client.get(f"/map/12/0/{y}")) for y in range(2)]
     await asyncio.sleep(0.2)
     refused = await client.get("/map/12/0/2")
@@ -73,12 +75,14 @@ async def test_more_than_may_wait_are_refused(app: FastAPI, client: httpx.AsyncC
     assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [204, 204]
 
 
-async def test_a_map_tile_is_waited_for_so_long(client: httpx.AsyncClient) -> None:
+async def test_waiting_for_a_map_tile_has_a_deadline(client: httpx.AsyncClient) -> None:
     late = await client.get("/map/12/0/0")
     assert (late.status_code, late.json()["type"]) == (503, "urn:skyfix:problem:deadline")
 
 
-async def test_nothing_is_drawn_for_who_has_left(app: FastAPI, client: httpx.AsyncClient) -> None:
+async def test_nothing_is_drawn_for_a_client_that_left(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
     first = asyncio.create_task(client.get("/map/12/0/0"))
     await asyncio.sleep(0.1)
     await asyncio.wait_for(leave(app, "/map/12/0/1"), 0.8)

@@ -1,4 +1,4 @@
-"""Batches, explanations, the map, GeoJSON's media type, what an answer carries beside its body."""
+"""Batches, explanations, the map, GeoJSON's media type, and the headers of an answer."""
 
 import base64
 import io
@@ -52,7 +52,7 @@ async def test_a_batch_gives_each_panorama_its_fix_or_problem(client: httpx.Asyn
     assert alone.json()["matches"] == third["fix"]["matches"]
 
 
-async def test_a_failure_of_ours_is_one_panorama_s_alone(
+async def test_an_internal_error_affects_only_its_own_panorama(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(FakeEncoder):
@@ -72,13 +72,13 @@ async def test_a_failure_of_ours_is_one_panorama_s_alone(
     assert "secret" in caplog.text
 
 
-async def test_a_batch_tells_the_longest_of_each_stage(
+async def test_a_batch_states_the_longest_time_of_each_stage(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     files = form(panorama_of(3), b"no image", panorama_of(7))
     answer = await client.post("/localize/batch", files=files)
-    fixes = [one["fix"] for one in answer.json()["results"] if one["fix"]]
+    fixes = [result["fix"] for result in answer.json()["results"] if result["fix"]]
     longest = {
         stage: max(fix["timings_ms"][stage] for fix in fixes) for stage in fixes[0]["timings_ms"]
     }
@@ -104,14 +104,16 @@ async def test_a_batch_is_bounded(client: httpx.AsyncClient) -> None:
     assert good.status_code == 200  # everything was given back
 
 
-async def test_an_explanation_comes_on_request_only(client: httpx.AsyncClient) -> None:
+async def test_an_explanation_is_given_only_on_request(client: httpx.AsyncClient) -> None:
     plain = (await client.post("/localize?heading_deg=90", files=form(panorama_of(3)))).json()
     assert plain["explanation"] is None
     query = "heading_deg=90&explain=true"
-    told = (await client.post(f"/localize?{query}", files=form(panorama_of(3)))).json()
-    explanation = told["explanation"]
+    explained = (await client.post(f"/localize?{query}", files=form(panorama_of(3)))).json()
+    explanation = explained["explanation"]
     assert pixels(explanation["projected"]).shape == (64, 64, 3)
-    assert (pixels(explanation["attention"]) == round(0.25 * 255)).all()  # the fake's mask: north
+    assert (
+        pixels(explanation["attention"]) == round(0.25 * 255)
+    ).all()  # FakeEncoder's mask is the north
     assert explanation["heading_deg"] == 90.0
     guessed = (await client.post("/localize?explain=1", files=form(panorama_of(3)))).json()
     assert guessed["explanation"]["heading_deg"] == guessed["matches"][0]["heading_deg"]
@@ -184,9 +186,9 @@ def test_head_is_answered_like_get_without_the_body(
         (name, value) for name, value in get.headers.items() if name not in changing
     ]
     logged = [r.fields for r in caplog.records if r.name == "service.api.middleware.request_log"]
-    sent = {one["method"]: one["sent"] for one in logged}
+    sent = {fields["method"]: fields["sent"] for fields in logged}
     assert sent == {"HEAD": 0, "GET": len(get.content)}
-    (route,) = {one["route"] for one in logged}
+    (route,) = {fields["route"] for fields in logged}
     page = app.state.metrics.page().decode()
     assert f'method="HEAD",route="{route}",status="{status}"}} 1.0' in page
 
@@ -224,4 +226,4 @@ async def test_a_request_is_one_line_of_log_without_names_or_content(
     assert line.fields["received"] > len(panorama_of(1))
     assert set(line.fields["stages_ms"]) >= {"decode", "encode"}
     assert "secret-name" not in json.dumps(line.fields) + caplog.text
-    assert "-80" not in json.dumps(line.fields)  # where somebody is
+    assert "-80" not in json.dumps(line.fields)  # a client's position

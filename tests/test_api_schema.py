@@ -37,12 +37,12 @@ OPERATIONS = [
     "GET /jobs/{job_id}",
     "DELETE /jobs/{job_id}",
 ]
-# No schema tells which bytes are a panorama, nor that heading_deg and north exclude each other.
+# No schema can say which bytes are a panorama, or that heading_deg and north exclude each other.
 EXCLUDED = {path: [positive_data_acceptance] for path in ("POST /localize", "POST /localize/batch")}
-# Where no parameter is declared schemathesis makes none up: test_api_bad_input.py does.
+# Without a declared parameter, schemathesis makes none up; test_api_bad_input.py does.
 PLAIN = {"GET /index", "GET /index/versions", "GET /livez", "GET /readyz", "GET /metrics"}
-CASES = [(one, GenerationMode.POSITIVE) for one in OPERATIONS] + [
-    (one, GenerationMode.NEGATIVE) for one in OPERATIONS if one not in PLAIN
+CASES = [(operation, GenerationMode.POSITIVE) for operation in OPERATIONS] + [
+    (operation, GenerationMode.NEGATIVE) for operation in OPERATIONS if operation not in PLAIN
 ]
 Schema = schemathesis.BaseSchema
 
@@ -58,11 +58,15 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Schema]:
 
 
 def test_every_operation_is_tried(schema: Schema) -> None:
-    assert sorted(one.ok().label for one in schema.get_all_operations()) == sorted(OPERATIONS)
+    assert sorted(operation.ok().label for operation in schema.get_all_operations()) == sorted(
+        OPERATIONS
+    )
 
 
 @pytest.mark.parametrize(("operation", "mode"), CASES)
-def test_an_operation_keeps_its_word(schema: Schema, operation: str, mode: GenerationMode) -> None:
+def test_an_operation_keeps_to_its_document(
+    schema: Schema, operation: str, mode: GenerationMode
+) -> None:
     """With requests that fit the document, and with requests that do not."""
     method, path = operation.split()
 
@@ -98,7 +102,7 @@ def examples(schema: Any) -> Iterator[tuple[dict[str, Any], Any]]:
 
 
 def named(value: Any, names: set[str]) -> Iterator[Any]:
-    """What stands under one of these names, however deep."""
+    """The values under one of these names, at any depth."""
     if isinstance(value, dict):
         yield from (part for name, part in value.items() if name in names)
     for part in value.values() if isinstance(value, dict) else value:
@@ -119,7 +123,7 @@ def test_every_example_fits_its_schema(document: dict[str, Any]) -> None:
     assert [name for name in wanted if not shown[f"{name}Schema"].get("examples")] == []
 
 
-def test_the_example_of_an_index_has_the_members_of_one(
+def test_the_example_of_an_index_has_the_members_of_an_index(
     schema: Schema, document: dict[str, Any]
 ) -> None:
     (example,) = document["components"]["schemas"]["IndexSchema"]["examples"]
@@ -129,18 +133,22 @@ def test_the_example_of_an_index_has_the_members_of_one(
 
 
 @pytest.mark.parametrize(("status", "never"), [("422", []), ("503", ["/livez"])])
-def test_every_route_may_be_asked_wrongly_and_may_be_busy(
+def test_every_route_declares_422_and_503(
     document: dict[str, Any], status: str, never: list[str]
 ) -> None:
     answers = {
         path: [operation["responses"].keys() for operation in operations.values()]
         for path, operations in document["paths"].items()
     }
-    silent = [path for path, each in answers.items() if any(status not in one for one in each)]
+    silent = [
+        path
+        for path, each in answers.items()
+        if any(status not in documented for documented in each)
+    ]
     assert silent == never
 
 
-def test_examples_name_versions_and_tiles_as_they_are_named(document: dict[str, Any]) -> None:
+def test_examples_have_valid_names_of_versions_and_tiles(document: dict[str, Any]) -> None:
     shown = [example for _, example in examples(document)]
     versions = [*named(shown, {"index_version", "version", "current"})]
     versions += [name for names in named(shown, {"versions"}) for name in names]

@@ -15,7 +15,7 @@ def report(name, root):
     return "\n".join(report_lines(examine(name, root)))
 
 
-def test_cvusa_counts_absent_files_and_compares_with_what_was_published(tmp_path):
+def test_cvusa_counts_absent_files_and_compares_with_the_published_counts(tmp_path):
     text = report("cvusa", cvusa_tree(tmp_path))
     assert "train: 2 pairs listed (PUBLISHED: 35532), 1 there" in text
     assert "aerials: 1 of 2 ABSENT: bingmap/19/0000003.jpg" in text
@@ -26,7 +26,7 @@ def test_cvusa_counts_absent_files_and_compares_with_what_was_published(tmp_path
     assert text.endswith("\nusable")
 
 
-def test_shared_and_repeated_pairs_and_strange_sizes_stand_out(tmp_path):
+def test_shared_and_repeated_pairs_and_unusual_sizes_are_reported(tmp_path):
     root = cvusa_tree(tmp_path)
     row = ["bingmap/19/0000002.jpg", "streetview/panos/0000002.jpg"]
     write_rows(root / "splits" / "val-19zl.csv", [row, row])
@@ -117,7 +117,7 @@ def broken_street(root):
         (broken_street, "1 of 2 sampled are unreadable"),
     ],
 )
-def test_what_is_wrong_beside_usable_pairs_is_exit_code_1(tmp_path, damage, names, capsys):
+def test_faults_beside_usable_pairs_give_exit_code_1(tmp_path, damage, names, capsys):
     root = cvusa_tree(tmp_path / "data")
     command = ["doctor", "cvusa", str(root), "--picture", str(tmp_path / "pair.png")]
     assert main(command) == 0  # though an image is absent
@@ -133,7 +133,7 @@ def test_a_point_outside_its_aerial_is_reported(tmp_path, place):
     table = write_pairs(tmp_path, 2) / "pairs.csv"
     header, *rows = table.read_text().splitlines()
     column, row = place
-    ends = [f",{column},{row}", ",64,0"]  # the second's is a corner
+    ends = [f",{column},{row}", ",64,0"]  # the second point is a corner
     lines = [f"{header},column,row", *(a + b for a, b in zip(rows, ends, strict=True))]
     table.write_text("\n".join(lines))
     text = report("folder", tmp_path)
@@ -167,7 +167,7 @@ def test_a_warning_of_a_list_is_logged_once(tmp_path, name, tree, caplog):
     assert len(messages) == len(set(messages))
 
 
-def test_vigor_s_places_are_checked_against_coordinates(tmp_path):
+def test_vigor_s_points_are_checked_against_coordinates(tmp_path):
     text = report("vigor", vigor_tree(tmp_path))
     assert "same-train: 1 pairs listed (PUBLISHED: 52609), 1 there" in text
     assert "cross-train: UNUSABLE" in text
@@ -196,7 +196,7 @@ def test_the_picture_shows_panorama_projection_and_crop(tmp_path, capsys):
     chip = read_chip(pair.aerial, config.aerial_footprint_m, SIDE, config.preprocessing.fill)
     assert (image[:, -SIDE:] == chip).all()
     assert main(["doctor", "cvusa", str(root), "--picture", str(tmp_path / "pair.txt")]) == 1
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["data", "pair.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "pair.png"]
 
 
 def own_pairs_tree(root):
@@ -253,8 +253,8 @@ def test_nothing_usable_is_exit_code_1(tmp_path, name, capsys):
 def test_real_cvusa_has_12_of_44416(real):
     findings = examine("cvusa", real / "cvusa")
     text = "\n".join(report_lines(findings))
-    assert sum(len(one.pairs) for one in findings.listings.values()) == 44_416
-    assert sum(len(one.present) for one in findings.listings.values()) == 12
+    assert sum(len(listing.pairs) for listing in findings.listings.values()) == 44_416
+    assert sum(len(listing.present) for listing in findings.listings.values()) == 12
     assert "PUBLISHED" not in text
     assert findings.usable
 

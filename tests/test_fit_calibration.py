@@ -1,4 +1,4 @@
-"""Fitted confidence is calibrated on panoramas it has not seen; the figures match brute force."""
+"""Fitted confidence is calibrated on unseen panoramas; the figures match brute force."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def candidates(distances: np.ndarray, truth: LatLon | None) -> KnownPanorama:
 
 
 def panoramas(count: int, seed: int) -> list[KnownPanorama]:
-    """Each inside once and elsewhere once; the likeness to the right tiles varies."""
+    """Each panorama once inside and once elsewhere; the likeness to the right tiles varies."""
     random = np.random.default_rng(seed)
     made = []
     for _ in range(count):
@@ -60,7 +60,7 @@ def test_confidence_holds_on_other_panoramas() -> None:
     assert in_index[::2].mean() > 0.6 > 0.3 > in_index[1::2].mean()
 
 
-def test_panoramas_from_elsewhere_weigh_half_whatever_their_number() -> None:
+def test_panoramas_from_elsewhere_have_half_the_weight_for_any_number() -> None:
     known = panoramas(100, seed=1)
     once = fit(TILES, known, "made up")
     thrice = fit(TILES, [*known, *known[1::2], *known[1::2]], "made up")
@@ -117,7 +117,7 @@ def test_too_few_or_lost_panoramas_are_an_error() -> None:
         fit(TILES, lost, "lost")
 
 
-def test_tiles_say_how_dense_they_are(tmp_path: Path) -> None:
+def test_the_spacing_of_tiles_is_measured(tmp_path: Path) -> None:
     index = TileIndex.open(write_version(tmp_path, 200, 8, spread=0.002))
     found = Calibration.from_tiles(index.tiles)
     assert found.reach_m == 32.0

@@ -56,7 +56,7 @@ def test_a_collection_has_no_member_that_the_rfc_forbids() -> None:
     assert geojson(fix())["features"] == []
 
 
-def test_the_document_s_schema_tells_a_collection_from_anything_else() -> None:
+def test_the_schema_accepts_a_collection_and_no_other_document() -> None:
     validator = jsonschema.Draft202012Validator(SCHEMA)
     crossing = fix(Bounds(0.0, 0.0, 1.0, 1.0), Bounds(179.5, -1.0, -179.0, 1.0))
     for collection in (geojson(crossing), geojson(fix())):
@@ -90,7 +90,7 @@ def test_the_document_s_schema_tells_a_collection_from_anything_else() -> None:
         (
             "application/json;q=0.2, */*, application/geo+json;q=0.5",
             True,
-        ),  # the specific one counts
+        ),  # the more specific range counts
         ("text/html, application/geo+json ; q=0.9 , */*;q=0.1", True),
         ('text/html;x="a,b", application/geo+json', True),
         ("application/geo+json;q=much", False),
@@ -98,5 +98,5 @@ def test_the_document_s_schema_tells_a_collection_from_anything_else() -> None:
         ("application/geo+json;q=2", False),
     ],
 )
-def test_geojson_is_for_those_who_ask_for_it(accept: str, expected: bool) -> None:
+def test_geojson_is_given_only_on_request(accept: str, expected: bool) -> None:
     assert is_preferred(accept) is expected

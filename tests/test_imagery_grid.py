@@ -49,7 +49,7 @@ def test_neighbours_are_one_stride_apart(latitude: float, longitude: float, stri
     assert math.isclose(along, stride, abs_tol=1e-3)
 
 
-def test_the_dateline_is_a_place_like_any_other() -> None:
+def test_the_dateline_is_ordinary_ground() -> None:
     across = list(rows(Extent(179.99, 52.0, 180.01, 52.001), 16.0))
     assert across
     assert all(np.all(np.abs(row.longitudes) > 179.98) for row in across)
@@ -60,7 +60,7 @@ def test_the_dateline_is_a_place_like_any_other() -> None:
     assert np.array_equal(across[0].columns, again[0].columns)
 
 
-def test_points_do_not_depend_on_the_extent_that_asked() -> None:
+def test_grid_points_do_not_depend_on_the_extent() -> None:
     small = {
         (r.row, int(c)) for r in rows(Extent(8.0, 50.0, 8.003, 50.002), 16.0) for c in r.columns
     }

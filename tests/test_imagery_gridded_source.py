@@ -1,4 +1,4 @@
-"""Tiles read together are the tiles read alone, wherever a run begins and ends."""
+"""Tiles read in a run equal tiles read alone, wherever the run begins and ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cuts_of(row: GridRow, size_m: float, stride_m: float) -> list[Cut]:
 
 
 @pytest.mark.parametrize("name", CRSES)
-def test_a_run_shows_what_each_tile_shows(name: str, tmp_path: Path) -> None:
+def test_a_run_shows_the_picture_of_each_tile(name: str, tmp_path: Path) -> None:
     source = RasterSource(written(tmp_path, name))
     size_m = 40.0 * source.resolution_m()
     cuts = list(source.cuts(size_m, size_m / 4.0))
@@ -48,7 +48,7 @@ def test_a_run_shows_what_each_tile_shows(name: str, tmp_path: Path) -> None:
     together = np.stack(read_in_runs(source, cuts)).astype(int)
     alone = np.stack([source.read(cut, PIXELS).pixels for cut in cuts]).astype(int)
     assert sum(1 for _ in runs(cuts, PIXELS)) < len(cuts) / 6
-    # A tenth of a pixel's shift would be seen: edges of the patchwork are 100 levels high.
+    # A shift of a tenth of a pixel would show: edges of the patchwork are 100 levels high.
     assert np.abs(together - alone).mean() < 1.0
 
 
@@ -77,7 +77,7 @@ def test_a_tile_on_no_grid_is_read_alone() -> None:
 
 
 class Meridians(SampledSource):
-    """Shows each place's longitude: 10,000 levels a degree, 128 at the dateline."""
+    """Shows the longitude of each pixel: 10,000 levels a degree, 128 at the dateline."""
 
     def signature(self) -> str:
         return ""
@@ -96,7 +96,7 @@ class Meridians(SampledSource):
         return Layer(light, full, full > 0.0)
 
 
-def test_the_dateline_ends_no_segment_in_the_wrong_place() -> None:
+def test_the_dateline_ends_no_segment_at_the_wrong_longitude() -> None:
     source = Meridians()
     # Columns are numbered from Greenwich: the dateline may cross a segment or lie at its edge.
     row = next(rows(Extent(179.995, 52.0, 180.005, 52.0003), 16.0))

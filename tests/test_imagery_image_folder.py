@@ -36,7 +36,9 @@ def test_smaller_tiles_are_the_middles_of_the_images(tmp_path: Path) -> None:
     assert (source.read(cut, 48).pixels == patchwork(96, 96)[24:72, 24:72]).all()
 
 
-def test_images_a_little_too_small_serve_whole_and_much_too_small_do_not(tmp_path: Path) -> None:
+def test_a_slightly_small_image_is_used_whole_and_a_much_smaller_image_refused(
+    tmp_path: Path,
+) -> None:
     source = ImageFolderSource(write_folder(tmp_path, size_m=62.0))
     assert next(source.cuts(64.0, None)).size_m == 62.0
     with pytest.raises(SourceError, match="4 of 4 images show less ground"):

@@ -24,7 +24,7 @@ SCALE_M = 200.0  # colours run from 0 to 255 over this many metres
 
 
 def colour(east_m: np.ndarray, north_m: np.ndarray) -> np.ndarray:
-    """uint8 (..., 3): says where a pixel is, relative to ORIGIN."""
+    """uint8 (..., 3): the position of a pixel relative to ORIGIN, as a colour."""
     ramps = [np.clip((m / SCALE_M + 0.5) * 255.0, 1, 255) for m in (east_m, north_m)]
     return np.stack([*ramps, np.full_like(ramps[0], 128)], axis=-1).round().astype(np.uint8)
 
@@ -32,7 +32,7 @@ def colour(east_m: np.ndarray, north_m: np.ndarray) -> np.ndarray:
 def write_map_tiles(
     folder: Path, levels: tuple[int, ...], reach: int = 1, suffix: str = "png"
 ) -> Path:
-    """The map tiles around ORIGIN, coloured by place; at 60 degrees 256 pixels are 153 m at 17."""
+    """The map tiles around ORIGIN, coloured by position; on level 17, 256 pixels are 153 m."""
     x0, y0 = TO_MERCATOR.transform(ORIGIN.longitude, ORIGIN.latitude)
     for zoom in levels:
         tiles, pixel = 2**zoom, 2 * HALF_M / 2**zoom / 256
@@ -52,7 +52,7 @@ def write_map_tiles(
 
 
 @pytest.mark.parametrize("level", [16, 18, 19])
-def test_pixels_are_where_they_belong(tmp_path: Path, level: int) -> None:
+def test_pixels_lie_at_their_positions(tmp_path: Path, level: int) -> None:
     source = MapTileSource(write_map_tiles(tmp_path / "map", (level,), reach=2))
     for east, north in ((0.0, 0.0), (35.0, -20.0), (-30.0, 25.0)):
         cut = Cut("t", offset(ORIGIN, east, north), 32.0)

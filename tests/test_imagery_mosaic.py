@@ -1,4 +1,4 @@
-"""Sheets make one image, whichever way the ground was divided among them."""
+"""Sheets make one image, however the ground is divided among them."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def test_a_mask_that_appears_or_goes_is_noticed_by_an_open_raster(tmp_path: Path
 
 
 @pytest.mark.parametrize("factor", [1, 16])
-def test_more_than_eight_bits_are_shown_as_before_unless_they_look_different(
+def test_more_than_eight_bits_keep_their_stretch_unless_they_look_different(
     factor: int, tmp_path: Path
 ) -> None:
     image = patchwork(300, 300).astype(np.uint16) * 16
@@ -238,7 +238,7 @@ def test_the_extremes_of_a_type_are_its_black_and_white(dtype: str, tmp_path: Pa
     assert {0, 255} <= set(pixels.flat)
 
 
-def test_ground_where_the_crs_has_no_points_is_empty(tmp_path: Path) -> None:
+def test_ground_outside_the_crs_is_empty(tmp_path: Path) -> None:
     source = RasterSource(write_raster(tmp_path / "a.tif", patchwork(64, 64)))
     for longitude in range(-180, 180, 15):
         far = Cut("far", LatLon(0.0, float(longitude)), 64.0)
@@ -301,7 +301,7 @@ def write_world(path: Path, crs: str, west: float) -> Path:
 
 
 def colour_of(longitudes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A wave of two degrees, one of three, and one around the Earth: no two places look alike."""
+    """Waves of two degrees, of three, and of the whole Earth: no two longitudes look alike."""
     waves = [np.sin(2.0 * np.pi * longitudes / length) for length in (2.0, 3.0, 360.0)]
     return 128.0 + 100.0 * np.stack(waves)
 

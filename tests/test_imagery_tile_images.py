@@ -26,9 +26,9 @@ def images_of(catalogue: Catalogue, pixels: int = 32) -> TileImages:
     return TileImages(sources, list(catalogue.tiles()), pixels)
 
 
-def test_what_is_cut_again_is_what_was_ingested(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_a_tile_is_cut_again_like_the_ingested_tile(catalogue: Catalogue, tmp_path: Path) -> None:
     image = patchwork(400, 400).astype(np.uint16) * 16
-    for _ in range(2):  # the second time in the range of values that the first found
+    for _ in range(2):  # the second time with the range of values that the first reading found
         write_raster(tmp_path / "town.tif", image)
         ingest(catalogue, tmp_path / "town.tif", size_m=32.0, stride_m=16.0)
         image[:40, :40] = 65_535

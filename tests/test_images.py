@@ -83,7 +83,7 @@ def test_bad_input_is_refused_by_name(data, reason):
 
 
 def test_the_first_of_several_pictures_is_decoded():
-    """MPO, as phones write it: a JPEG, then a depth map or a second eye's view."""
+    """MPO, as phones write it: a JPEG, then a depth map or a second eye's picture."""
     frames = [Image.new("RGB", (1024, 512), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
     image = decode_image(data, min_size=(100, 100))
@@ -93,7 +93,7 @@ def test_the_first_of_several_pictures_is_decoded():
 
 @pytest.mark.parametrize("form", ["PNG", "WEBP"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
-def test_an_averaged_image_shows_the_same(form, mode):
+def test_a_reduced_image_shows_the_same_picture(form, mode):
     smooth = Image.fromarray(NOISE[:4, :8]).resize((800, 400)).convert(mode)
     data = encoded(smooth, form, **({"lossless": True} if form == "WEBP" else {}))
     small = decode_image(data, min_size=(50, 100))

@@ -42,7 +42,7 @@ for path in sys.argv[1:]:
 
 
 def test_a_large_image_costs_little_memory(tmp_path):
-    """In a process of its own: in this one the peaks of other tests would hide the growth."""
+    """In a separate process: here the peaks of other tests would hide the growth."""
     files = {
         "bomb.png": (png_of_size(16384, 8193), False, 20),
         "several.jpg": (flat_jpeg(16384, 8192, scans=3), False, 20),
@@ -85,7 +85,7 @@ def test_a_sequential_jpeg_of_several_scans_is_read(scans):
 
 
 def test_scans_inside_segments_are_not_counted():
-    """Thumbnails in segments, what follows the end, and stuffed bytes hold no scan."""
+    """Thumbnails in segments, bytes after the end, and stuffed bytes hold no scan."""
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
     base = encoded(RED, "JPEG", progressive=True)
     comment = b"\xff\xfe" + struct.pack(">H", 2 + 200 * len(scan)) + 200 * scan
@@ -131,7 +131,7 @@ def stray_bytes_behind_an_early_end(count):
     "make", [many_comments, many_chunks, stray_bytes, stray_bytes_behind_an_early_end]
 )
 def test_a_file_of_countless_pieces_is_refused(make):
-    """Pillow reads them in Python: 32 MiB would take it seconds, before a pixel is decoded."""
+    """Pillow reads pieces in Python: 32 MiB would take seconds before a pixel is decoded."""
     if make is not stray_bytes_behind_an_early_end:
         assert decode_image(make(100)).shape == RED.shape
     with pytest.raises(ImageError, match=r"segments|pieces|first scan"):
@@ -149,13 +149,15 @@ def with_exif(form, exif):
         return encoded(RED, form, exif=exif)
     data = encoded(RED, "JPEG")
     parts = [exif[at : at + 60_000] for at in range(6, len(exif), 60_000)]
-    segments = [b"\xff\xe1" + struct.pack(">H", 8 + len(one)) + b"Exif\0\0" + one for one in parts]
+    segments = [
+        b"\xff\xe1" + struct.pack(">H", 8 + len(part)) + b"Exif\0\0" + part for part in parts
+    ]
     return data[:2] + b"".join(segments) + data[2:]
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_exif_larger_than_one_segment_is_ignored(form, caplog):
-    """Parsed, a megabyte of numbers takes 25: and Pillow joins the segments of a JPEG."""
+    """A parsed megabyte of numbers takes 25 MiB, and Pillow joins the segments of a JPEG."""
     assert open_image(with_exif(form, exif_of(60_000))).exif.get(0x0112) == 6
     large = with_exif(form, exif_of(MAX_EXIF_BYTES + 7))
     assert decode_image(large).shape == RED.shape
@@ -168,7 +170,7 @@ def test_exif_larger_than_one_segment_is_ignored(form, caplog):
     ids=["plain", "end", "start", "extension", "reserved"],
 )
 def test_a_jpeg_of_endless_exif_is_refused_before_pillow_joins_it(before):
-    """Also behind markers that Pillow passes over, though no decoder would."""
+    """Also behind markers that Pillow skips, though a decoder would not."""
     data = with_exif("JPEG", exif_of(2_000_000))
     with pytest.raises(ImageError, match=r"EXIF|first scan|unknown marker"):
         open_image(data[:2] + before + data[2:])

@@ -1,4 +1,4 @@
-"""Imagery becomes tiles; what holds nothing is skipped and counted; errors change nothing."""
+"""Imagery becomes tiles; empty tiles are skipped and counted; errors change nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def changes(report: IngestReport) -> tuple[int, ...]:
     return report.added, report.updated, report.removed, report.unchanged
 
 
-def test_again_changes_nothing_and_an_edit_changes_the_tiles_it_touches(
+def test_a_second_ingest_changes_nothing_and_an_edit_changes_only_its_tiles(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:
     image = patchwork(400, 400)
@@ -47,7 +47,7 @@ def test_again_changes_nothing_and_an_edit_changes_the_tiles_it_touches(
 
 
 @pytest.mark.parametrize(("corner", "value"), [(0, 65_535), (250, 0), (730, 65_535)])
-def test_an_edit_of_a_hundredth_changes_no_other_tile_of_16_bits(
+def test_an_edit_of_a_hundredth_of_16_bits_changes_no_other_tile(
     catalogue: Catalogue, tmp_path: Path, corner: int, value: int
 ) -> None:
     image = np.random.default_rng(0).normal(9_000, 1_500, (800, 800, 3)).astype(np.uint16)
@@ -62,7 +62,7 @@ def test_an_edit_of_a_hundredth_changes_no_other_tile_of_16_bits(
     for tile in catalogue.tiles():
         east, north = to_utm.transform(tile.longitude, tile.latitude)
         at = 2.0 * (east - EAST_M), 2.0 * (NORTH_M - north)  # pixels of 0.5 m
-        off = max(abs(one - (corner + 40)) for one in at)
+        off = max(abs(coordinate - (corner + 40)) for coordinate in at)
         if off < 40 + 32 - 4:
             assert tile.sha256 != before[tile.tile_id].sha256
         if off > 40 + 32 + 4:
@@ -106,7 +106,7 @@ def test_the_source_is_recorded(catalogue: Catalogue, tmp_path: Path) -> None:
         ingest(catalogue, path, size_m=32.0, name="a/b")
 
 
-def test_without_options_the_former_ingests_values_are_kept(
+def test_without_options_the_values_of_the_former_ingest_are_kept(
     catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_raster(tmp_path / "town.tif", patchwork(200, 200))
@@ -126,7 +126,7 @@ def test_without_options_the_former_ingests_values_are_kept(
     assert catalogue.source("town").licence == "CC0"
 
 
-def test_another_size_or_stride_is_warned_of(
+def test_another_size_or_stride_is_logged(
     catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write_raster(tmp_path / "town.tif", patchwork(300, 300))
@@ -180,7 +180,7 @@ def test_a_stride_without_a_grid_is_refused(
     assert catalogue.sources() == []
 
 
-def test_zero_overlap_and_sources_over_each_other_are_warned_of(
+def test_zero_overlap_and_overlapping_sources_are_logged(
     catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fine = write_raster(tmp_path / "fine.tif", patchwork(300, 300), resolution_m=0.25)

@@ -97,12 +97,14 @@ def test_an_evaluation_separates_inside_from_elsewhere(
     assert json.dumps(report.inside)
 
 
-def test_a_wrong_heading_misleads_until_it_is_ignored(localizer: Localizer, tmp_path: Path) -> None:
+def test_a_wrong_heading_misleads_unless_it_is_ignored(
+    localizer: Localizer, tmp_path: Path
+) -> None:
     street = tmp_path / "street"
     for file in street.glob("*.png"):
         with Image.open(file) as image:
             exif = Image.Exif()
-            exif[0x8825] = {17: 90.0}  # GPS direction in degrees in which the centre looks; it is 0
+            exif[0x8825] = {17: 90.0}  # GPSImgDirection 90; the centre looks north
             image.save(file, exif=exif)
     assert evaluate(localizer, street).inside["best_tile_within_10m"] < 0.5
     ignored = evaluate(localizer, street, heading_known=False)

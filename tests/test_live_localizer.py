@@ -1,4 +1,4 @@
-"""Weights and index change together, or not at all; nothing that runs is dropped."""
+"""Weights and index change together or not at all; no running request is dropped."""
 
 import asyncio
 import os
@@ -66,7 +66,7 @@ def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, live: Liv
     assert (back.encoder, forth.encoder) == (NEW, OLD)
 
 
-def test_a_version_goes_live_before_anybody_asks(tmp_path: Path) -> None:
+def test_a_version_goes_live_before_a_request(tmp_path: Path) -> None:
     first = publish(tmp_path, "town", range(3), FakeEncoder())
     index = LiveIndex(tmp_path, OLD)
     live = LiveLocalizer(Localizer(FakeEncoder(), index), follow_every_s=0.02)
@@ -156,7 +156,9 @@ def test_an_activated_version_answers_at_once_and_is_opened_once(
     after = live.localizer
     fix = after.locate(panorama_of(5), NORTH, 1)
     assert (fix.encoder, fix.index_version, fix.matches[0].tile_id) == (made_by, second, "t5")
-    assert before.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"  # its index stays
+    assert (
+        before.locate(panorama_of(1), NORTH, 1).matches[0].tile_id == "t1"
+    )  # the old pair keeps its index
     live.follow()
     assert (live.localizer, live.index.get(), live.trouble()) == (after, index, None)
     assert opened == ([] if made_by == OLD else [NEW])
@@ -305,14 +307,16 @@ async def test_under_load_every_answer_is_of_one_pair(tmp_path: Path) -> None:
             got = await client.post("/localize?heading_deg=0", files=files)
             assert got.status_code == 200, got.text
             fix = got.json()
-            own = [f"t{one}" for one in tiles[fix["encoder"]]]
+            own = [f"t{number}" for number in tiles[fix["encoder"]]]
             assert fix["index_version"] == versions[fix["encoder"]]
             assert sorted(match["tile_id"] for match in fix["matches"]) == own
             if f"t{seed}" in own:
                 assert fix["matches"][0]["tile_id"] == f"t{seed}"
                 assert fix["matches"][0]["distance"] < 1e-5
             answered[fix["encoder"]] += 1
-            await asyncio.sleep(0.004 * seed)  # or all would ask at once, between two batches
+            await asyncio.sleep(
+                0.004 * seed
+            )  # else all clients would ask at once, between two batches
 
     transport = httpx.ASGITransport(app)
     async with (

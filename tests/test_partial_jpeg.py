@@ -1,4 +1,4 @@
-"""Rows that are not needed are not decoded, and nothing else changes."""
+"""Unneeded rows are not decoded, and no other row changes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ ROUGH = ROUGH.resize((1201, 599))
 @pytest.mark.parametrize("scale", [1, 2, 4, 8])
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("rows", [1, 200, 416])
-def test_the_rows_below_are_black_and_the_upper_rows_unchanged(scale, subsampling, rows):
+def test_lower_rows_are_black_and_upper_rows_unchanged(scale, subsampling, rows):
     data = encoded(ROUGH, "JPEG", subsampling=subsampling, restart_marker_rows=rows % 2)
     least = (599 // scale, 1201 // scale)
     whole = decode_image(data, min_size=least)
@@ -44,7 +44,7 @@ def test_files_without_rows_in_order_are_decoded_whole(data):
 
 
 @pytest.mark.parametrize("share", [0.45, 0.5, 0.55, 0.6])
-def test_a_marker_that_libjpeg_skips_is_skipped_here_as_well(share):
+def test_a_marker_that_libjpeg_skips_is_skipped(share):
     """An unknown marker, where libjpeg looks for the end of the file."""
     pixels = np.random.default_rng(1).integers(0, 256, (600, 400, 3), np.uint8)
     data = bytearray(encoded(Image.fromarray(pixels), "JPEG", restart_marker_rows=1))
