@@ -18,7 +18,7 @@ from model.jpeg_structure import MAX_SEGMENTS, JpegStructure
 log = logging.getLogger(__name__)
 
 MAX_BLOCKS = 64
-MAX_XMP_BYTES = 512 * 1024  # of a file; parsing takes up to 150 ms
+MAX_XMP_BYTES = 512 * 1024  # of a file; parsing takes up to 50 ms
 MAX_EXIF_BYTES = 256 * 1024
 _MAX_TEXT_BYTES = 3 * MAX_XMP_BYTES  # of a PNG; a raw profile has two digits and more a byte
 

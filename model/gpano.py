@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from xml.sax.handler import ContentHandler
-from xml.sax.xmlreader import AttributesImpl
-
-from defusedxml import sax
+from xml.parsers import expat
 
 log = logging.getLogger(__name__)
 
@@ -32,38 +29,47 @@ def read_gpano(packets: Iterable[bytes]) -> dict[str, str]:
     """
     fields: dict[str, str] = {}
     for packet in packets:
-        handler = _Handler()
         try:
-            sax.parseString(packet, handler, forbid_dtd=True)
-        except Exception as error:  # SAXParseException, DTDForbidden, whatever hostile XMP provokes
+            fields |= _fields_of(packet)
+        except Exception as error:  # ExpatError, ValueError, whatever hostile XMP provokes
             log.warning("the XMP metadata cannot be parsed and is ignored: %s", error)
-        else:
-            fields |= handler.fields
     return fields
 
 
-class _Handler(ContentHandler):
-    """Collects attributes and elements that GPano names. Keeps no tree: a tree takes 60 times."""
+def _fields_of(packet: bytes) -> dict[str, str]:
+    """Attributes and elements that GPano names. No tree is built: it would take 60 times as much.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.fields: dict[str, str] = {}
-        self._text: list[str] | None = None  # of the open element
+    A document type is refused, as defusedxml does, and with it every entity. defusedxml takes
+    twice as long.
+    """
+    fields: dict[str, str] = {}
+    text: list[str] | None = None  # of the open element, where GPano names it
 
-    def startElement(self, name: str, attrs: AttributesImpl) -> None:
-        self._text = [] if _local(name) in _FIELDS else None
-        for attribute, value in attrs.items():
-            if _local(attribute) in _FIELDS:
-                self.fields[_local(attribute)] = value.strip()
+    def start(element: str, attributes: dict[str, str]) -> None:
+        nonlocal text
+        text = [] if _local(element) in _FIELDS else None
+        for name, value in attributes.items():
+            if _local(name) in _FIELDS:
+                fields[_local(name)] = value.strip()
 
-    def characters(self, content: str) -> None:
-        if self._text is not None:
-            self._text.append(content)
+    def characters(content: str) -> None:
+        if text is not None:
+            text.append(content)
 
-    def endElement(self, name: str) -> None:
-        if self._text is not None:
-            self.fields[_local(name)] = "".join(self._text).strip()
-        self._text = None
+    def end(element: str) -> None:
+        nonlocal text
+        if text is not None:
+            fields[_local(element)] = "".join(text).strip()
+        text = None
+
+    def refuse(*_: object) -> None:
+        raise ValueError("it has a document type")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = characters, refuse
+    parser.Parse(packet, True)
+    return fields
 
 
 def _local(name: str) -> str:

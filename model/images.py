@@ -212,9 +212,10 @@ def _read_exif(blocks: Sequence[bytes]) -> Image.Exif:
         try:
             with without_warnings():
                 exif.load(block)
-                for tag in _DIRECTORIES if merged else ():
-                    _complete(exif.get_ifd(tag), merged.get_ifd(tag))
-                _complete(exif, merged)
+                if merged:
+                    for tag in _DIRECTORIES:
+                        _complete(exif.get_ifd(tag), merged.get_ifd(tag))
+                    _complete(exif, merged)
         except Exception as error:  # damaged EXIF raises whatever its parser meets
             log.warning("the EXIF metadata cannot be parsed and is ignored: %s", error)
         else:

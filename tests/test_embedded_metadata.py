@@ -1,5 +1,6 @@
 """EXIF and XMP in every place where ExifTool reads them, and what hostile files may cost."""
 
+import contextlib
 import hashlib
 import shutil
 import struct
@@ -8,12 +9,14 @@ import time
 import tracemalloc
 import zlib
 
+import numpy as np
 import pytest
 from hostile_images import GPANO, XMP
 from image_samples import NOISE, RED, chunk, encoded
 from PIL import Image
 
 from model.embedded_metadata import MAX_BLOCKS, MAX_EXIF_BYTES, MAX_XMP_BYTES, find_metadata
+from model.errors import SkyfixError
 from model.images import open_image
 from model.jpeg_structure import scan_jpeg
 from model.panorama_metadata import read_panorama
@@ -151,6 +154,17 @@ def test_exiftool_reads_the_same(place, tmp_path):
     ]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert answer.strip() == ("60" if place in PLACES else "")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_cut_and_damaged_metadata_raise_only_our_errors(place):
+    data = np.frombuffer(PLACES[place], np.uint8)
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = data[: random.integers(20, len(data))].copy()
+        damaged[random.integers(0, len(damaged), 3)] = random.integers(0, 256, 3)
+        with contextlib.suppress(SkyfixError):
+            read_panorama(damaged.tobytes())
 
 
 def test_two_exif_blocks_are_merged():
