@@ -22,7 +22,7 @@ from model.errors import SkyfixError
 from model.geo import Bounds, LatLon, bounds_around, metres_per_degree
 from model.images import Rgb
 from service.imagery.gridded_source import SampledSource
-from service.imagery.map_tiles import mercator_latitude
+from service.imagery.map_tile_levels import mercator_latitude
 from service.imagery.source import Cut, Ground, Source
 from service.imagery.tile_images import cut_of, reopen
 from service.index.catalogue import Catalogue, SourceRecord, TileUnknown

@@ -2,65 +2,165 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyproj
 import pytest
+from map_tile_samples import HALF_M, ORIGIN, Layout, colour, quadkey, tms, write_map_tiles
 from PIL import Image
 
-from model.geo import LatLon, offset, wrap_longitude
+from model.geo import offset, wrap_longitude
 from service.imagery.grid import GridError
 from service.imagery.map_tiles import MapTileSource
-from service.imagery.source import Cut, SourceError
-from service.imagery.source_kinds import open_source
+from service.imagery.reading import AS_STATED, Reading
+from service.imagery.source import Cut, Source, SourceError
+from service.imagery.source_kinds import open_again, open_source
 from service.index.catalogue import Catalogue
-from service.ingest import ingest
-
-TO_MERCATOR = pyproj.Transformer.from_crs(4326, 3857, always_xy=True)
-HALF_M = 20037508.342789244
-ORIGIN = LatLon(60.0, 179.9995)  # some cuts cross the dateline
-SCALE_M = 200.0  # colours run from 0 to 255 over this many metres
+from service.ingest import BadImages, NothingToIngest, ingest
 
 
-def colour(east_m: np.ndarray, north_m: np.ndarray) -> np.ndarray:
-    """uint8 (..., 3): the position of a pixel relative to ORIGIN, as a colour."""
-    ramps = [np.clip((m / SCALE_M + 0.5) * 255.0, 1, 255) for m in (east_m, north_m)]
-    return np.stack([*ramps, np.full_like(ramps[0], 128)], axis=-1).round().astype(np.uint8)
-
-
-def write_map_tiles(
-    folder: Path, levels: tuple[int, ...], reach: int = 1, suffix: str = "png"
-) -> Path:
-    """The map tiles around ORIGIN, coloured by position; on level 17, 256 pixels are 153 m."""
-    x0, y0 = TO_MERCATOR.transform(ORIGIN.longitude, ORIGIN.latitude)
-    for zoom in levels:
-        tiles, pixel = 2**zoom, 2 * HALF_M / 2**zoom / 256
-        column, line = int((x0 + HALF_M) / pixel) // 256, int((HALF_M - y0) / pixel) // 256
-        for x in range(column - reach, column + reach + 1):
-            for y in range(line - reach, line + reach + 1):
-                at = (np.arange(256) + 0.5) * pixel
-                east = (at + x * 256 * pixel - HALF_M - x0)[
-                    None, :
-                ] * 0.50126  # WGS84 at 60 degrees
-                north = (HALF_M - y * 256 * pixel - at - y0)[:, None] * 0.50042
-                picture = colour(*np.broadcast_arrays(east, north))
-                file = folder / f"{zoom}" / f"{x % tiles}" / f"{y}.{suffix}"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(file)
-    return folder
+def error_of(source: Source) -> int:
+    """The largest error of three tiles' colours; 1 is 0.8 m."""
+    errors = []
+    for east, north in ((0.0, 0.0), (35.0, -20.0), (-30.0, 25.0)):
+        picture = source.read(Cut("t", offset(ORIGIN, east, north), 32.0), 32)
+        steps = np.arange(32) - 15.5  # one pixel a metre
+        expected = colour(*np.meshgrid(east + steps, north - steps))
+        assert picture.valid == 1.0
+        errors.append(np.abs(picture.pixels.astype(int) - expected).max())
+    return int(max(errors))
 
 
 @pytest.mark.parametrize("level", [16, 18, 19])
 def test_pixels_lie_at_their_positions(tmp_path: Path, level: int) -> None:
-    source = MapTileSource(write_map_tiles(tmp_path / "map", (level,), reach=2))
-    for east, north in ((0.0, 0.0), (35.0, -20.0), (-30.0, 25.0)):
-        cut = Cut("t", offset(ORIGIN, east, north), 32.0)
-        picture = source.read(cut, 32)
-        steps = np.arange(32) - 15.5  # one pixel a metre
-        expected = colour(*np.meshgrid(east + steps, north - steps))
-        assert picture.valid == 1.0
-        assert np.abs(picture.pixels.astype(int) - expected).max() <= 1  # 1 is 0.8 m
+    assert error_of(MapTileSource(write_map_tiles(tmp_path / "map", (level,), reach=2))) <= 1
+
+
+def at_2x(zoom: int, column: int, row: int) -> str:
+    return f"{zoom}/{column}/{row}@2x"
+
+
+def below(zoom: int, column: int, row: int) -> str:
+    return f"export/tiles/{zoom}/{column}/{row}"
+
+
+def in_shards(zoom: int, column: int, row: int) -> str:
+    return f"{column % 7}/{quadkey(zoom, column, row)[1:]}"
+
+
+@pytest.mark.parametrize(
+    ("layout", "side", "suffix"),
+    [
+        (at_2x, 512, "png"),
+        (below, 256, "png"),
+        (quadkey, 256, "png"),
+        (in_shards, 256, "webp"),
+        (quadkey, 256, "jpeg"),
+    ],
+)
+def test_other_layouts_show_the_same_ground(
+    tmp_path: Path, layout: Layout, side: int, suffix: str
+) -> None:
+    folder = write_map_tiles(tmp_path / "map", (17, 18), 2, suffix, layout, side)
+    source = open_source(folder)
+    assert isinstance(source, MapTileSource)
+    assert error_of(source) <= (1 if suffix == "png" else 6)
+    again = open_again("xyz", folder, "map", source.signature(), AS_STATED)
+    assert again.signature() == source.signature()
+    assert error_of(again) == error_of(source)
+
+
+def test_the_signature_of_plain_map_tiles_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    folder = write_map_tiles(tmp_path / "map", (17, 18))
+    digest = hashlib.sha256()
+    for zoom in (17, 18):
+        files = (folder / str(zoom)).rglob("*.png")
+        for place, stat in sorted(((int(f.parent.name), int(f.stem)), f.stat()) for f in files):
+            digest.update(f"{zoom} {place} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    assert MapTileSource(folder).signature() == digest.hexdigest()
+
+
+BOUNDS = "179.99,59.99,-179.99,60.01"
+OF_GDAL2TILES = """<TileMap version="1.0.0"><SRS>EPSG:3857</SRS>
+<BoundingBox minx="{}" miny="{}" maxx="{}" maxy="{}"/><TileSets profile="mercator"/></TileMap>"""
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "given"),
+    [
+        ("metadata.json", json.dumps({"scheme": "tms"}), None),
+        ("metadata.json", json.dumps({"scheme": "xyz"}), "tms"),
+        ("metadata.json", json.dumps({"bounds": BOUNDS}), None),
+        ("tiles.json", json.dumps({"bounds": [179.9, 59.9, -179.9, 60.1]}), None),
+        ("tilemapresource.xml", OF_GDAL2TILES.format(179.9, 59.9, 180.1, 60.1), None),
+        ("tilemapresource.xml", OF_GDAL2TILES.format(59.9, 179.9, 60.1, 180.1), None),  # GDAL 1
+        ("tilemapresource.xml", OF_GDAL2TILES.format(2.00e7, 8.38e6, 2.01e7, 8.41e6), None),
+        ("note.txt", "", "tms"),
+    ],
+)
+def test_rows_from_the_south_show_the_same_ground(
+    tmp_path: Path, file: str, text: str, given: Any
+) -> None:
+    folder = write_map_tiles(tmp_path / "map", (17, 18), 2, layout=tms)
+    (folder / file).write_text(text)
+    source = open_source(folder, "map", reading=Reading(scheme=given))
+    plain = MapTileSource(write_map_tiles(tmp_path / "plain", (17, 18), 2), "map")
+    assert re.search(r"south \(tms\), as .*: the imagery lies around 60\.0", source.notes[1])
+    assert error_of(source) <= 1
+    assert list(source.cuts(32.0, 16.0)) == list(plain.cuts(32.0, 16.0))
+    (folder / file).unlink()  # the scheme of the ingest holds until the next
+    again = open_again("xyz", folder, "map", source.signature(), AS_STATED)
+    assert again.signature() == source.signature()
+    assert error_of(again) <= 1
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "reason"),
+    [
+        ({"scheme": "tms", "bounds": BOUNDS}, None, r"metadata.json says tms, but .*bounds 179.99"),
+        ({"bounds": BOUNDS}, "tms", r"--scheme says tms, but .*xyz puts the rows around 60\.0"),
+        ({"bounds": "59.99,179,60.01,180"}, None, r"tms puts the rows around -60\.0"),
+        ({"bounds": [10, 20, 11, 21]}, None, "state the right scheme with --scheme, or mend"),
+        ({"bounds": "everywhere"}, None, "bounds .*everywhere.*west, south, east, north"),
+        ({"scheme": "zyx"}, None, "scheme 'zyx': xyz or tms"),
+        ({"profile": "geodetic"}, None, r"'geodetic': Web Mercator .* is needed"),
+        ({"crs": "EPSG:4326"}, None, r"'EPSG:4326': Web Mercator"),
+    ],
+)
+def test_statements_that_contradict_are_refused(
+    tmp_path: Path, said: dict[str, Any], given: Any, reason: str
+) -> None:
+    folder = write_map_tiles(tmp_path / "map", (18,))
+    (folder / "metadata.json").write_text(json.dumps(said))
+    with pytest.raises(SourceError, match=reason):
+        open_source(folder, reading=Reading(scheme=given))
+
+
+def test_an_assumed_scheme_is_said_with_both_places(tmp_path: Path) -> None:
+    (_, note) = open_source(write_map_tiles(tmp_path / "map", (17, 18))).notes
+    assert "9 of level 17, 9 of level 18" in note
+    assert re.search(r"no file says otherwise.*-60\.0\d+, .*lies around 60\.0\d+, ", note)
+
+
+def test_map_tiles_of_another_projection_are_refused(tmp_path: Path) -> None:
+    folder = write_map_tiles(tmp_path / "map", (18,))
+    (folder / "tilemapresource.xml").write_text(
+        '<TileMap><SRS>EPSG:4326</SRS><TileSets profile="local"/></TileMap>'
+    )
+    with pytest.raises(SourceError, match="'local': Web Mercator"):
+        open_source(folder)
+    (folder / "tilemapresource.xml").write_text("<TileMap")
+    with pytest.raises(SourceError, match="cannot be read as XML"):
+        open_source(folder)
+    (folder / "tilemapresource.xml").unlink()
+    column = next((folder / "18").iterdir())
+    column.rename(column.with_name(str(2**18 + 5)))  # geodetic levels are twice as wide
+    with pytest.raises(SourceError, match=r"the number 262149, .*geodetic \(EPSG:4326\)"):
+        open_source(folder)
 
 
 def test_cuts_cover_the_deepest_level_across_the_dateline(tmp_path: Path) -> None:
@@ -75,20 +175,63 @@ def test_cuts_cover_the_deepest_level_across_the_dateline(tmp_path: Path) -> Non
     assert report.skipped_empty <= 4
 
 
+def repaint(folder: Path, *colour: int, alike: bool = False) -> None:
+    """Fills every map tile with a colour; no two files are alike, unless asked for."""
+    for number, file in enumerate(folder.rglob("*.png")):
+        picture = Image.new("RGBA", (256, 256), (*colour, 255)[:4])
+        if not alike:
+            picture.putpixel((number, 0), (*colour[:2], 200, *colour[3:])[:4])
+        picture.save(file)
+
+
 def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path: Path) -> None:
     folder = write_map_tiles(tmp_path / "map", (16, 18))
-    for file in (folder / "16").rglob("*.png"):
-        Image.new("RGB", (256, 256), (9, 9, 9)).save(file)
+    repaint(folder / "16", 9, 9, 9)
     source = MapTileSource(folder)
     cut = Cut("t", ORIGIN, 64.0)
     assert (source.read(cut, 32).pixels == 9).all()  # 2 m a pixel, level 16 has 1.2
     assert (source.read(cut, 128).pixels[..., 2] == 128).all()
-    for file in (folder / "16").rglob("*.png"):
-        file.unlink()
-        Image.new("RGBA", (256, 256), (9, 9, 9, 0)).save(file)
+    repaint(folder / "16", 9, 9, 9, 0)
     hole = MapTileSource(folder).read(cut, 32)
     assert (hole.pixels[..., 2] == 128).all()
     assert hole.valid == 1.0
+
+
+def test_a_coarser_level_shows_the_ground_that_finer_levels_leave_out(tmp_path: Path) -> None:
+    folder = write_map_tiles(tmp_path / "map", (17,), reach=2)
+    coarse = list(MapTileSource(folder, "map").cuts(32.0, 16.0))
+    write_map_tiles(folder, (19,), reach=0)
+    source = MapTileSource(folder, "map")
+    assert list(source.cuts(32.0, 16.0)) == coarse
+    assert error_of(source) <= 2  # partly from 1.2 m a pixel
+    only_fine = MapTileSource(write_map_tiles(tmp_path / "fine", (12, 19), reach=0), "map")
+    assert 0 < len(list(only_fine.cuts(32.0, 16.0))) < len(coarse) / 20  # 12 is too coarse
+
+
+def test_a_picture_that_stands_for_many_places_is_no_imagery(tmp_path: Path) -> None:
+    folder = write_map_tiles(tmp_path / "map", (17, 18), reach=2)
+    plain = MapTileSource(folder, "map")
+    repaint(folder / "18", 200, 60, 60, alike=True)  # "no imagery at this zoom"
+    source = open_source(folder, "map")
+    assert re.search(r"about 25 of level 18 are one picture, such as .*png", source.notes[-1])
+    again = open_again("xyz", folder, "map", source.signature(), AS_STATED)
+    for each in (source, again):
+        assert error_of(each) <= 2  # level 17's pixels
+    assert again.signature() == source.signature() != plain.signature()
+    repaint(folder / "17", 200, 60, 60, alike=True)
+    with Catalogue.of(tmp_path) as catalogue, pytest.raises(NothingToIngest):
+        ingest(catalogue, folder, size_m=64.0, stride_m=64.0)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"\x89PNG\r\n\x1a\n half"])
+def test_damaged_map_tiles_are_named_and_nothing_is_ingested(tmp_path: Path, data: bytes) -> None:
+    folder = write_map_tiles(tmp_path / "map", (18,))
+    file = sorted(folder.rglob("*.png"))[4]
+    file.write_bytes(data)
+    with Catalogue.of(tmp_path) as catalogue:
+        with pytest.raises((BadImages, SourceError), match=f"{file}.*copy it again, or delete it"):
+            ingest(catalogue, folder, size_m=32.0, stride_m=16.0)
+        assert list(catalogue.sources()) == []
 
 
 def test_missing_map_tiles_are_counted_as_empty(tmp_path: Path) -> None:
@@ -111,9 +254,6 @@ def test_unusable_map_tiles_are_refused_with_the_reason(tmp_path: Path) -> None:
     Image.new("RGB", (256, 128)).save(file)
     with pytest.raises(SourceError, match="256x128"):
         [MapTileSource(folder).read(Cut("t", ORIGIN, 900.0), 64) for _ in (1,)]
-    (folder / "tilemapresource.xml").touch()
-    with pytest.raises(SourceError, match="--xyz"):
-        open_source(folder)
 
 
 def test_a_damaged_map_tile_is_named(tmp_path: Path) -> None:

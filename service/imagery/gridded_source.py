@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -110,8 +111,12 @@ class SampledSource(Source):
 class GriddedSource(SampledSource):
     """A sampled source with an extent: its tiles lie at the grid points that it contains."""
 
-    extent: Extent
     area_m2: float  # about how much ground the imagery covers
+
+    @cached_property
+    def extent(self) -> Extent:
+        """The degrees that the imagery covers: set by the source, or found when asked for."""
+        raise NotImplementedError
 
     @abstractmethod
     def resolution_m(self) -> float:

@@ -1,6 +1,6 @@
 """A folder of aerial images with a CSV of their positions: each image is one tile.
 
-`tiles.csv` (or the folder's only CSV) has a header; the columns, in any order:
+`tiles.csv` (or the only CSV with its columns) has a header; the columns, in any order:
     id         the tile's own name, kept as it is
     latitude   or lat: of the image's centre, WGS84 degrees
     longitude  or lon, lng
@@ -123,11 +123,22 @@ def _decode(file: Path, side: int) -> Rgb:
         raise SourceError(f"{file.name}: {error}") from error
 
 
+def has_columns(file: Path) -> bool:
+    """Whether a CSV's header names the columns of tiles.csv."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            header = next(csv.reader(lines), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+    return set(COLUMNS) <= _plain(dict.fromkeys(header, "")).keys()
+
+
 def _find_csv(folder: Path) -> Path:
     named = folder / "tiles.csv"
     if named.is_file():
         return named
     found = sorted(folder.glob("*.csv"))
+    found = [file for file in found if has_columns(file)] or found
     if len(found) != 1:
         raise SourceError(
             f"{folder} holds {len(found)} CSV files and no tiles.csv: write one with the columns "

@@ -7,19 +7,18 @@ overlap, the finest shows; among equally fine sheets the first by name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from service.imagery.folder_contents import FolderContents
 from service.imagery.gridded_source import SampledSource
 from service.imagery.layer import Layer
 from service.imagery.raster import RasterSource
 from service.imagery.reading import AS_STATED, Reading
 from service.imagery.signature import ValueRange, range_to_show, signature
 from service.imagery.source import Cut, Ground, source_name
-
-SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2")
 
 
 class MosaicSource(SampledSource):
@@ -33,13 +32,18 @@ class MosaicSource(SampledSource):
         name: str | None = None,
         former: str = "",
         reading: Reading = AS_STATED,
+        files: Sequence[Path] | None = None,
     ) -> None:
-        """Opens and checks every sheet; see RasterSource."""
+        """Opens and checks every sheet; see RasterSource.
+
+        Args:
+            files: the sheets; None: all rasters in the folder and below.
+        """
         self.path = path
         self.name = source_name(path, name)
         self._sheets: list[RasterSource] = []
         try:
-            for file in sheets_in(path):
+            for file in files or FolderContents(path).rasters:
                 self._sheets.append(RasterSource(file, self.name, reading=reading))
             self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
             self._value_range = self._shared_range(former)
@@ -101,8 +105,3 @@ class MosaicSource(SampledSource):
             if sheet.reaches(ground):
                 layer = layer.over(sheet.sample(ground, shape))
         return layer
-
-
-def sheets_in(folder: Path) -> list[Path]:
-    """The rasters directly in a folder, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

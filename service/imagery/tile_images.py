@@ -20,7 +20,7 @@ from service.imagery.grid import GridPlace
 from service.imagery.gridded_source import runs
 from service.imagery.reading import Reading
 from service.imagery.source import Cut, Source, SourceError, SourceMissing
-from service.imagery.source_kinds import open_source
+from service.imagery.source_kinds import open_again
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
 MAX_READERS = 8  # threads; more would wait for the interpreter's lock
@@ -51,7 +51,8 @@ def reopen(record: SourceRecord) -> Source:
     """
     try:
         reading = Reading.stored(record.reading)
-        return open_source(Path(record.path), record.name, record.signature, reading)
+        where = Path(record.path)
+        return open_again(record.kind, where, record.name, record.signature, reading)
     except SourceMissing as error:
         remedy = "put it back, or ingest it from where it is now under the same name"
         raise SourceMissing(
