@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,12 @@ def cuda() -> str:
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     return "cuda"
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """Another number of torch's threads than a search or a core takes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)

@@ -54,14 +54,6 @@ def test_a_single_slice_gets_half_the_cores_but_at_most_eight(cores, count, thre
     assert seen == {threads}
 
 
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("three_threads")
 def test_later_threads_see_torch_s_own_number_of_threads():
     CorePool(2).run(lambda part: None, 8, 64)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
+import torch
 from index_samples import brute_force, flat_file, random_units, write_version
 from numpy.typing import NDArray
 
@@ -95,17 +96,32 @@ def test_a_search_among_some_rows_is_exact(
     assert (rows != allowed[nearest]).sum() <= 2
 
 
-def test_a_search_takes_one_thread_of_the_caller_s_own(index: TileIndex) -> None:
+@pytest.mark.usefixtures("three_threads")
+def test_a_search_takes_one_thread(tmp_path: Path) -> None:
     threads = []
 
-    def search() -> None:
-        index.search(index.vectors[:1], 1)
-        threads.append(faiss.omp_get_max_threads())
+    class Watched(faiss.IndexFlatIP):
+        def search(self, *arguments: Any, **options: Any) -> Any:
+            threads.append(faiss.omp_get_max_threads())
+            return super().search(*arguments, **options)
 
-    caller = threading.Thread(target=search)
-    caller.start()
-    caller.join()
-    assert threads == [1]
+    vectors = random_units(9, 8, seed=0)
+    watched = Watched(8)
+    watched.add(vectors)
+    opened = Flat(tmp_path, vectors, watched)
+    opened.nearest(vectors[:1], 1)
+    opened.nearest_among(vectors[:1], 1, np.arange(5))
+    assert threads == [1, 1]
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_search_leaves_torch_its_threads(index: TileIndex) -> None:
+    """torch was imported first: FAISS then runs on torch's OpenMP."""
+    before = faiss.omp_get_max_threads()
+    for allowed in (None, np.arange(COUNT) % 7 == 0):
+        for queries in (1, 5):
+            index.search(index.vectors[:queries], 3, allowed)
+            assert (torch.get_num_threads(), faiss.omp_get_max_threads()) == (3, before)
 
 
 def test_nearly_all_of_the_true_ten_are_found(index: TileIndex) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ Rows = NDArray[np.int64]  # (Q, K)
 
 BLOCK = 16_384  # vectors copied into memory together: 32 MiB at D = 512
 BATCH = 3  # queries from which matrix products are faster than one query after the other
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let FAISS use one thread; then restore the number, because torch may share FAISS's OpenMP."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 class Flat:
@@ -87,12 +99,13 @@ class Flat:
             os.posix_fallocate(file.fileno(), 0, len(header) + 4 * count * dimension)
         return _mapped(path, (count, dimension), "r+")
 
+    @one_thread()
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """Largest inner products (Q, min(k, N)) and their rows, best first."""
-        faiss.omp_set_num_threads(1)
         products, rows = self.index.search(queries, min(k, self.index.ntotal))
         return products, rows
 
+    @one_thread()
     def nearest_among(
         self, queries: Vectors, k: int, allowed: NDArray[np.int64]
     ) -> tuple[Vectors, Rows]:
@@ -104,7 +117,6 @@ class Flat:
         k = min(k, len(allowed))
         if k == 0:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        faiss.omp_set_num_threads(1)
         if len(queries) < BATCH:
             chosen = faiss.IDSelectorArray(allowed)
             selected = faiss.SearchParameters(sel=chosen)  # type: ignore[call-arg]
@@ -121,6 +133,7 @@ class Flat:
         best.finalize()
         return best.D, best.I
 
+    @one_thread()
     def products(self, queries: Vectors, rows: Rows) -> Vectors:
         """Inner products, (Q, K), of each query with its own rows, (Q, K); -inf for row -1."""
         products = np.empty(rows.shape, np.float32)

@@ -14,7 +14,7 @@ import numpy as np
 
 from model.atomic_write import write_atomically
 from service.index.faiss_library import faiss
-from service.index.flat import Flat, Rows, Vectors, blocks, no_index
+from service.index.flat import Flat, Rows, Vectors, blocks, no_index, one_thread
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,6 @@ TUNED_RECALL = 0.995  # aimed at
 TUNING_QUERIES = 256
 TUNING_DISTANCE = 0.5  # squared, between a query and the tile it shows: like a street's
 SEED = 1234
-ALL_THREADS: int = faiss.omp_get_max_threads()  # for training; a search sets one
 
 
 class IvfPq:
@@ -42,9 +41,9 @@ class IvfPq:
         except RuntimeError as error:
             raise no_index(path, str(error)) from error
 
+    @one_thread()
     def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
         """See Engine; on one thread, as Flat."""
-        faiss.omp_set_num_threads(1)
         products, rows = self._index.search(queries, min(k, self._index.ntotal))
         return products, rows
 
@@ -65,7 +64,6 @@ class IvfPq:
         random = np.random.default_rng(SEED)
         wanted = max(FEWEST, lists * TRAINING_PER_LIST)
         sample = np.sort(random.choice(count, min(count, wanted), replace=False))
-        faiss.omp_set_num_threads(ALL_THREADS)
         index.train(flat.vectors[sample])
         for _, block in blocks(flat.vectors):
             index.add(block)
