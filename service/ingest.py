@@ -20,6 +20,7 @@ from model.images import Rgb
 from service.imagery.grid import GridError
 from service.imagery.gridded_source import runs
 from service.imagery.reading import AS_STATED, Reading
+from service.imagery.signature import values_kept
 from service.imagery.source import Source, SourceError, source_name
 from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
@@ -30,6 +31,12 @@ HASH_PIXELS = 128  # a tile's content is hashed at this side: 0.5 m a pixel for 
 MIN_VALID = 0.5  # share of a tile that imagery must cover; other tiles are skipped and counted
 STRIDE_SHARE = 0.25  # of the tile size: any position is within 0.18 sizes of a tile's centre
 MAX_BAD_TILES_NAMED = 5
+MAX_DOUBTS = 5  # a line each
+# A blank tile is black or white without contrast: a fill value, or values that were stretched to
+# show one. Of deserts and seas some tiles are blank, of useful imagery never all.
+BLANK_MARGIN = 16.0  # grey levels from black or white within which a blank tile's mean lies
+BLANK_SPREAD = 3.0  # grey levels below which the standard deviation of each colour lies
+ALL_BLANK = 0.95  # share of blank tiles from which on imagery is refused
 
 Progress = Callable[[int, int], None]  # tiles done, tiles expected in all
 
@@ -91,10 +98,11 @@ def ingest(
     former = next((record for record in catalogue.sources() if record.name == name), None)
     reading = reading.over(Reading.stored(former.reading if former else ""))
     counts: Counter[str] = Counter()
-    signature = former.signature if former else ""
+    signature = values_kept(former.signature) if former else ""
     with closing(open_source(path, name, signature, reading)) as source:
         for note in source.notes:
             say(note)
+        _warn_of_doubts(source.doubts())
         record = SourceRecord(
             name=name,
             kind=source.kind,
@@ -183,9 +191,11 @@ def _tiles(
         for cut, (pixels, valid) in zip(run, images, strict=True):
             counts["kept" if valid >= MIN_VALID else "skipped"] += 1
             if valid >= MIN_VALID:
+                counts["blank"] += is_blank(pixels)
                 sha256 = content_hash(pixels)
                 yield Tile(cut.tile_id, source.name, *cut.centre, cut.size_m, sha256)
-        progress(counts.total(), max(expected, counts.total()))
+        done = counts["kept"] + counts["skipped"]
+        progress(done, max(expected, done))
     if bad:
         raise BadImages(
             f"{len(bad)} tiles of {source.path} cannot be read, nothing was changed: "
@@ -196,11 +206,37 @@ def _tiles(
             f"{source.path} gives no tile: imagery covers less than {MIN_VALID:.0%} of each of "
             f"the {counts['skipped']} that were cut: use smaller tiles or other imagery"
         )
+    if counts["blank"]:
+        _check_blank(counts, source)
+
+
+def _check_blank(counts: Counter[str], source: Source) -> None:
+    remedy = (
+        "--nodata says which value stands for no imagery, --bands which bands hold the colours; "
+        "gdal_translate -scale brightens"
+    )
+    found = f"{counts['blank']} of {counts['kept']} tiles are black or white without contrast"
+    if counts["blank"] >= ALL_BLANK * counts["kept"]:
+        raise NothingToIngest(f"{source.path}: {found}, nothing was changed: {remedy}")
+    log.warning("source %s: %s: %s", source.name, found, remedy)
+
+
+def is_blank(image: Rgb) -> bool:
+    """Whether a tile is black or white without contrast."""
+    near_grey = BLANK_MARGIN <= image.mean() <= 255.0 - BLANK_MARGIN
+    return not near_grey and bool(image.std(axis=(0, 1)).max() < BLANK_SPREAD)
 
 
 def content_hash(image: Rgb) -> bytes:
     """SHA-256 of a tile's image, cut at HASH_PIXELS."""
     return hashlib.sha256(image.tobytes()).digest()
+
+
+def _warn_of_doubts(doubts: list[str]) -> None:
+    for doubt in doubts[:MAX_DOUBTS]:
+        log.warning("%s", doubt)
+    if len(doubts) > MAX_DOUBTS:
+        log.warning("%d more rasters are doubtful in the same way", len(doubts) - MAX_DOUBTS)
 
 
 def _warn_of_changes(former: SourceRecord | None, record: SourceRecord) -> None:

@@ -74,5 +74,8 @@ def test_a_palette_keeps_its_colours(tmp_path: Path) -> None:
         raster.write_colormap(
             1, dict.fromkeys(range(256), (0, 255, 0)) | {0: (250, 0, 0), 200: (0, 0, 250)}
         )
-    with rasterio.open(path) as raster, control_points.warped(raster, path) as warped:
+    with (
+        rasterio.open(path) as raster,
+        control_points.warped(raster, path, raster.gcps[1], None) as warped,
+    ):
         assert set(np.unique(warped.read(1))) == {0, 200}

@@ -76,7 +76,11 @@ def _sources(arguments: argparse.Namespace, settings: Settings) -> None:
         counts = catalogue.tiles_by_source()
         for source in catalogue.sources():
             credit = ", ".join(filter(None, (source.licence, source.attribution))) or "no licence"
-            print(f"{source.name}: {counts.get(source.name, 0)} tiles of {source.path} ({credit})")
+            read = f", read as {source.reading}" if source.reading else ""
+            print(
+                f"{source.name}: {counts.get(source.name, 0)} tiles of {source.path} "
+                f"({credit}{read})"
+            )
 
 
 @command(arg("source", help="Name of the source, as `skyfix sources` lists it."))

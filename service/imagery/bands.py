@@ -1,21 +1,36 @@
-"""Which bands of a raster are red, green and blue, and how their values become uint8."""
+"""How a raster's values become RGB.
+
+GDAL averages the pixels of a window where each of them is imagery. Elsewhere they are averaged here
+by their weights: for GDAL a pixel counts or does not.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from PIL import Image, ImageCms
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.windows import Window
 
 from model.images import Rgb
+from service.imagery.colour_bands import colour_bands
+from service.imagery.cover import Cover, Shape, Values, Weight, lattice
+from service.imagery.raster_file import CIELAB, ICCLAB, MIN_IS_WHITE, RasterFile
+from service.imagery.reading import Reading
 from service.imagery.signature import ValueRange
 from service.imagery.source import SourceError
 
 # Values are sampled in a lattice of small windows: an edit touches no larger share of many small
 # windows than of the raster.
 SAMPLE_SIDE = 16  # windows along each side
-SAMPLE_PIXELS = 16  # along each side of a window
+FINER = 4  # GDAL may average pixels to a quarter of those asked for, before they are weighed
+PIECE = 1 << 22  # pixels weighed at once
+
+Mask = NDArray[np.uint8]  # (h, w), how much of a pixel is imagery, 0 to 255
 
 
 class Bands:
@@ -24,69 +39,140 @@ class Bands:
     deep: whether values are not bytes, so that they need a ValueRange.
     """
 
-    def __init__(self, raster: rasterio.DatasetReader) -> None:
+    def __init__(self, file: RasterFile, reading: Reading) -> None:
         """Reads no pixels.
 
         Raises:
-            SourceError: no band, or complex values.
+            SourceError: no band, complex values, colours or a nodata value that cannot be.
         """
-        if raster.count == 0 or any("complex" in dtype for dtype in raster.dtypes):
-            raise SourceError(f"{raster.name}: bands {raster.dtypes} are no image")
-        self._raster = raster
-        self._indexes = _rgb_indexes(raster.colorinterp)  # 1-based: one (grey or palette) or three
-        self._masked = any(MaskFlags.all_valid not in flags for flags in raster.mask_flag_enums)
-        self._palette = None
-        if raster.colorinterp[0] == ColorInterp.palette:
-            colours = raster.colormap(1)
-            table = [colours.get(value, (0, 0, 0))[:3] for value in range(256)]
-            self._palette = np.array(table, np.uint8)
-        wide = any(raster.dtypes[index - 1] != "uint8" for index in self._indexes)
-        self.deep = wide and self._palette is None
+        self._file, self._raster = file, file.raster
+        if self._raster.count == 0:
+            raise SourceError(f"{file.name} holds no image")
+        self.colours = colour_bands(self._raster, file.name, reading.bands)
+        self._numbers = list(self.colours.numbers)  # one (grey or palette) or three
+        self._dtype = self._type()
+        is_palette = self._raster.colorinterp[self._numbers[0] - 1] == ColorInterp.palette
+        self._palette = self._colour_table() if is_palette else None
+        bits = self._raster.tags(self._numbers[0], ns="IMAGE_STRUCTURE").get("NBITS", "8")
+        self.deep = not is_palette and (self._dtype != np.uint8 or int(bits) < 8)
+        self.cover = Cover(file, self._numbers, self._dtype, reading.nodata)
 
-    def samples(self) -> NDArray[np.generic]:
-        """Valid values from a lattice of windows: bounded work for any raster."""
-        raster, samples = self._raster, []
-        for row, column in np.ndindex(SAMPLE_SIDE, SAMPLE_SIDE):
-            window = Window(
-                raster.width * column // SAMPLE_SIDE,
-                raster.height * row // SAMPLE_SIDE,
-                min(SAMPLE_PIXELS, -(-raster.width // SAMPLE_SIDE)),
-                min(SAMPLE_PIXELS, -(-raster.height // SAMPLE_SIDE)),
+    def _type(self) -> np.dtype[Any]:
+        types = {self._raster.dtypes[number - 1] for number in self._numbers}
+        is_lab = self._file.photometric in (CIELAB, ICCLAB)
+        if len(types) > 1 or "complex" in str(types):
+            raise SourceError(
+                f"{self._file.name}: bands of {', '.join(sorted(types))} are no image"
             )
-            values = raster.read(self._indexes, window=window)
-            valid = raster.dataset_mask(window=window) > 0
-            samples.append(values[:, valid & np.isfinite(values).all(axis=0)].ravel())
+        if ColorInterp.cyan in self._raster.colorinterp or (is_lab and types != {"uint8"}):
+            raise SourceError(
+                f"{self._file.name}: CMYK or CIELab of more than 8 bits: convert it to RGB"
+            )
+        dtype: np.dtype[Any] = np.dtype(types.pop())
+        return dtype
+
+    def _colour_table(self) -> NDArray[np.uint8]:
+        """(N, 4), RGBA of each value."""
+        colours = self._raster.colormap(self._numbers[0])
+        return np.array([colours.get(i, (0, 0, 0, 0)) for i in range(max(colours) + 1)], np.uint8)
+
+    def samples(self) -> Values:
+        """(N, 3) valid values from a lattice of windows: bounded work for any raster."""
+        samples = []
+        for window in lattice(self._raster.shape, SAMPLE_SIDE):
+            values = self._raster.read(self._numbers, window=window)
+            shown = values[:, self.cover.weight(values, window, ()) > 0.0].T
+            samples.append(np.broadcast_to(shown, (len(shown), 3)))
         return np.concatenate(samples)
 
     def read(
-        self, window: Window, shape: tuple[int, int], value_range: ValueRange | None
-    ) -> tuple[Rgb, NDArray[np.uint8] | None]:
-        """RGB (h, w, 3) of a window averaged down to `shape`, and its mask (0 or 255) if any.
+        self, window: Window, shape: Shape, value_range: ValueRange | None
+    ) -> tuple[Rgb, Mask | None]:
+        """RGB (h, w, 3) of a window averaged down to `shape`; no mask where nothing is hidden."""
+        fills = value_range.fills if value_range else ()
+        if self._palette is None and not fills and self.cover.is_whole(window, shape):
+            rgb = self._rgb(self._averaged(window, shape), value_range)
+            return rgb, None if self.cover.is_plain else np.full(shape, 255, np.uint8)
+        rows = max(1, PIECE * shape[0] // (window.width * window.height))
+        pieces = [
+            self._weighed(part, (count, shape[1]), value_range)
+            for part, count in _slices(window, shape[0], rows)
+        ]
+        rgb, mask = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        return rgb, mask if mask.min() < 255 or self.cover.is_declared else None
 
-        A palette's entries cannot be averaged: the nearest pixel is taken.
-        """
-        how = Resampling.nearest if self._palette is not None else Resampling.average
-        values = self._raster.read(
-            self._indexes, window=window, out_shape=(len(self._indexes), *shape), resampling=how
+    def _averaged(self, window: Window, shape: Shape) -> Values:
+        out_shape, average = (len(self._numbers), *shape), Resampling.average
+        values: Values = self._raster.read(
+            self._numbers, window=window, out_shape=out_shape, resampling=average
         )
-        mask = None
-        if self._masked:
-            mask = self._raster.dataset_mask(
-                window=window, out_shape=shape, resampling=Resampling.nearest
-            )
+        return values
+
+    def _weighed(
+        self, window: Window, shape: Shape, value_range: ValueRange | None
+    ) -> tuple[Rgb, Mask]:
+        """Colours averaged by their weights."""
+        fills = value_range.fills if value_range else ()
+        size = whole = (window.height, window.width)
+        is_exact = bool(fills) or self._palette is not None or self._file.premultiplied
+        if self.cover.is_gdals and not is_exact:
+            size = min(whole[0], FINER * shape[0]), min(whole[1], FINER * shape[1])
+        values = self._averaged(window, size)
+        weight = self.cover.weight(values, window, fills)
         if self._palette is not None:
-            return self._palette[values[0]], mask
+            weight *= self._looked_up(values[0])[..., 3] / np.float32(255.0)
+        if self._file.premultiplied:
+            values = values / np.maximum(weight, 1e-6)
+        return _reduced(self._rgb(values, value_range), weight, shape)
+
+    def _looked_up(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        assert self._palette is not None
+        colours: NDArray[np.uint8] = self._palette[np.minimum(values, len(self._palette) - 1)]
+        return colours
+
+    def _rgb(self, values: Values, value_range: ValueRange | None) -> Rgb:
+        """(bands, h, w) to (h, w, 3)."""
+        if self._palette is not None:
+            return self._looked_up(values[0])[..., :3]
         if value_range is not None:
-            low, high = value_range
-            scaled = (values.astype(np.float32) - low) * (255.0 / (high - low))
-            values = np.nan_to_num(scaled).clip(0.0, 255.0).round().astype(np.uint8)
-        rgb = np.broadcast_to(np.moveaxis(values, 0, -1), (*shape, 3))
-        return np.ascontiguousarray(rgb), mask
+            low, high, _ = value_range
+            values = (values.astype(np.float32).clip(low, high) - low) * (255.0 / (high - low))
+        if values.dtype != np.uint8:
+            values = np.nan_to_num(values).clip(0.0, 255.0).round().astype(np.uint8)
+        rgb = np.broadcast_to(np.moveaxis(values, 0, -1), (*values.shape[1:], 3))
+        if self._file.photometric in (CIELAB, ICCLAB):
+            return _srgb(rgb, self._file.photometric == CIELAB)
+        return np.ascontiguousarray(~rgb if self._file.photometric == MIN_IS_WHITE else rgb)
 
 
-def _rgb_indexes(interpretation: tuple[ColorInterp, ...]) -> list[int]:
-    wanted = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if set(wanted) <= set(interpretation):
-        return [interpretation.index(colour) + 1 for colour in wanted]
-    coloured = [i for i, colour in enumerate(interpretation, 1) if colour != ColorInterp.alpha]
-    return coloured[:3] if len(coloured) >= 3 else (coloured or [1])[:1]
+def _slices(window: Window, height: int, rows: int) -> Iterator[tuple[Window, int]]:
+    """The parts of a window that are averaged to `rows` of `height` rows, and their rows."""
+    for first in range(0, height, rows):
+        end = min(first + rows, height)
+        top, bottom = (round(row * window.height / height) for row in (first, end))
+        yield Window(window.col_off, window.row_off + top, window.width, bottom - top), end - first
+
+
+def _reduced(rgb: Rgb, weight: Weight, shape: Shape) -> tuple[Rgb, Mask]:
+    def mean(pixels: NDArray[Any]) -> NDArray[Any]:
+        return np.array(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BOX))
+
+    if weight.min() >= 1.0:
+        return mean(rgb), np.full(shape, 255, np.uint8)
+    share = mean(weight)
+    light = np.stack([mean(rgb[..., band] * weight) for band in range(3)], axis=-1)
+    colours = light / np.maximum(share, 1e-6)[..., None]
+    return colours.round().clip(0.0, 255.0).astype(np.uint8), (255.0 * share).round().astype("u1")
+
+
+@cache
+def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+
+
+def _srgb(lab: NDArray[np.uint8], is_signed: bool) -> Rgb:
+    """CIELab of white D50; a and b are signed, or begin at -128 as Pillow's do."""
+    flipped = np.bitwise_xor(lab, np.array([0, 0x80, 0x80], np.uint8)) if is_signed else lab
+    bands = [Image.fromarray(np.ascontiguousarray(flipped[..., band])) for band in range(3)]
+    return np.array(ImageCms.applyTransform(Image.merge("LAB", bands), _lab_to_srgb()))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from rasterio import DatasetReader
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.transform import GCPTransformer
@@ -28,20 +29,25 @@ MAX_MISFIT = 0.5  # pixels
 MOST_BENT = 1000  # points: a spline's set-up grows with the cube of their number
 
 
-def warped(raster: DatasetReader, path: Path) -> WarpedVRT:
+def warped(raster: DatasetReader, path: Path, crs: CRS, nodata: float | None) -> WarpedVRT:
     """The raster in its points' CRS, north up, with an alpha band.
+
+    Args:
+        nodata: the value that stands for no imagery; None: as the raster says.
 
     Raises:
         SourceError: no map goes through the points, for example where all lie on one line.
     """
-    _, crs = raster.gcps
     try:
         bent = {"METHOD": "GCP_TPS"} if _is_bent(raster) else {}
         mixed = raster.colorinterp[0] != ColorInterp.palette  # a palette's numbers have no mean
         how = Resampling.bilinear if mixed else Resampling.nearest
-        return WarpedVRT(raster, src_crs=crs, crs=crs, add_alpha=True, resampling=how, **bent)
+        stated = {} if nodata is None else {"src_nodata": nodata}
+        lacks_alpha = ColorInterp.alpha not in raster.colorinterp
+        return WarpedVRT(
+            raster, src_crs=crs, crs=crs, add_alpha=lacks_alpha, resampling=how, **stated, **bent
+        )
     except (RasterioError, CPLE_BaseError, ValueError) as error:
-        raster.close()
         raise SourceError(
             f"{path.name}: its ground control points do not place it: {error}: correct them, for "
             "example with gdal_edit.py -gcp"

@@ -5,15 +5,34 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio._err import CPLE_AppDefinedError
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.warp import transform
+
+from service.imagery.reading import ReadingError
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]  # x, y
 
 WGS84 = CRS.from_epsg(4326)
 WRAP_STEP = 15.0  # degrees between the points that `wrap_width` compares
+
+
+def parse_crs(text: str) -> CRS:
+    """The CRS that a user names.
+
+    Raises:
+        ReadingError: PROJ knows no such CRS.
+    """
+    try:
+        with rasterio.Env():  # without, PROJ's errors go to the terminal
+            return CRS.from_user_input(f"EPSG:{text}" if text.isdecimal() else text)
+    except CRSError as error:
+        raise ReadingError(
+            f"the CRS {text!r} is not known: give a code such as EPSG:32633, or WKT"
+        ) from error
 
 
 def project(source: CRS, target: CRS, xs: list[float], ys: list[float]) -> Pair:

@@ -7,7 +7,7 @@ with (0, 0) in the north-west and (1, 0) in the north-east, to (column, row).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from rasterio.windows import Window
 from model.images import Rgb
 from service.imagery.source import TileImage
 
+T = TypeVar("T", np.uint8, np.float32)
 Points = NDArray[np.float64]  # (N, 2): columns, rows; the first pixel spans 0 to 1
 
 MAX_RESIDUAL = 1.25  # source pixels per sample; beyond, bilinear sampling would alias
@@ -86,20 +87,22 @@ class Layer(NamedTuple):
         """Bilinear samples of the ground in an image (h, w, 3).
 
         Args:
-            mask: (h, w), 255 where there is imagery, else 0; None: everywhere.
+            mask: (h, w), how much of each pixel is imagery, 0 to 255; None: all of every pixel.
         """
         size, at = rgb.shape[1::-1], corners_of(ground)
-        if mask is not None:
-            rgb = rgb * (mask > 0)[..., None]
-        light = _sample(rgb, ground, shape)
         weight = np.ones(shape, np.float32)
-        if mask is not None or not ((at >= 0.0) & (at <= size)).all():
-            imagery = np.full(rgb.shape[:2], 255, np.uint8) if mask is None else mask
-            weight = _sample(imagery, ground, shape).astype(np.float32) / 255.0
+        if mask is not None and mask.min() < 255:
+            share = mask.astype(np.float32) / np.float32(255.0)
+            bands = [_sample(rgb[..., band] * share, ground, shape) for band in range(3)]
+            light, weight = np.stack(bands, axis=-1), _sample(share, ground, shape)
+        else:
+            light = _sample(rgb, ground, shape)
+            if not ((at >= 0.0) & (at <= size)).all():
+                whole = np.full(rgb.shape[:2], 255, np.uint8)
+                weight = _sample(whole, ground, shape).astype(np.float32) / 255.0
         # Without a declared mask, a collar without imagery is exactly black. Such pixels are
         # counted but left, since shadows may be as black.
-        seen = weight if mask is not None else light[..., 0] | light[..., 1] | light[..., 2]
-        return cls(light, weight, seen > 0)
+        return cls(light, weight, weight > 0.0 if mask is not None else light.max(axis=-1) > 0)
 
     def columns(self, left: int, width: int) -> Layer:
         """The columns of pixels from `left` on, at full height."""
@@ -130,7 +133,7 @@ class Layer(NamedTuple):
         return TileImage(colours.round().clip(0.0, 255.0).astype(np.uint8), valid)
 
 
-def _sample(image: NDArray[np.uint8], ground: Affine, shape: tuple[int, int]) -> NDArray[np.uint8]:
+def _sample(image: NDArray[T], ground: Affine, shape: tuple[int, int]) -> NDArray[T]:
     """(h, w[, 3]) to (*shape[, 3]), bilinear; pixel centres at +0.5, zero outside."""
     finer = max(1, math.ceil(float(pixels_per_sample(ground, shape).max()) / MAX_RESIDUAL))
     height, width = shape[0] * finer, shape[1] * finer

@@ -7,6 +7,7 @@ overlap, the finest shows; among equally fine sheets the first by name.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,10 +47,12 @@ class MosaicSource(SampledSource):
             for file in files or FolderContents(path).rasters:
                 self._sheets.append(RasterSource(file, self.name, reading=reading))
             self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
-            self._value_range = self._shared_range(former)
+            self._value_range = self._shared_range(former, reading.nodata is None)
         except BaseException:
             self.close()
             raise
+        found = Counter(note for sheet in self._sheets for note in sheet.notes)
+        self.notes = [f"{count} rasters: {note}" for note, count in found.items()]
         self.licence = "; ".join(sorted({s.licence for s in self._sheets if s.licence}))
         self.attribution = "; ".join(sorted({s.attribution for s in self._sheets if s.attribution}))
 
@@ -57,7 +60,7 @@ class MosaicSource(SampledSource):
         for sheet in self._sheets:
             sheet.close()
 
-    def _shared_range(self, former: str) -> ValueRange | None:
+    def _shared_range(self, former: str, find_fills: bool) -> ValueRange | None:
         """One range for all sheets, lest neighbours show the same value in different colours.
 
         So imagery in other units, such as reflectances beside counts, belongs in another folder.
@@ -70,6 +73,7 @@ class MosaicSource(SampledSource):
             former,
             self._stamp(),
             lambda: np.concatenate([sheet.samples() for sheet in deep]),
+            find_fills,
         )
         for sheet in deep:
             sheet.value_range = shared
@@ -78,6 +82,9 @@ class MosaicSource(SampledSource):
     def signature(self) -> str:
         """A digest of the sheets' names and stamps, and the range of their values."""
         return signature(self._stamp(), self._value_range)
+
+    def doubts(self) -> list[str]:
+        return [doubt for sheet in self._sheets for doubt in sheet.doubts()]
 
     def _stamp(self) -> str:
         parts = sorted(f"{sheet.path.name} {sheet.stamp()}" for sheet in self._sheets)

@@ -9,8 +9,8 @@ nothing of catalogues and encoders.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, reduce
 from pathlib import Path
 
@@ -19,15 +19,16 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio._err import CPLE_NotSupportedError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 
 from model.geo import LatLon, offset
-from service.imagery import control_points
 from service.imagery.bands import Bands
 from service.imagery.crs import WGS84, crs_name, project, wrap_width
+from service.imagery.gdal_log import about
 from service.imagery.grid import Extent
 from service.imagery.gridded_source import GriddedSource
 from service.imagery.layer import Layer, Points, map_to, pixels_per_sample, window_of
+from service.imagery.raster_file import crs_files, open_raster, reason
 from service.imagery.reading import AS_STATED, Reading
 from service.imagery.signature import ValueRange, range_to_show, signature, stamp
 from service.imagery.source import Ground, SourceError, source_name
@@ -64,12 +65,13 @@ class RasterSource(GriddedSource):
         self.name = source_name(path, name)
         self._former = former
         self._reading = reading
-        self._raster = _open(path)
+        self._file = open_raster(path, reading)
+        self._raster, self._crs = self._file.raster, self._file.crs
         try:
-            self.bands = Bands(self._raster)
+            self.bands = Bands(self._file, reading)
             self._size = self._raster.width, self._raster.height
             self._to_pixel = ~self._raster.transform
-            self._wrap = wrap_width(self._raster.crs)
+            self._wrap = wrap_width(self._crs)
             self._wrap_pixels = self._wrap * np.array([self._to_pixel.a, self._to_pixel.d])
             self.extent = self._find_extent()
             self._pixel_m = self._pixel_size_m(self.extent.middle)
@@ -77,13 +79,14 @@ class RasterSource(GriddedSource):
         except CPLE_NotSupportedError as error:
             self.close()
             raise SourceError(
-                f"{path.name}: its CRS, {crs_name(self._raster.crs)}, does not say where on Earth "
+                f"{path.name}: its CRS, {crs_name(self._crs)}, does not say where on Earth "
                 "it lies (a building site's does not, nor another planet's): assign one that does, "
                 "for example with gdal_edit.py -a_srs"
             ) from error
         except BaseException:
             self.close()
             raise
+        self.notes = [self.bands.colours.text]
         tags = {key.lower(): value for key, value in self._raster.tags().items()}
         self.licence = tags.get("licence") or tags.get("license") or ""
         self.attribution = tags.get("attribution") or tags.get("tifftag_copyright") or ""
@@ -98,22 +101,46 @@ class RasterSource(GriddedSource):
 
     def stamp(self) -> str:
         """Size and modification time of every file behind the pixels."""
-        return stamp([str(self.path), *self._raster.files])
+        beside = [] if self._raster.crs else map(str, crs_files(self.path))
+        files = stamp([str(self.path), *self._raster.files, *beside])
+        # A range of values belongs to the bands and the nodata value that it was found with.
+        said = Reading(bands=self._reading.bands, nodata=self._reading.nodata).text()
+        return f"{files} {said}".rstrip()
+
+    def doubts(self) -> list[str]:
+        with self._reads():
+            found = [*filter(None, [self._file.doubt]), *self.bands.cover.doubts()]
+        fills = self.value_range.fills if self.value_range else ()
+        return found + [
+            f"{self.path.name}: {value:.17g} lies far from all other values of the imagery and is "
+            "taken for no imagery: --nodata states another value, --nodata nan that there is none"
+            for value in fills
+        ]
 
     @cached_property
     def value_range(self) -> ValueRange | None:
         """The values shown as 0 and 255; a mosaic sets the same range for all its sheets."""
         if not self.bands.deep:
             return None
-        return range_to_show(self.path, self._former, self.stamp(), self.samples)
+        return range_to_show(
+            self.path, self._former, self.stamp(), self.samples, self._reading.nodata is None
+        )
 
     def samples(self) -> NDArray[np.generic]:
         """Some of the valid values."""
+        with self._reads():
+            return self.bands.samples()
+
+    @contextmanager
+    def _reads(self, part: str = "the values") -> Iterator[None]:
         try:
-            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                return self.bands.samples()
+            # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
+            with about(self.path.name), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+                yield
         except RasterioError as error:
-            raise SourceError(f"{self.path}: the file is damaged: {error}") from error
+            raise SourceError(
+                f"{self.path}: {part} cannot be read; the file is damaged: {reason(error)}"
+            ) from error
 
     def resolution_m(self) -> float:
         """Ground metres per pixel at the raster's centre, along the coarser side."""
@@ -129,16 +156,9 @@ class RasterSource(GriddedSource):
 
     def sample(self, ground: Ground, shape: tuple[int, int]) -> Layer:
         """See SampledSource: averaged down by whole pixels (overviews), then bilinear."""
-        try:
-            # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
-            with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
-                layers = [self._layer(part, shape) for part in self._maps_to(ground)]
-        except RasterioError as error:
-            latitude, longitude = ground.centre
-            raise SourceError(
-                f"{self.path}: the ground around {latitude:.6f}, {longitude:.6f} cannot be read; "
-                f"the file is damaged: {error}"
-            ) from error
+        latitude, longitude = ground.centre
+        with self._reads(f"the ground around {latitude:.6f}, {longitude:.6f}"):
+            layers = [self._layer(part, shape) for part in self._maps_to(ground)]
         return reduce(Layer.over, layers) if layers else Layer.empty(shape)
 
     def _maps_to(self, ground: Ground) -> list[Affine]:
@@ -179,7 +199,7 @@ class RasterSource(GriddedSource):
     def _pixels(self, points: Sequence[LatLon]) -> Points:
         """To (column, row), (N, 2); not finite where the CRS has no such point."""
         longitudes, latitudes = [p.longitude for p in points], [p.latitude for p in points]
-        east, north = project(WGS84, self._raster.crs, longitudes, latitudes)
+        east, north = project(WGS84, self._crs, longitudes, latitudes)
         if self._wrap:  # a raster may begin at 180 degrees, or run on beyond
             middle = (self._raster.bounds.left + self._raster.bounds.right) / 2.0
             east = east - self._wrap * np.floor((east - middle) / self._wrap + 0.5)
@@ -199,7 +219,7 @@ class RasterSource(GriddedSource):
         steps = np.linspace(0.0, 1.0, EXTENT_SAMPLES)
         columns, lines = np.meshgrid(*np.outer(self._size, steps))
         xs, ys = self._raster.transform @ (columns.ravel(), lines.ravel())
-        longitudes, latitudes = project(self._raster.crs, WGS84, xs.tolist(), ys.tolist())
+        longitudes, latitudes = project(self._crs, WGS84, xs.tolist(), ys.tolist())
         if not (
             np.isfinite(longitudes).all()
             and np.abs(latitudes).max() <= 90.0
@@ -207,7 +227,7 @@ class RasterSource(GriddedSource):
         ):
             raise SourceError(
                 f"{self.path.name}: its bounds {tuple(self._raster.bounds)} in "
-                f"{self._raster.crs.to_string()} lie outside the Earth: the georeference is wrong"
+                f"{self._crs.to_string()} lie outside the Earth: the georeference is wrong"
             )
         east = longitudes - longitudes[longitudes.size // 2]
         longitudes = longitudes - 360.0 * np.round(east / 360.0) * (np.abs(east) > 180.0)
@@ -215,33 +235,8 @@ class RasterSource(GriddedSource):
         west, east = float(longitudes.min() - right), float(longitudes.max() + right)
         south = float(max(-90.0, latitudes.min() - up))
         north = float(min(90.0, latitudes.max() + up))
-        poles = () if self._raster.crs.is_geographic else (90.0, -90.0)
+        poles = () if self._crs.is_geographic else (90.0, -90.0)
         for pole in poles:
             if self.contains(np.zeros(1), pole).all():  # all meridians meet inside the raster
                 west, south, east, north = -180.0, min(south, pole), 180.0, max(north, pole)
         return Extent(west, south, east, north)
-
-
-def _open(path: Path) -> rasterio.DatasetReader:
-    """The dataset, warped where only control points place it.
-
-    Raises:
-        SourceError: unreadable, or nothing says where on Earth the raster lies.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            raster = rasterio.open(path)
-    except RasterioError as error:
-        raise SourceError(f"{path}: not a raster that can be read: {error}") from error
-    points, points_crs = raster.gcps
-    if raster.crs is None and points_crs is not None and len(points) >= control_points.FEWEST:
-        return control_points.warped(raster, path)
-    if raster.crs is None:
-        problem = "it names no coordinate reference system (CRS)"
-    elif raster.transform.is_identity or raster.transform.is_degenerate:
-        problem = "it holds no georeference (its transform is the identity)"
-    else:
-        return raster
-    raster.close()
-    raise SourceError(f"{path.name}: {problem}: assign one, for example with gdal_edit.py")

@@ -102,6 +102,10 @@ class Source(ABC):
         """
         return [self.read(cut, pixels) for cut in run]
 
+    def doubts(self) -> list[str]:
+        """Guesses about the files that a user should check. May read pixels."""
+        return []
+
     def close(self) -> None:  # noqa: B027 (most sources hold no file open)
         """Releases the files, where any are held open."""
 
