@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from model.errors import SkyfixError
 from model.images import Rgb
+from service.imagery.area import Area
 from service.imagery.grid import GridError
 from service.imagery.gridded_source import runs
 from service.imagery.reading import AS_STATED, Reading
 from service.imagery.signature import values_kept
-from service.imagery.source import Source, SourceError, source_name
+from service.imagery.source import Cut, Source, SourceError, source_name
 from service.imagery.source_kinds import open_source
 from service.index.catalogue import Catalogue, SourceRecord, Tile
 
@@ -56,6 +59,7 @@ class IngestReport:
     source: str
     tiles: int
     skipped_empty: int
+    outside: int
     added: int
     updated: int
     removed: int
@@ -103,6 +107,7 @@ def ingest(
         for note in source.notes:
             say(note)
         _warn_of_doubts(source.doubts())
+        area = Area.of_text(reading.area) if reading.area else None
         record = SourceRecord(
             name=name,
             kind=source.kind,
@@ -115,12 +120,14 @@ def ingest(
             ingested_at=datetime.now(UTC).isoformat(timespec="seconds"),
             reading=reading.text(),
         )
-        changes = catalogue.replace_source(record, _tiles(source, record, progress, counts))
+        tiles = _tiles(source, record, area, progress, counts)
+        changes = catalogue.replace_source(record, tiles)
     _warn_of_changes(former, record)
     _warn_of_overlap(catalogue, name)
     seconds = time.monotonic() - began
     log.info("source %s: %d tiles in %.1f s, %s", name, counts["kept"], seconds, changes)
-    return IngestReport(name, counts["kept"], counts["skipped"], *changes, seconds)
+    skipped, outside = counts["skipped"], counts["outside"]
+    return IngestReport(name, counts["kept"], skipped, outside, *changes, seconds)
 
 
 def _stride(
@@ -172,9 +179,13 @@ def _credit(what: str, given: str | None, former: SourceRecord | None, source: S
 
 
 def _tiles(
-    source: Source, record: SourceRecord, progress: Progress, counts: Counter[str]
+    source: Source,
+    record: SourceRecord,
+    area: Area | None,
+    progress: Progress,
+    counts: Counter[str],
 ) -> Iterator[Tile]:
-    """Every tile with enough imagery; counts the tiles kept and skipped.
+    """Every tile in the area with enough imagery; counts tiles kept, skipped and outside.
 
     Raises:
         BadImages: some tiles could not be read; all were tried.
@@ -182,7 +193,8 @@ def _tiles(
     """
     expected = source.count(record.size_m, record.stride_m)
     bad: list[str] = []
-    for run in runs(source.cuts(record.size_m, record.stride_m), HASH_PIXELS):
+    cuts = _inside(source.cuts(record.size_m, record.stride_m), area, counts)
+    for run in runs(cuts, HASH_PIXELS):
         try:
             images = source.read_run(run, HASH_PIXELS)
         except SourceError as error:
@@ -194,13 +206,15 @@ def _tiles(
                 counts["blank"] += is_blank(pixels)
                 sha256 = content_hash(pixels)
                 yield Tile(cut.tile_id, source.name, *cut.centre, cut.size_m, sha256)
-        done = counts["kept"] + counts["skipped"]
+        done = counts["kept"] + counts["skipped"] + counts["outside"]
         progress(done, max(expected, done))
     if bad:
         raise BadImages(
             f"{len(bad)} tiles of {source.path} cannot be read, nothing was changed: "
             f"{'; '.join(bad[:MAX_BAD_TILES_NAMED])}"
         )
+    if area is not None and counts["outside"] == counts.total() > 0:
+        raise _beside(area, source, record)
     if not counts["kept"]:
         raise NothingToIngest(
             f"{source.path} gives no tile: imagery covers less than {MIN_VALID:.0%} of each of "
@@ -208,6 +222,15 @@ def _tiles(
         )
     if counts["blank"]:
         _check_blank(counts, source)
+
+
+def _beside(area: Area, source: Source, record: SourceRecord) -> NothingToIngest:
+    centres = np.array([cut.centre for cut in source.cuts(record.size_m, record.stride_m)])
+    (south, west), (north, east) = centres.min(axis=0), centres.max(axis=0)
+    return NothingToIngest(
+        f"none of the {len(centres)} tiles of {source.path} lies in the area {area}: their centres "
+        f"span {west:.7g},{south:.7g},{east:.7g},{north:.7g}"
+    )
 
 
 def _check_blank(counts: Counter[str], source: Source) -> None:
@@ -225,6 +248,15 @@ def is_blank(image: Rgb) -> bool:
     """Whether a tile is black or white without contrast."""
     near_grey = BLANK_MARGIN <= image.mean() <= 255.0 - BLANK_MARGIN
     return not near_grey and bool(image.std(axis=(0, 1)).max() < BLANK_SPREAD)
+
+
+def _inside(cuts: Iterator[Cut], area: Area | None, counts: Counter[str]) -> Iterator[Cut]:
+    """The tiles whose centres lie in the area; counts the others."""
+    for cut in cuts:
+        if area is None or area.contains(cut.centre):
+            yield cut
+        else:
+            counts["outside"] += 1
 
 
 def content_hash(image: Rgb) -> bytes:

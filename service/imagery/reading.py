@@ -21,6 +21,7 @@ class Reading(BaseModel):
         nodata: the value that stands for no imagery.
         crs: the coordinate reference system, as GDAL reads it: EPSG:32633, WKT, PROJ.
         scheme: whether row 0 of map tiles lies in the north (xyz) or in the south (tms).
+        area: where tiles' centres must lie, as service.imagery.area writes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -29,6 +30,7 @@ class Reading(BaseModel):
     nodata: float | None = None
     crs: str | None = None
     scheme: Literal["xyz", "tms"] | None = None
+    area: str | None = None
 
     @classmethod
     def stored(cls, text: str) -> Reading:
