@@ -76,7 +76,7 @@ SERVICE_FLOORS = (
     {"cli"},
     {"api"},
     {"runtime"},
-    {"ingest", "build", "basemap"},
+    {"ingest", "build", "basemap", "remote"},
     {"locate"},
     {"imagery"},
     {"index"},

@@ -33,7 +33,7 @@ from service.imagery.map_tile_levels import (
     mercator_y,
 )
 from service.imagery.reading import AS_STATED, Reading
-from service.imagery.source import Cut, Ground, SourceError, source_name
+from service.imagery.source import Cut, Ground, SourceError, source_name, stated_credit
 from service.imagery.tile_scheme import Decision, decide, middle, only_xyz, statements
 
 MAX_SIDE = 1024  # pixels of a map tile
@@ -70,6 +70,7 @@ class MapTileSource(GriddedSource):
         """
         self.path = path
         self.name = source_name(path, name)
+        self.licence, self.attribution = stated_credit(path)
         self._decoded = lru_cache(CACHED_TILES)(self._decode)
         self._found_out = [] if ingested is None else ingested.split(";")[1:]
         self._blank: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,15 @@ class Source(ABC):
 
     def close(self) -> None:  # noqa: B027 (most sources hold no file open)
         """Releases the files, where any are held open."""
+
+
+def stated_credit(folder: Path) -> tuple[str, str]:
+    """Licence and attribution, as metadata.json in a folder of map tiles says them."""
+    try:
+        said = json.loads((folder / "metadata.json").read_text(encoding="utf-8-sig"))
+        return str(said.get("licence") or ""), str(said.get("attribution") or "")
+    except (OSError, ValueError, AttributeError):  # there is none, or none that is understood
+        return "", ""
 
 
 def source_name(path: Path, name: str | None) -> str:
