@@ -52,11 +52,7 @@ class Branch(nn.Module):
 
     def encode_maps(self, trunk_maps: Sequence[Tensor]) -> Tensor:
         """The trunk's maps and features, each (N, C_i, H_i, W_i), to descriptors (N, D)."""
-        *maps, features = trunk_maps
-        mask = None
-        if self.attention is not None:
-            mask = self.attention(maps, features.shape[-2:])
-        return self.encode_features(features, mask)
+        return self.encode_features(trunk_maps[-1], self._mask(trunk_maps))
 
     def encode_features(self, features: Tensor, mask: Tensor | None) -> Tensor:
         """Features (N, C, H, W), re-weighted by a mask (N, 1, H, W) if any, to (N, D)."""
@@ -67,11 +63,11 @@ class Branch(nn.Module):
 
     def attention_mask(self, images: Tensor) -> Tensor | None:
         """The mask (N, 1, H, W) for normalised images; None for the plain encoder."""
-        *maps, features = self.trunk(images)
-        if self.attention is None:
-            return None
-        mask: Tensor = self.attention(maps, features.shape[-2:])
-        return mask
+        return self._mask(self.trunk(images))
+
+    def _mask(self, trunk_maps: Sequence[Tensor]) -> Tensor | None:
+        *maps, features = trunk_maps
+        return None if self.attention is None else self.attention(maps, features.shape[-2:])
 
 
 class SiameseNetwork(nn.Module):

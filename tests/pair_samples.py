@@ -24,6 +24,14 @@ TINY = (
     "warmup_steps=0",
     "negative_distance_m=0",
 )
+NOT_AUGMENTED = (
+    "rotation=none",
+    "mirror=false",
+    "heading_noise_deg=0",
+    "offset_m=0",
+    "missing_band=0",
+    "colour_jitter=0",
+)
 
 
 def tiny(*overrides: str) -> Recipe:

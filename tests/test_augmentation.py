@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from pair_samples import TINY, World
+from pair_samples import NOT_AUGMENTED, TINY, World
 from scipy import ndimage
 
 from model.geo import EarthCentred, LatLon, earth_centred, offset
@@ -22,12 +22,7 @@ from training.recipes import find
 PLAIN = (
     *TINY,
     "batch_size=4",
-    "rotation=none",
-    "mirror=false",
-    "heading_noise_deg=0",
-    "offset_m=0",
-    "missing_band=0",
-    "colour_jitter=0",
+    *NOT_AUGMENTED,
     "ramp_epochs=0",
 )
 HERE = LatLon(50.0, 8.0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from pair_samples import tiny, write_pairs
+from pair_samples import NOT_AUGMENTED, tiny, write_pairs
 from safetensors import safe_open
 
 from model.checkpoint import Checkpoint
@@ -26,12 +26,7 @@ from training.run.state import ResumeError, TrainingError
 from training.run.step import step
 
 STILL = (
-    "rotation=none",
-    "mirror=false",
-    "heading_noise_deg=0",
-    "offset_m=0",
-    "missing_band=0",
-    "colour_jitter=0",
+    *NOT_AUGMENTED,
     "queue_length=0",
     "learning_rate=3e-4",
     "weight_decay=0",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pair_samples import NOT_AUGMENTED
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
@@ -23,12 +24,7 @@ OVERFIT = (
     "warmup_steps=5",
     "precision=fp32",
     "queue_length=0",
-    "rotation=none",
-    "mirror=false",
-    "heading_noise_deg=0",
-    "offset_m=0",
-    "missing_band=0",
-    "colour_jitter=0",
+    *NOT_AUGMENTED,
 )
 
 

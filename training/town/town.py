@@ -67,7 +67,7 @@ class Town:
     crown_top: U16  # (H, W) cm
     crown_base: U16  # (H, W) cm
     tree: U16  # (H, W) row in `trees` + 1, or 0
-    trees: F32  # (M, TREE_COLUMNS), see vegetation.py
+    trees: F32  # (M, 11), columns in vegetation.py
     stands: F32  # (K, 3) x, y, radians: places where cars park off the street
 
     def to_local(self, east_m: float, north_m: float) -> tuple[float, float]:

@@ -13,7 +13,6 @@ from training.town.surfaces import PAVED, WATER
 
 # Columns of the table of trees.
 TX, TY, RADIUS, CROWN_TOP, CROWN_BASE, SHAPE, DECIDUOUS, T_SEED, T_RED = range(9)
-TREE_COLUMNS = 11
 ROUND, CONE, BUSH = range(3)
 
 _PITCH_M = 3.0  # of the jittered grid of places where a tree might grow
