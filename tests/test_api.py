@@ -60,7 +60,7 @@ async def test_an_unknown_heading_is_stated_and_estimated(
     assert min(heading, 360.0 - heading) <= 45.0  # half of a step of 4 rolls
 
 
-async def test_place_hints_restrict_exactly(client: httpx.AsyncClient, town: str) -> None:
+async def test_position_hints_restrict_exactly(client: httpx.AsyncClient, town: str) -> None:
     near = (await locate(client, 5, "near=25,-80&radius_m=150&top_k=100")).json()
     assert {match["tile_id"] for match in near["matches"]} == {"t0", "t1"}
     box = (await locate(client, 5, "bbox=-79.9945,24,-79.9,26&heading_deg=0")).json()

@@ -1,4 +1,4 @@
-"""Whatever a client sends: a 4xx problem that names value and limit, and the next request works."""
+"""Bad input gives a 4xx problem that names value and limit, and the next request works."""
 
 import asyncio
 import shutil

@@ -219,5 +219,5 @@ def test_metadata_costs_little_time_and_memory(name):
 def test_pixels_are_read_beside_late_metadata():
     data = encoded(NOISE)
     at = len(data) - 12
-    told = data[:at] + chunk(b"eXIf", EXIF) + data[at:]
-    assert (open_image(told).decode() == open_image(data).decode()).all()
+    with_exif = data[:at] + chunk(b"eXIf", EXIF) + data[at:]
+    assert (open_image(with_exif).decode() == open_image(data).decode()).all()

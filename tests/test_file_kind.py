@@ -104,7 +104,9 @@ def test_archives_and_weights(tmp_path: Path) -> None:
         ("street.jpg".encode("utf-16"), ""),
     ],
 )
-def test_texts_and_what_no_library_here_writes(tmp_path: Path, data: bytes, words: str) -> None:
+def test_texts_and_kinds_that_no_library_here_writes(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
     assert kind_of(data).startswith(words)
     assert bool(kind_of(data)) == bool(words)
     (tmp_path / "file").write_bytes(data)

@@ -12,7 +12,7 @@ def test_the_minimum_of_a_parabola_is_found(rolls):
     away = (north[:, None] - np.arange(rolls) / rolls + 0.5) % 1.0 - 0.5
     squared = 1.5 * away**2 + 0.2
     found = north_between_rolls(squared, squared.argmin(1))
-    if rolls > 3:  # of three, two may lie on the far side, where the curve has its edge
+    if rolls > 3:  # two of three may lie on the far side, where the curve has its edge
         error = (found - north + 0.5) % 1.0 - 0.5
         np.testing.assert_allclose(error, 0.0, atol=1e-12)
     assert ((found >= 0.0) & (found < 1.0)).all()

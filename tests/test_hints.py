@@ -66,7 +66,7 @@ def test_top_k_is_bounded(top_k: int) -> None:
         check_top_k(top_k)
 
 
-def test_the_area_is_said_in_words_with_every_digit() -> None:
+def test_the_area_is_stated_in_words_with_every_digit() -> None:
     near, bbox = LatLon(55.0, -165.123456), Bounds(10.0, 20.0, 11.5, 30.0)
     assert Hints().place == ""
     assert Hints(near=near).place == "within 500 m of near=55.0,-165.123456"

@@ -32,7 +32,7 @@ def write_placed(path: Path, points: list[GroundControlPoint]) -> Path:
 
 
 def point(row: float, column: float, bend_m: float = 0.0) -> GroundControlPoint:
-    """At half a metre a pixel; bent to the east and back, as slopes bend radar."""
+    """A point at half a metre a pixel, bent to the east and back, as slopes bend radar."""
     east_m = bend_m * np.sin(2.0 * np.pi * row / SIDE)
     return GroundControlPoint(row, column, EAST_M + column * 0.5 + east_m, NORTH_M - row * 0.5)
 
@@ -41,20 +41,22 @@ def point(row: float, column: float, bend_m: float = 0.0) -> GroundControlPoint:
 def test_a_raster_lies_where_its_points_say(bend_m: float, tmp_path: Path) -> None:
     places = range(0, SIDE + 1, STEP)
     points = [point(row, column, bend_m) for row in places for column in places]
-    misfit = 0.4 if bend_m == 0.2 else 0.0  # pixels: too few to be bent after
+    misfit = 0.4 if bend_m == 0.2 else 0.0  # pixels: too little to bend the raster for
     assert largest_error(write_placed(tmp_path / "a.tif", points), tmp_path) < 0.25 + misfit
 
 
-def test_points_that_no_spline_can_join_are_warned_of(
+def test_points_that_no_spline_can_join_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     corners = [point(row, column) for row in (0, SIDE) for column in (0, SIDE)]
-    twice = GroundControlPoint(SIDE, SIDE, EAST_M, NORTH_M)  # of a pixel that lies elsewhere
+    twice = GroundControlPoint(
+        SIDE, SIDE, EAST_M, NORTH_M
+    )  # a pixel that another point places elsewhere
     RasterSource(write_placed(tmp_path / "a.tif", [*corners, twice]))
     assert re.search(r"a\.tif: lies up to \d+\.\d pixels from its control points", caplog.text)
 
 
-def test_points_that_place_nothing_are_refused(tmp_path: Path) -> None:
+def test_points_on_a_line_are_refused(tmp_path: Path) -> None:
     on_a_line = [point(at, at) for at in (0, 100, 200, 300)]
     with pytest.raises(SourceError, match=r"control points do not place it: .*gdal_edit\.py"):
         RasterSource(write_placed(tmp_path / "a.tif", on_a_line))

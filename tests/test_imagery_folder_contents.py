@@ -66,7 +66,7 @@ def test_pictures_with_a_world_file_are_sheets(tmp_path: Path, name: str) -> Non
 
 
 def test_sheets_in_folders_of_several_formats_are_one_source(tmp_path: Path) -> None:
-    """With all that a delivery holds besides."""
+    """The folder also holds the other files of a delivery."""
     image, folder = patchwork(300, 600), tmp_path / "town"
     write_tif(folder / "2024" / "west" / "a.tif", image[:, :300])
     write_picture(folder / "2024" / "east" / "a.png", image[:, 300:], ".pgw", east_m=150.0)
@@ -86,7 +86,7 @@ def test_sheets_in_folders_of_several_formats_are_one_source(tmp_path: Path) -> 
     assert again.signature() == source.signature()
 
 
-def test_a_raster_that_its_name_does_not_give_away_is_found(tmp_path: Path) -> None:
+def test_a_raster_without_a_known_suffix_is_found(tmp_path: Path) -> None:
     image = patchwork(300, 300)
     whole = write_tif(tmp_path / "whole.tif", image)
     (tmp_path / "town").mkdir()
@@ -177,7 +177,7 @@ def test_a_list_one_folder_too_deep_is_found(tmp_path: Path) -> None:
     assert source.path == tmp_path / "export" / "tiles"
 
 
-def test_pictures_of_a_list_need_no_place_of_their_own(tmp_path: Path) -> None:
+def test_pictures_of_a_list_need_no_georeference(tmp_path: Path) -> None:
     write_folder(tmp_path)
     shutil.copy(tmp_path / "tiles.csv", tmp_path / "other.CSV")
     (tmp_path / "0.pgw").write_text("0.5\n0\n0\n-0.5\n0\n0\n")
@@ -185,7 +185,7 @@ def test_pictures_of_a_list_need_no_place_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_million_map_tiles_are_counted_by_their_names_alone(tmp_path: Path) -> None:
-    """A thousand stand for them here."""
+    """A thousand map tiles stand in for them here."""
     for row in range(1000):
         file = tmp_path / "18" / str(row % 10) / f"{row}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ def test_a_million_map_tiles_are_counted_by_their_names_alone(tmp_path: Path) ->
     assert str(FolderContents(tmp_path)) == "1000 map tiles z/x/y"
 
 
-def test_field_cases_become_tiles_at_their_place(field_cases: Path, tmp_path: Path) -> None:
+def test_field_cases_become_tiles_at_their_position(field_cases: Path, tmp_path: Path) -> None:
     """All show the demo town, at 55.64 north, 164.99 west; tiff and JPEG the same ground."""
     folders = field_cases / "folders-not-recognised"
     kinds = {"tifcsv": MosaicSource, "jgw": MosaicSource, "at2x": MapTileSource}

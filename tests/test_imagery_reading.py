@@ -1,4 +1,4 @@
-"""What the user says of imagery is kept with the source."""
+"""The user's statements about imagery are kept with the source."""
 
 from __future__ import annotations
 

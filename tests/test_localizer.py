@@ -98,7 +98,7 @@ def encoder() -> TurningEncoder:
 
 @pytest.fixture
 def tiles(encoder: TurningEncoder) -> ListedTiles:
-    """Tile i is what panorama(i) looks like with north in its centre column."""
+    """Tile i is the descriptor of panorama(i) with north in its centre column."""
     strips = [encoder.read_street(Panorama(open_image(panorama(seed)))) for seed in range(20)]
     return ListedTiles(encoder.encode_strips(strips, [0.5] * 20))
 
@@ -120,7 +120,7 @@ def test_a_known_heading_finds_its_tile(localizer: Localizer, tiles: ListedTiles
 
 @pytest.mark.parametrize("turn", range(0, 16, 3))
 def test_an_unknown_heading_is_estimated(localizer: Localizer, turn: int) -> None:
-    """One of the rolls is right to the pixel; noise says nothing of what lies between them."""
+    """One roll is right to the pixel; between rolls, noise changes without a pattern."""
     pixels = np.roll(decode_image(panorama(3)), turn * COLUMNS // 16, axis=1)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -131,7 +131,7 @@ def test_an_unknown_heading_is_estimated(localizer: Localizer, turn: int) -> Non
 
 
 class Compass(TurningEncoder):
-    """Says where north lies, and nothing else: it changes with the heading as views of towns do."""
+    """Encodes only where north lies, and changes with the heading as views of towns do."""
 
     def encode_strips(
         self, strips: list[NDArray[np.uint8]], norths: list[float]
@@ -146,7 +146,7 @@ def test_a_heading_between_the_rolls_is_found(north: float) -> None:
     tiles = ListedTiles(encoder.encode_strips([], [north]))
     best = Localizer(encoder, tiles, rolls=16).locate(panorama(3), top_k=1).matches[0]
     error = (best.heading_deg - (0.5 - north) * 360.0 + 180.0) % 360.0 - 180.0
-    assert abs(error) < 0.2  # where the nearest roll is up to 11 degrees off
+    assert abs(error) < 0.2  # the nearest roll is up to 11 degrees off
 
 
 def test_rolls_keep_each_tile_once_at_its_best(
@@ -175,7 +175,7 @@ def test_a_batch_gives_the_answers_of_single_queries(
         assert len(fix.matches) == min(query.top_k, 5 if query.hints.near else 20)
 
 
-def test_place_hints_hide_every_other_tile(localizer: Localizer) -> None:
+def test_position_hints_hide_every_other_tile(localizer: Localizer) -> None:
     near = offset(ORIGIN, 1000.0, 0.0)
     fix = localizer.locate(panorama(3), Hints(near=near, radius_m=150.0), 20)
     assert {match.tile_id for match in fix.matches} == {"t9", "t10", "t11"}
@@ -184,7 +184,7 @@ def test_place_hints_hide_every_other_tile(localizer: Localizer) -> None:
     assert {match.tile_id for match in both.matches} == {"t9"}
 
 
-def test_a_place_without_tiles_gives_no_match(localizer: Localizer) -> None:
+def test_an_area_without_tiles_gives_no_match(localizer: Localizer) -> None:
     fix = localizer.locate(panorama(3), Hints(near=LatLon(0.0, 0.0)), 5)
     assert (fix.matches, fix.position) == ((), None)
 
@@ -210,7 +210,7 @@ def test_given_wins_over_gpano_over_assumed(localizer: Localizer) -> None:
         (8, Image.Transpose.ROTATE_270),
     ],
 )
-def test_a_panorama_that_is_stored_lying_is_found_as_the_upright_one(
+def test_a_panorama_stored_on_its_side_is_found_like_the_upright_panorama(
     localizer: Localizer, orientation: int, lying: Image.Transpose
 ) -> None:
     exif = Image.Exif()
@@ -234,11 +234,13 @@ def test_given_values_replace_wrong_gpano(localizer: Localizer) -> None:
     assert (given.value, given.source) == (2.0, "given")
 
 
-@pytest.mark.parametrize(("given", "told"), [(2.0, 2.0), (359.9999999, 0.0), (-90.0, 270.0)])
-def test_a_match_states_the_given_heading(given: float, told: float, localizer: Localizer) -> None:
+@pytest.mark.parametrize(("given", "normalised"), [(2.0, 2.0), (359.9999999, 0.0), (-90.0, 270.0)])
+def test_a_match_states_the_given_heading(
+    given: float, normalised: float, localizer: Localizer
+) -> None:
     fix = localizer.locate(panorama(3), Hints(heading_deg=given))
     stated = fix.geometry["heading_deg"].value
-    assert (stated, {match.heading_deg for match in fix.matches}) == (told, {told})
+    assert (stated, {match.heading_deg for match in fix.matches}) == (normalised, {normalised})
 
 
 def test_unusable_input_is_refused(localizer: Localizer) -> None:

@@ -98,7 +98,7 @@ def test_nonsense_in_gpano_is_refused_by_name(fields, names):
         read_panorama(photo(xmp=attributes(**fields)))
 
 
-def test_an_image_that_is_stored_lying_has_the_geometry_of_the_upright_one():
+def test_an_image_stored_on_its_side_has_the_geometry_of_the_upright_image():
     """A quarter of a sphere, 100 wide and 50 high as it is seen."""
     crop = {"CroppedAreaImageWidthPixels": 100, "CroppedAreaImageHeightPixels": 50}
     xmp = attributes(**full(**crop, CroppedAreaTopPixels=25, CroppedAreaLeftPixels=50))
@@ -120,7 +120,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize("fields", [{"ProjectionType": "cubestrip"}, full(width=-4)])
-def test_metadata_is_not_read_where_all_its_values_are_given(fields):
+def test_metadata_is_not_read_if_all_values_are_given(fields):
     data = photo(xmp=attributes(**fields))
     with pytest.raises(GeometryError, match=r"give heading_deg, horizon, .*fov_deg"):
         read_panorama(data, horizon=0.5, vertical_fov_deg=180.0, horizontal_fov_deg=360.0)
@@ -129,7 +129,7 @@ def test_metadata_is_not_read_where_all_its_values_are_given(fields):
     assert set(panorama.sources.values()) == {"given"}
 
 
-def test_a_projection_s_name_may_be_written_large():
+def test_a_projection_s_name_may_have_capitals():
     xmp = attributes(**full(ProjectionType="Equirectangular", PoseHeadingDegrees=90))
     assert read_panorama(photo(xmp=xmp)).geometry.heading_of_centre_deg == 90
 
@@ -181,7 +181,7 @@ def test_without_metadata_the_heading_is_unknown_and_the_extent_assumed():
 
 
 def test_damaged_exif_prints_no_warning():
-    """A client's file puts no line of Pillow's on standard error, beside the log."""
+    """A client's file makes Pillow write no line to standard error, beside the log."""
     cut = direction(180.0)[:-8]  # its value
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -206,7 +206,7 @@ def test_an_upload_is_opened_once(monkeypatch):
     count(Image.Exif, "load")
     count(images, "scan_jpeg")
     xmp = attributes(**full(4096, 2048, PoseHeadingDegrees=90))
-    # With a resolution, else Pillow parses the EXIF for one.
+    # With a resolution: else Pillow parses the EXIF to find the resolution.
     data = photo((4096, 2048), dpi=(72, 72), exif=direction(180.0), xmp=xmp)
     panorama = read_panorama(data)
     assert panorama.extent == Band(90, -90)

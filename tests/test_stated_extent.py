@@ -93,15 +93,15 @@ def test_the_extent_is_restored(lie):
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_what_was_corrected_or_assumed_is_noted(lie):
+def test_corrected_and_assumed_values_are_noted(lie):
     """A value of GPano's own needs no note."""
     extent = read(*LIES[lie])
-    told = {name for name, source in extent.sources.items() if source != "GPano"}
-    assert set(extent.notes) == told
+    corrected = {name for name, source in extent.sources.items() if source != "GPano"}
+    assert set(extent.notes) == corrected
     assert all("give" in note for note in extent.notes.values())
 
 
-def test_the_file_s_size_as_the_full_panorama_is_said_by_value():
+def test_the_file_s_size_as_the_full_panorama_is_named_with_its_value():
     extent = read(*LIES["the file's size as the full panorama"])
     assert extent.sources["horizontal_fov_deg"] == "GPano"
     assert extent.sources["vertical_fov_deg"] == "GPano, corrected"
@@ -134,7 +134,7 @@ def photo(part, **fields):
 
 
 def test_the_heading_of_a_window_without_a_left_offset_is_not_believed():
-    """It may be the sphere's or the window's."""
+    """The heading may be of the sphere or of the window."""
     gpano = numbers(SPHERE, WINDOW[2:])
     panorama = read_panorama(photo(WINDOW, PoseHeadingDegrees=90, **gpano))
     assert panorama.heading_deg is None
@@ -144,7 +144,7 @@ def test_the_heading_of_a_window_without_a_left_offset_is_not_believed():
     assert own.heading_deg == 90
 
 
-def test_a_given_width_tells_the_height_where_gpano_is_wrong():
+def test_a_given_width_decides_the_height_where_gpano_is_wrong():
     panorama = read_panorama(photo(TOP, **OWN[TOP]), horizontal_fov_deg=180.0)
     assert panorama.geometry.extent(384, 1024).bottom_deg == pytest.approx(-67.5 / 3)
     assert panorama.sources["vertical_fov_deg"] == "assumed"

@@ -1,4 +1,4 @@
-"""Which stated heading is chosen, and what is said of the others."""
+"""The choice among stated headings, and the notes about the others."""
 
 import pytest
 from PIL import Image

@@ -85,7 +85,7 @@ def test_a_form_is_read_as_python_s_email_reads_it(
 
 @pytest.mark.anyio
 async def test_an_image_alone_is_answered_as_in_a_form(tmp_path: Path) -> None:
-    """Whichever image type is stated."""
+    """The stated image type does not matter."""
     publish(tmp_path, "town", range(3), FakeEncoder())
     webp = encoded(colours(1).repeat(2, axis=1), "WEBP", lossless=True)
     async with served(tmp_path, FakeEncoder()) as client:
