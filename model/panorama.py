@@ -114,7 +114,7 @@ class Panorama:
             states the same as a fraction of the image's width.
         heading_tolerance_deg: how far `heading_deg` may be off.
         sources: for `heading_deg` and each value of the extent, who states it: "given", "GPano",
-            "GPano, corrected", "EXIF", "EXIF (magnetic)", "assumed" or "unknown".
+            "GPano, corrected", "EXIF", "EXIF, magnetic", "assumed" or "unknown".
         notes: for some of these values, what was done to the stated value, or why it was ignored.
     """
 

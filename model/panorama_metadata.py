@@ -8,13 +8,15 @@ from model.gpano import read_gpano
 from model.images import open_image
 from model.panorama import GeometryError, Panorama, PanoramaGeometry
 from model.stated_extent import ASSUMED, CORRECTED, EXTENT, GIVE, choose_extent, tilt_note
-from model.stated_heading import StatedHeading, choose_heading
+from model.stated_heading import BELIEVED, HeadingTrust, StatedHeading, choose_heading
 
 
 def read_panorama(
     data: bytes,
     *,
     heading_deg: float | None = None,
+    heading_tolerance_deg: float | None = None,
+    trust: HeadingTrust = BELIEVED,
     horizon: float | None = None,
     vertical_fov_deg: float | None = None,
     horizontal_fov_deg: float | None = None,
@@ -25,7 +27,9 @@ def read_panorama(
 
     Args:
         data: a JPEG, PNG or WebP file.
-        heading_deg: heading of the centre column; the others as in `PanoramaGeometry`.
+        heading_deg: heading of the centre column.
+        heading_tolerance_deg, trust: see `choose_heading`.
+        horizon, vertical_fov_deg, horizontal_fov_deg: as in `PanoramaGeometry`.
 
     Raises:
         ImageError: not an image.
@@ -35,11 +39,15 @@ def read_panorama(
     image = open_image(data)
     values = dict(zip(EXTENT, (horizon, vertical_fov_deg, horizontal_fov_deg), strict=True))
     given = {name: value for name, value in values.items() if value is not None}
-    all_given = heading_deg is not None and len(given) == len(EXTENT)
+    heading_settled = heading_deg is not None or "GPano" not in trust.sources
+    all_given = heading_settled and len(given) == len(EXTENT)
     gpano = {} if all_given else _gpano(image.xmp)
     stated = choose_extent(gpano, image.size)
     extent = {name: given.get(name, getattr(stated, name)) for name in EXTENT}
-    heading = _at_centre(choose_heading(heading_deg, gpano, image.exif), stated.centre_deg)
+    heading = _at_centre(
+        choose_heading(heading_deg, heading_tolerance_deg, trust, gpano, image.exif),
+        stated.centre_deg,
+    )
     sources = {**stated.sources, **dict.fromkeys(given, "given"), "heading_deg": heading.source}
     notes = {name: note for name, note in stated.notes.items() if name not in given}
     if "horizontal_fov_deg" in given and sources["vertical_fov_deg"] == CORRECTED:

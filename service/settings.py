@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from model.errors import SkyfixError
+from model.stated_heading import BELIEVED
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,10 @@ class Settings(BaseModel):
     """TCP port to listen on. 0: the system chooses a free port."""
     rolls: Annotated[int, Field(ge=1, le=360)] = 36
     """Headings tried for a panorama of unknown heading. 36: training covers errors up to 6°."""
+    heading_sources: Literal["GPano,EXIF", "GPano", "EXIF", "none"] = "GPano,EXIF"
+    """Metadata whose heading is believed, the first before the second."""
+    heading_tolerance_deg: Annotated[float, Field(ge=0, le=180)] = BELIEVED.tolerance_deg
+    """Degrees by which a heading in metadata may be off. 0: exact, a fifth of the cost."""
     max_body_bytes: Annotated[Bytes, Field(le=1024 * MIB)] = 32 * MIB
     """Largest request body. A larger body gets a 413."""
     max_files: Annotated[int, Field(ge=1, le=256)] = 16

@@ -63,6 +63,9 @@ def test_locate_prints_the_document_of_the_http_api(
     assert fix.geometry["heading_deg"].value == 90.0
     assert main(["locate", str(image), *options]) == 0
     assert fix.matches[0].tile_id in capsys.readouterr().out
+    unknown = ["--heading-deg", "unknown", "--json", *options]
+    assert main(["locate", str(image), *unknown]) == 0
+    assert '"source": "unknown"' in capsys.readouterr().out
     assert main(["locate", str(image), "--near=0,0", *options]) == 0
     assert "no tile of the index is centred within 500 m of near=0.0,0.0" in capsys.readouterr().out
 
@@ -143,7 +146,8 @@ def test_every_command_and_option_has_a_help_text() -> None:
 
 
 def test_wrong_usage_is_exit_code_2() -> None:
-    for argv in ([], ["fly"], ["locate"], ["serve", "--port", "eighty"]):
+    asked = ["locate", "street.jpg", "--heading-deg", "north"]
+    for argv in ([], ["fly"], ["locate"], ["serve", "--port", "eighty"], asked):
         with pytest.raises(SystemExit) as stopped:
             main(argv)
         assert stopped.value.code == 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.heading_estimate import north_between_rolls
+from model.heading_estimate import Rolls, north_between_rolls, roll_between
 
 
 @pytest.mark.parametrize("rolls", [3, 4, 36])
@@ -31,3 +31,25 @@ def test_the_estimate_stays_within_half_a_step_of_its_roll():
     distances, best = random.random((500, 12)), random.integers(0, 12, 500)
     away = (north_between_rolls(distances, best) - best / 12 + 0.5) % 1.0 - 0.5
     assert np.abs(away).max() <= 0.5 / 12 + 1e-12
+
+
+@pytest.mark.parametrize("least", [0.0, 0.3, 2.5, 4.0, -3.0, 9.0])
+def test_a_minimum_outside_the_window_is_its_edge(least):
+    squared = (np.arange(5.0) - least) ** 2
+    found = roll_between([squared], [squared.argmin()], closed=False)
+    assert found.tolist() == pytest.approx([min(max(least, 0.0), 4.0)])
+
+
+@pytest.mark.parametrize(("tolerance", "count"), [(0.0, 1), (3.0, 3), (10.0, 3), (15.0, 5)])
+def test_a_window_holds_its_edges_and_its_middle(tolerance, count):
+    rolls = Rolls.within(tolerance, 350.0, 10.0)
+    headings = rolls.headings_deg
+    assert (len(headings), rolls.count) == (count, count)
+    assert (headings[0], headings[-1]) == (350.0 - tolerance, 350.0 + tolerance)
+    assert headings[count // 2] == 350.0
+    assert (np.diff(headings) <= 10.0).all()
+
+
+def test_the_whole_turn_s_norths_count_from_zero():
+    assert Rolls.around(4).headings_deg == [180.0, 90.0, 0.0, -90.0]
+    assert Rolls.around(4).heading_between([[3.0, 2.0, 1.0, 2.0]], [2]).tolist() == [0.0]

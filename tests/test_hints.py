@@ -6,7 +6,15 @@ import re
 import pytest
 
 from model.geo import Bounds, LatLon
-from service.locate.hints import NUMBERS, HintError, Hints, check_top_k, parse_bbox, parse_near
+from service.locate.hints import (
+    NUMBERS,
+    UNKNOWN,
+    HintError,
+    Hints,
+    check_top_k,
+    parse_bbox,
+    parse_near,
+)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -23,6 +31,10 @@ def test_numbers_are_bounded_and_named(name: str) -> None:
 def test_contradictions_are_refused() -> None:
     with pytest.raises(HintError, match="twice"):
         Hints(heading_deg=0.0, north=0.5)
+    with pytest.raises(HintError, match="heading_deg=unknown and north"):
+        Hints(heading_deg=UNKNOWN, north=0.5)
+    with pytest.raises(HintError, match="heading_tolerance_deg=20 no heading"):
+        Hints(heading_deg=UNKNOWN, heading_tolerance_deg=20.0)
     with pytest.raises(HintError, match="near"):
         Hints(radius_m=10.0)
 

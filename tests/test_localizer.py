@@ -10,10 +10,11 @@ from PIL import Image
 from model.geo import Bounds, LatLon, offset
 from model.images import ImageError, decode_image, open_image
 from model.panorama import GeometryError, Panorama
+from model.stated_heading import HeadingTrust
 from service.index.catalogue import Tile
 from service.index.frozen_tiles import TileTable, freeze
 from service.index.stored_calibration import Calibration
-from service.locate.hints import HintError, Hints
+from service.locate.hints import UNKNOWN, HintError, Hints
 from service.locate.localizer import Localizer
 
 COLUMNS = 64
@@ -147,6 +148,50 @@ def test_a_heading_between_the_rolls_is_found(north: float) -> None:
     best = Localizer(encoder, tiles, rolls=16).locate(panorama(3), top_k=1).matches[0]
     error = (best.heading_deg - (0.5 - north) * 360.0 + 180.0) % 360.0 - 180.0
     assert abs(error) < 0.2  # the nearest roll is up to 11 degrees off
+
+
+def error_deg(found: float, true: float) -> float:
+    return abs((found - true + 180.0) % 360.0 - 180.0)
+
+
+@pytest.mark.parametrize("off", [-20.0, -13.0, 0.0, 7.0, 20.0])
+def test_a_stated_heading_is_searched_within_its_tolerance(off: float) -> None:
+    encoder = Compass()
+    tiles = ListedTiles(encoder.encode_strips([], [0.3]))
+    true = (0.5 - 0.3) * 360.0
+    hints = Hints(heading_deg=true + off, heading_tolerance_deg=20.0)
+    fix = Localizer(encoder, tiles).locate(panorama(3), hints, 1)
+    assert error_deg(fix.matches[0].heading_deg, true) < 0.2
+    assert (fix.rolls, fix.geometry["heading_deg"].value) == (5, true + off)
+    assert "within 20 degrees" in str(fix.geometry["heading_deg"].note)
+
+
+def test_a_heading_outside_the_tolerance_is_never_answered() -> None:
+    encoder = Compass()
+    localizer = Localizer(encoder, ListedTiles(encoder.encode_strips([], [0.3])))
+    for stated in range(0, 360, 45):
+        hints = Hints(heading_deg=float(stated), heading_tolerance_deg=15.0)
+        best = localizer.locate(panorama(3), hints, 1).matches[0]
+        assert error_deg(best.heading_deg, stated) <= 15.0 + 1e-6
+
+
+def test_a_tolerance_of_half_a_turn_is_an_unknown_heading(localizer: Localizer) -> None:
+    unknown = localizer.locate(panorama(3, heading=90.0), Hints(heading_deg=UNKNOWN))
+    hints = Hints(heading_deg=90.0, heading_tolerance_deg=180.0)
+    assert localizer.locate(panorama(3), hints).matches == unknown.matches
+    assert localizer.locate(panorama(3)).matches == unknown.matches
+    assert (unknown.rolls, unknown.geometry["heading_deg"].value) == (16, None)
+
+
+def test_metadata_are_searched_within_the_operator_s_tolerance(
+    encoder: TurningEncoder, tiles: ListedTiles
+) -> None:
+    localizer = Localizer(encoder, tiles, trust=HeadingTrust(("GPano",), 20.0))
+    asked = [(Hints(), 5), (Hints(heading_tolerance_deg=0.0), 1), (Hints(heading_deg=90.0), 1)]
+    for hints, rolls in asked:
+        assert localizer.locate(panorama(3, heading=90.0), hints).rolls == rolls
+    distrustful = Localizer(encoder, tiles, trust=HeadingTrust(("EXIF",)))
+    assert distrustful.locate(panorama(3, heading=90.0)).geometry["north"].source == "unknown"
 
 
 def test_rolls_keep_each_tile_once_at_its_best(

@@ -160,16 +160,15 @@ def test_exif_direction_is_the_fallback(form):
     reading = read_panorama(photo(form=form, exif=direction(180.0)))
     assert reading.geometry.heading_of_centre_deg == 180
     assert reading.sources["heading_deg"] == "EXIF"
-    magnetic = read_panorama(photo(form=form, exif=direction(180.0, "M")))
-    assert magnetic.sources["heading_deg"] == "EXIF (magnetic)"
-    assert magnetic.sources["horizon"] == "assumed"
+    assert reading.sources["horizon"] == "assumed"
 
 
-def test_gpano_goes_before_exif_and_nonsense_in_exif_is_ignored(caplog):
-    both = photo(exif=direction(180.0), xmp=attributes(PoseHeadingDegrees=0))
-    assert read_panorama(both).geometry.heading_of_centre_deg == 0
-    assert read_panorama(photo(exif=direction(400.0))).geometry.north is None
-    assert "400" in caplog.text
+def test_gpano_goes_before_exif_and_nonsense_is_ignored():
+    both = photo(exif=direction(180.0), xmp=attributes(PoseHeadingDegrees=90))
+    assert read_panorama(both).geometry.heading_of_centre_deg == 90
+    neither = read_panorama(photo(exif=direction(400.0), xmp=attributes(PoseHeadingDegrees="")))
+    assert (neither.geometry.north, neither.sources["heading_deg"]) == (None, "unknown")
+    assert all(name in neither.notes["heading_deg"] for name in ("PoseHeadingDegrees ''", "400"))
 
 
 def test_without_metadata_the_heading_is_unknown_and_the_extent_assumed():

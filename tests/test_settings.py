@@ -16,7 +16,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 def test_every_field_can_be_set_by_its_variable() -> None:
     texts = {
         "HOME": "/data", "WEIGHTS": "w.safetensors", "DEVICE": "cpu", "PRECISION": "fp32",
-        "HOST": "0.0.0.0", "PORT": "81", "ROLLS": "36", "MAX_BODY_BYTES": "5000",
+        "HOST": "0.0.0.0", "PORT": "81", "ROLLS": "36", "HEADING_SOURCES": "EXIF",
+        "HEADING_TOLERANCE_DEG": "12.5", "MAX_BODY_BYTES": "5000",
         "MAX_FILES": "2", "MAX_IN_FLIGHT": "3", "MAX_IN_FLIGHT_BYTES": "9000",
         "MAX_STRETCH": "3.5", "MAX_BATCH": "4", "DECODE_THREADS": "1", "HEADER_DEADLINE_S": "0.5",
         "BODY_DEADLINE_S": "1.5", "REQUEST_DEADLINE_S": "2.5", "LOG_FORMAT": "json",

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+)
 from starlette.requests import Request
 
-from service.locate.hints import MAX_TOP_K, NUMBERS, Hints
+from service.locate.hints import MAX_TOP_K, NUMBERS, UNKNOWN, Hints
 
 
 async def check_parameters(request: Request) -> None:
@@ -66,11 +75,39 @@ def _number(name: str) -> Any:
     )
 
 
+def _or_unknown(value: object, number: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return value if value == UNKNOWN else number(value)
+    except ValidationError:
+        low, high, *_ = HEADING_DEG
+        raise ValueError(f"give a number from {low:g} to {high:g}, or {UNKNOWN}") from None
+
+
+HEADING_DEG = NUMBERS["heading_deg"]
+HeadingText = Annotated[
+    float,
+    Field(ge=HEADING_DEG.low, le=HEADING_DEG.high, allow_inf_nan=False),
+    WrapValidator(_or_unknown),
+    # A union of both would report two faults.
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": HEADING_DEG.low, "maximum": HEADING_DEG.high},
+                {"const": UNKNOWN},
+            ]
+        }
+    ),
+]
+
+
 class LocateQuery(BaseModel):
     """The query parameters of POST /localize and POST /localize/batch."""
 
     top_k: int = Field(10, ge=1, le=MAX_TOP_K, description="number of matches, at most")
-    heading_deg: float | None = _number("heading_deg")
+    heading_deg: HeadingText | None = Field(
+        None, description=HEADING_DEG.description, examples=[HEADING_DEG.example]
+    )
+    heading_tolerance_deg: float | None = _number("heading_tolerance_deg")
     north: float | None = _number("north")
     vertical_fov_deg: float | None = _number("vertical_fov_deg")
     horizontal_fov_deg: float | None = _number("horizontal_fov_deg")

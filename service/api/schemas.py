@@ -97,7 +97,7 @@ class StatedSchema(_Answer):
 
     value: float | None = Field(description="null when unknown")
     source: str = Field(
-        description='given, GPano, "GPano, corrected", EXIF, EXIF (magnetic), assumed or unknown',
+        description='given, GPano, "GPano, corrected", EXIF, "EXIF, magnetic", assumed or unknown',
         examples=["GPano"],
     )
     note: str | None = Field(
@@ -122,7 +122,7 @@ class MatchSchema(_Answer):
     )
     heading_deg: float = Field(
         description="degrees clockwise from north that the panorama's centre column faces: the "
-        "stated heading, or the best of the evenly spaced headings tried when none is stated"
+        "best of the headings tried, which lie within the stated heading's tolerance"
     )
 
 

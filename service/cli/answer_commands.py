@@ -7,14 +7,23 @@ from pathlib import Path
 
 from service.api.query import LocateQuery
 from service.cli.options import Argument, arg, command, setting
-from service.locate.hints import HintError, Hints
+from service.locate.hints import UNKNOWN, Heading, HintError, Hints
 from service.settings import Settings
+
+
+def _heading(text: str) -> Heading:
+    if text == UNKNOWN:
+        return UNKNOWN
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give degrees, or {UNKNOWN}") from None
 
 
 def _hint(name: str) -> Argument:
     """A query parameter of POST /localize as an option."""
     field = LocateQuery.model_fields[name]
-    kind = {"top_k": int, "near": str, "bbox": str}.get(name, float)
+    kind = {"top_k": int, "near": str, "bbox": str, "heading_deg": _heading}.get(name, float)
     option = "--" + name.replace("_", "-")
     return arg(option, type=kind, default=field.default, help=field.description)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from model.device import choose_device
+from model.stated_heading import HeadingTrust
 from service.locate.localizer import Localizer
 from service.runtime.live_localizer import WeightsMissing
 from service.runtime.weights_check import fingerprint_of
@@ -47,7 +48,9 @@ def bind_localizer(encoder: Encoder, settings: Settings) -> Localizer:
     from service.index.live_index import LiveIndex
 
     live = LiveIndex(settings.home, encoder.fingerprint, _search_device(encoder.device.type))
-    return Localizer(encoder, live, rolls=settings.rolls, weights=settings.weights)
+    sources = tuple(settings.heading_sources.split(","))
+    trust = HeadingTrust(sources, settings.heading_tolerance_deg)
+    return Localizer(encoder, live, rolls=settings.rolls, trust=trust, weights=settings.weights)
 
 
 def reopener(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.heading_estimate import heading_of, north_between_rolls
+from model.heading_estimate import Rolls
 from service.locate.hints import DEFAULT_RADIUS_M, Hints
 
 if TYPE_CHECKING:
@@ -22,14 +22,13 @@ Mask = NDArray[np.bool_]
 class Search(NamedTuple):
     """One panorama's search.
 
-    headings_deg: R headings of the centre column that are tried: the known heading, or rolls
-        whose norths are evenly spaced from 0.
+    rolls: the R headings that are tried.
     descriptors: (R, D), one for each heading.
     depth: how many tiles to find.
     allowed: rows that may be found; None: all.
     """
 
-    headings_deg: Sequence[float]
+    rolls: Rolls
     descriptors: Descriptors
     depth: int
     allowed: Mask | None
@@ -39,8 +38,7 @@ class Search(NamedTuple):
 class Candidates:
     """The nearest rows of one panorama, best first, each once.
 
-    headings_deg: heading of the centre column for each row: the known heading, or the peak
-        between the rolls that were tried.
+    headings_deg: heading of the centre column for each row: the best between the rolls.
     """
 
     rows: list[int]
@@ -87,11 +85,11 @@ def _best_per_tile(
     _, first = np.unique(rows.reshape(-1)[order], return_index=True)
     kept = order[np.sort(first)[: search.depth]]
     nearest = rows.reshape(-1)[kept]
-    headings = list(search.headings_deg) * len(nearest)
-    if len(search.headings_deg) > 1:
+    headings = [search.rolls.first_deg] * len(nearest)
+    if search.rolls.count > 1:
         # For unit vectors, up to a constant. Not by @: the threads of OpenBLAS look for work
         # busily after a product, and took 18 ms of the cores for 1 (docs/decisions.md).
         squared = -2.0 * np.einsum("td,rd->tr", tiles[nearest], search.descriptors)
-        norths = north_between_rolls(squared, kept // max(rows.shape[1], 1))
-        headings = [heading_of(north) for north in norths.tolist()]
+        best = kept // max(rows.shape[1], 1)
+        headings = search.rolls.heading_between(squared, best).tolist()
     return Candidates(nearest.tolist(), distances.reshape(-1)[kept].tolist(), headings)

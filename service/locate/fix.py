@@ -14,7 +14,7 @@ from model.geo import Bounds, LatLon
 class Stated:
     """A geometry value and its source.
 
-    source: given, GPano, "GPano, corrected", EXIF, EXIF (magnetic), assumed or unknown.
+    source: given, GPano, "GPano, corrected", EXIF, "EXIF, magnetic", assumed or unknown.
     note: what was done to the stated value, or why it was ignored; None: nothing to say.
     """
 
@@ -28,8 +28,8 @@ class Match:
     """One tile of the index.
 
     distance: squared L2 distance of unit descriptors, 0 (same) to 4.
-    heading_deg: heading of the panorama's centre column: the stated heading, or the peak between
-        the rolls that were tried.
+    heading_deg: heading of the panorama's centre column: the best between the rolls that were
+        tried, which lie within the stated heading's tolerance.
     """
 
     rank: int
@@ -62,6 +62,7 @@ class Fix:
         allow no tile.
     radius_m: the true position lies within this radius with probability `confidence`.
     confidence, in_index: None where the index was never calibrated.
+    rolls: how many headings were tried.
     note: why there is neither match nor position; None when there is a match.
     """
 
@@ -71,6 +72,7 @@ class Fix:
     encoder: str
     geometry: dict[str, Stated]
     timings_ms: dict[str, float]
+    rolls: int = 1
     explanation: Explanation | None = None
     radius_m: float | None = None
     confidence: float | None = None

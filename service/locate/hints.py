@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
@@ -16,6 +16,8 @@ from model.heading_estimate import heading_of
 
 MAX_TOP_K = 100
 DEFAULT_RADIUS_M = 500.0
+UNKNOWN: Literal["unknown"] = "unknown"  # a heading: do not believe the file's either
+Heading = float | Literal["unknown"]
 
 
 class NumberHint(NamedTuple):
@@ -29,7 +31,18 @@ class NumberHint(NamedTuple):
 
 NUMBERS = {
     "heading_deg": NumberHint(
-        -360.0, 360.0, "degrees clockwise from north that the image's centre column faces", 90.0
+        -360.0,
+        360.0,
+        "degrees clockwise from north that the image's centre column faces; unknown: try "
+        "all headings, whatever the file states",
+        90.0,
+    ),
+    "heading_tolerance_deg": NumberHint(
+        0.0,
+        180.0,
+        "degrees by which the heading may be off, whoever states it: the best within is found; "
+        "without it 0 for a heading in the query, SKYFIX_HEADING_TOLERANCE_DEG for the file's",
+        20.0,
     ),
     "north": NumberHint(
         0.0, 1.0, "the heading as (0.5 - heading_deg / 360) mod 1; give one of the two", 0.25
@@ -64,7 +77,8 @@ class Hints:
         HintError: names the value and what is allowed.
     """
 
-    heading_deg: float | None = None
+    heading_deg: Heading | None = None
+    heading_tolerance_deg: float | None = None
     north: float | None = None
     vertical_fov_deg: float | None = None
     horizontal_fov_deg: float | None = None
@@ -76,12 +90,17 @@ class Hints:
     def __post_init__(self) -> None:
         for name, (low, high, *_) in NUMBERS.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= high:
+            if value not in (None, UNKNOWN) and not low <= value <= high:
                 raise HintError(f"{name}={value:g}: allowed is {low:g} to {high:g}")
         if self.heading_deg is not None and self.north is not None:
             raise HintError(
-                f"heading_deg={self.heading_deg:g} and north={self.north:g} state the heading "
+                f"heading_deg={self.heading_deg} and north={self.north:g} state the heading "
                 "twice: give one of them"
+            )
+        if self.heading_deg == UNKNOWN and self.heading_tolerance_deg is not None:
+            raise HintError(
+                f"heading_deg=unknown leaves heading_tolerance_deg={self.heading_tolerance_deg:g} "
+                "no heading to be near to: give one of them"
             )
         if self.radius_m is not None and self.near is None:
             raise HintError(f"radius_m={self.radius_m:g} needs near=latitude,longitude")
@@ -108,10 +127,10 @@ class Hints:
 
     @property
     def centre_heading_deg(self) -> float | None:
-        """The heading, given as `heading_deg` or as `north`."""
-        if self.north is None:
-            return self.heading_deg
-        return heading_of(self.north)
+        """The heading, given as `heading_deg` or as `north`; None when neither states one."""
+        if self.north is not None:
+            return heading_of(self.north)
+        return None if self.heading_deg == UNKNOWN else self.heading_deg
 
 
 def check_top_k(top_k: int) -> int:

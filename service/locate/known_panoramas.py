@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from service.locate.fit_calibration import (
     fit,
     locate_all,
 )
+from service.locate.hints import UNKNOWN, Hints
 from service.locate.localizer import Localizer
 
 COLUMNS = ("file", "latitude", "longitude")
@@ -139,9 +140,8 @@ def _search(
     heading_known: bool = True,
 ) -> list[KnownPanorama]:
     """Searches a panorama once for each pair of allowed rows and true position."""
-    query = localizer.prepare(file.read_bytes(), top_k=1)
-    if not heading_known:
-        query = replace(query, heading_deg=None)
+    hints = Hints() if heading_known else Hints(heading_deg=UNKNOWN)
+    query = localizer.prepare(file.read_bytes(), hints, top_k=1)
     found = localizer.candidates(index, query, [rows for rows, _ in searches])
     return [
         KnownPanorama(index.tiles.positions(candidates.rows), np.array(candidates.distances), truth)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from model.heading_estimate import heading_of
+from model.heading_estimate import Rolls
 from model.panorama import Panorama, PanoramaGeometry
 from model.panorama_metadata import read_panorama
+from model.stated_heading import BELIEVED, HeadingTrust
 from service.locate.candidates import (
     Candidates,
     Mask,
@@ -28,7 +29,7 @@ from service.locate.candidates import (
 )
 from service.locate.confidence import fuse
 from service.locate.fix import Explanation, Fix, Match, Stated
-from service.locate.hints import Hints, check_top_k
+from service.locate.hints import UNKNOWN, Hints, check_top_k
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -47,6 +48,7 @@ class Query:
 
     strip: Strip
     heading_deg: float | None
+    heading_tolerance_deg: float
     hints: Hints
     top_k: int
     explain: bool
@@ -58,7 +60,9 @@ class Query:
 class Localizer:
     """Turns panoramas into fixes against whichever index version is live.
 
-    rolls: how many headings are tried for a panorama of unknown heading, evenly spaced.
+    rolls: how many headings are tried for a panorama of unknown heading, evenly spaced. Within a
+        stated heading's tolerance they are at most as far apart.
+    trust: which of a file's headings are believed, and how far these may be off.
     weights: the encoder's checkpoint, if the encoder was opened from a file.
     """
 
@@ -68,12 +72,14 @@ class Localizer:
         live: LiveIndex,
         *,
         rolls: int = 36,
+        trust: HeadingTrust = BELIEVED,
         weights: Path | None = None,
     ) -> None:
         self.encoder = encoder
         self.live = live
         self.weights = weights
         self._rolls = rolls
+        self._trust = trust
 
     def locate(self, data: bytes, hints: Hints = NO_HINTS, top_k: int = 10) -> Fix:
         """A panorama's bytes to its fix. Raises the errors of `prepare` and `answer`."""
@@ -94,6 +100,8 @@ class Localizer:
             panorama = read_panorama(
                 data,
                 heading_deg=hints.centre_heading_deg,
+                heading_tolerance_deg=hints.heading_tolerance_deg,
+                trust=HeadingTrust(()) if hints.heading_deg == UNKNOWN else self._trust,
                 horizon=hints.horizon,
                 vertical_fov_deg=hints.vertical_fov_deg,
                 horizontal_fov_deg=hints.horizontal_fov_deg,
@@ -102,8 +110,8 @@ class Localizer:
         with _timed(timings, "decode"):
             strip = self.encoder.read_street(panorama)
         ready_at = time.perf_counter()
-        heading = panorama.heading_deg
-        return Query(strip, heading, hints, top_k, explain, stated, timings, ready_at)
+        heading = panorama.heading_deg, panorama.heading_tolerance_deg
+        return Query(strip, *heading, hints, top_k, explain, stated, timings, ready_at)
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
         """Encode all queries in one batch and search one index version for all of them.
@@ -137,7 +145,7 @@ class Localizer:
 
     def _encode(self, queries: Sequence[Query]) -> list[Descriptors]:
         """For each query (R, D): a descriptor for each heading that is tried."""
-        headings = [self._headings(query) for query in queries]
+        headings = [self._rolls_of(query).headings_deg for query in queries]
         tried = list(zip(queries, headings, strict=True))
         strips = [query.strip for query, own in tried for _ in own]
         norths = [PanoramaGeometry.north_of(heading) for own in headings for heading in own]
@@ -149,12 +157,13 @@ class Localizer:
     ) -> Search:
         """A search deep enough for the position, which must not depend on `top_k`."""
         depth = max(query.top_k, index.calibration.depth)
-        return Search(self._headings(query), descriptors, depth, allowed)
+        return Search(self._rolls_of(query), descriptors, depth, allowed)
 
-    def _headings(self, query: Query) -> list[float]:
-        if query.heading_deg is not None:
-            return [query.heading_deg]
-        return [heading_of(roll / self._rolls) for roll in range(self._rolls)]
+    def _rolls_of(self, query: Query) -> Rolls:
+        if query.heading_deg is None:
+            return Rolls.around(self._rolls)
+        step_deg = 360.0 / self._rolls
+        return Rolls.within(query.heading_tolerance_deg, query.heading_deg, step_deg)
 
     def _fix(
         self, index: TileIndex, query: Query, found: Candidates, timings: dict[str, float]
@@ -181,6 +190,7 @@ class Localizer:
             encoder=self.encoder.fingerprint,
             geometry=query.geometry,
             timings_ms={**query.timings_ms, **timings},
+            rolls=self._rolls_of(query).count,
             explanation=explanation,
             radius_m=fused and fused.radius_m,
             confidence=fused and fused.confidence,
@@ -189,9 +199,8 @@ class Localizer:
         )
 
     def _explain(self, query: Query, found: Candidates) -> Explanation:
-        """The view at the stated heading, else at the best match's, else as if facing north."""
-        stated = [] if query.heading_deg is None else [query.heading_deg]
-        heading = [*stated, *found.headings_deg, 0.0][0]
+        """The view at the best match's heading, else at the stated one, else as if facing north."""
+        heading = [*found.headings_deg, query.heading_deg or 0.0][0]
         view, mask = self.encoder.explain_strip(query.strip, PanoramaGeometry.north_of(heading))
         return Explanation(view, mask, _shown_heading(heading))
 

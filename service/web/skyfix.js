@@ -51,7 +51,7 @@ async function showRegion() {
 
 function queryOf() {
   const query = new URLSearchParams();
-  for (const name of ["top_k", "heading_deg", "vertical_fov_deg", "horizontal_fov_deg", "horizon", "near", "radius_m"]) {
+  for (const name of ["top_k", "heading_deg", "heading_tolerance_deg", "vertical_fov_deg", "horizontal_fov_deg", "horizon", "near", "radius_m"]) {
     if (form.elements[name].value) query.set(name, form.elements[name].value);
   }
   if (form.elements.explain.checked) query.set("explain", "true");
@@ -84,8 +84,9 @@ function showFix(fix) {
     const sure = fix.confidence == null ? "" : `, ${(100 * fix.confidence).toFixed(0)} % sure`;
     const away = fix.in_index === false ? "Probably not in this index. " : "";
     const heading = `facing ${matches[0].heading_deg.toFixed(0)}°`;
+    const notes = Object.values(fix.geometry).flatMap(({ note }) => (note ? [`. ${note}`] : [])).join("");
     const milliseconds = Object.values(fix.timings_ms).reduce((sum, one) => sum + one, 0);
-    say(`${away}${latitude.toFixed(6)}, ${longitude.toFixed(6)}${radius}${sure}, ${heading} (${milliseconds.toFixed(0)} ms)`);
+    say(`${away}${latitude.toFixed(6)}, ${longitude.toFixed(6)}${radius}${sure}, ${heading} (${milliseconds.toFixed(0)} ms)${notes}`);
     map.show(around(matches.slice(0, 3).map((m) => m.bounds)));
   } else {
     say(fix.note);

@@ -60,9 +60,9 @@ def _body(field: dict[str, Any], *alone: str) -> dict[str, Any]:
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
     """Match one panorama to the live index. `Accept: application/geo+json` gives GeoJSON.
 
-    The heading comes from the query, else from GPano XMP, else from EXIF. When none states a
-    heading, evenly spaced headings are tried. The upload is kept in memory only. The body is a
-    form or the image itself, whose bytes count, whatever type is stated.
+    The heading comes from the query, else from GPano XMP, else from EXIF. Headings within its
+    tolerance are tried, or all headings when none is stated. The upload is kept in memory only.
+    The body is a form or the image itself, whose bytes count, whatever type is stated.
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
@@ -75,8 +75,7 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
         except DeadlineExceededError:
             reservation.missed()
             raise
-        unknown_north = fix.geometry["north"].value is None
-        reservation.answered((len(data).bit_length(), unknown_north, query.explain))
+        reservation.answered((len(data).bit_length(), fix.rolls, query.explain))
     timing = _record(request, [fix])
     answer = FixSchema.model_validate(fix)
     if is_preferred(",".join(request.headers.getlist("accept"))):
