@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,30 @@ def test_imagery_that_gives_no_tile_is_an_error(catalogue: Catalogue, tmp_path: 
     with pytest.raises(NothingToIngest, match=r"imagery covers less than 50% of each of the \d+"):
         ingest(catalogue, path, size_m=64.0)
     assert catalogue.sources() == []
+
+
+def test_blank_tiles_are_refused_or_counted(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = patchwork(400, 400) // 64  # dark grey levels, unlike each other by 3
+    with pytest.raises(NothingToIngest, match=r"a\.tif: (\d+) of \1 tiles are black .* --nodata"):
+        ingest(catalogue, write_raster(tmp_path / "a.tif", image), size_m=32.0)
+    assert catalogue.sources() == []
+    image = patchwork(400, 400)
+    image[:, 200:] = 255
+    report = ingest(catalogue, write_raster(tmp_path / "a.tif", image), size_m=32.0)
+    assert re.search(rf"source a: \d+ of {report.tiles} tiles are black or white", caplog.text)
+
+
+def test_doubts_are_warned_of_and_bands_are_said(
+    catalogue: Catalogue, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = np.dstack([patchwork(300, 300), patchwork(300, 300, seed=1)[..., :1]])
+    path = write_raster(tmp_path / "a.tif", image, photometric="RGB", alpha="YES")
+    said: list[str] = []
+    ingest(catalogue, path, size_m=32.0, say=said.append)
+    assert "bands 1, 2, 3 are read as red, green, blue" in said[0]
+    assert "a.tif: band 4 is flagged alpha" in caplog.text
 
 
 def test_a_folders_bad_images_are_counted_together(catalogue: Catalogue, tmp_path: Path) -> None:

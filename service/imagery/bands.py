@@ -27,7 +27,7 @@ from service.imagery.source import SourceError
 # Values are sampled in a lattice of small windows: an edit touches no larger share of many small
 # windows than of the raster.
 SAMPLE_SIDE = 16  # windows along each side
-FINER = 4  # GDAL may average pixels to a quarter of those asked for, before they are weighed
+FINER = 2  # GDAL may average pixels to half of those asked for, before they are weighed
 PIECE = 1 << 22  # pixels weighed at once
 
 Mask = NDArray[np.uint8]  # (h, w), how much of a pixel is imagery, 0 to 255
@@ -91,15 +91,16 @@ class Bands:
         """RGB (h, w, 3) of a window averaged down to `shape`; no mask where nothing is hidden."""
         fills = value_range.fills if value_range else ()
         if self._palette is None and not fills and self.cover.is_whole(window, shape):
-            rgb = self._rgb(self._averaged(window, shape), value_range)
-            return rgb, None if self.cover.is_plain else np.full(shape, 255, np.uint8)
+            planes = self._planes(self._averaged(window, shape), value_range)
+            return _image(planes), None if self.cover.is_plain else np.full(shape, 255, np.uint8)
         rows = max(1, PIECE * shape[0] // (window.width * window.height))
         pieces = [
             self._weighed(part, (count, shape[1]), value_range)
             for part, count in _slices(window, shape[0], rows)
         ]
-        rgb, mask = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
-        return rgb, mask if mask.min() < 255 or self.cover.is_declared else None
+        weighed = np.concatenate(pieces, axis=1)
+        mask = weighed[-1] if weighed[-1].min() < 255 or self.cover.is_declared else None
+        return _image(weighed[:-1]), mask
 
     def _averaged(self, window: Window, shape: Shape) -> Values:
         out_shape, average = (len(self._numbers), *shape), Resampling.average
@@ -110,8 +111,8 @@ class Bands:
 
     def _weighed(
         self, window: Window, shape: Shape, value_range: ValueRange | None
-    ) -> tuple[Rgb, Mask]:
-        """Colours averaged by their weights."""
+    ) -> NDArray[np.uint8]:
+        """(1 or 3 + 1, *shape): the colours averaged by their weights, and the weights."""
         fills = value_range.fills if value_range else ()
         size = whole = (window.height, window.width)
         is_exact = bool(fills) or self._palette is not None or self._file.premultiplied
@@ -123,26 +124,33 @@ class Bands:
             weight *= self._looked_up(values[0])[..., 3] / np.float32(255.0)
         if self._file.premultiplied:
             values = values / np.maximum(weight, 1e-6)
-        return _reduced(self._rgb(values, value_range), weight, shape)
+        return _reduced(self._planes(values, value_range), weight, shape)
 
     def _looked_up(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         assert self._palette is not None
         colours: NDArray[np.uint8] = self._palette[np.minimum(values, len(self._palette) - 1)]
         return colours
 
-    def _rgb(self, values: Values, value_range: ValueRange | None) -> Rgb:
-        """(bands, h, w) to (h, w, 3)."""
+    def _planes(self, values: Values, value_range: ValueRange | None) -> NDArray[np.uint8]:
+        """(bands, h, w) to (1 or 3, h, w)."""
         if self._palette is not None:
-            return self._looked_up(values[0])[..., :3]
+            return np.moveaxis(self._looked_up(values[0])[..., :3], -1, 0)
         if value_range is not None:
             low, high, _ = value_range
-            values = (values.astype(np.float32).clip(low, high) - low) * (255.0 / (high - low))
+            values = values.astype(np.float32)
+            if self._dtype.kind == "f":
+                values = np.nan_to_num(values, nan=low)
+            values = (values.clip(low, high) - low) * (255.0 / (high - low))
         if values.dtype != np.uint8:
-            values = np.nan_to_num(values).clip(0.0, 255.0).round().astype(np.uint8)
-        rgb = np.broadcast_to(np.moveaxis(values, 0, -1), (*values.shape[1:], 3))
+            values = values.round().clip(0.0, 255.0).astype(np.uint8)
+        planes: NDArray[np.uint8] = values
         if self._file.photometric in (CIELAB, ICCLAB):
-            return _srgb(rgb, self._file.photometric == CIELAB)
-        return np.ascontiguousarray(~rgb if self._file.photometric == MIN_IS_WHITE else rgb)
+            return _srgb(planes, self._file.photometric == CIELAB)
+        return ~planes if self._file.photometric == MIN_IS_WHITE else planes
+
+
+def _image(planes: NDArray[np.uint8]) -> Rgb:
+    return np.dstack([*planes] * (3 // len(planes)))
 
 
 def _slices(window: Window, height: int, rows: int) -> Iterator[tuple[Window, int]]:
@@ -153,16 +161,16 @@ def _slices(window: Window, height: int, rows: int) -> Iterator[tuple[Window, in
         yield Window(window.col_off, window.row_off + top, window.width, bottom - top), end - first
 
 
-def _reduced(rgb: Rgb, weight: Weight, shape: Shape) -> tuple[Rgb, Mask]:
+def _reduced(planes: NDArray[np.uint8], weight: Weight, shape: Shape) -> NDArray[np.uint8]:
     def mean(pixels: NDArray[Any]) -> NDArray[Any]:
         return np.array(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BOX))
 
     if weight.min() >= 1.0:
-        return mean(rgb), np.full(shape, 255, np.uint8)
+        return np.stack([*map(mean, planes), np.full(shape, 255, np.uint8)])
     share = mean(weight)
-    light = np.stack([mean(rgb[..., band] * weight) for band in range(3)], axis=-1)
-    colours = light / np.maximum(share, 1e-6)[..., None]
-    return colours.round().clip(0.0, 255.0).astype(np.uint8), (255.0 * share).round().astype("u1")
+    least = np.maximum(share, 1e-6)
+    found = [*(mean(plane * weight) / least for plane in planes), 255.0 * share]
+    return np.stack(found).round().clip(0.0, 255.0).astype(np.uint8)
 
 
 @cache
@@ -171,8 +179,8 @@ def _lab_to_srgb() -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
 
 
-def _srgb(lab: NDArray[np.uint8], is_signed: bool) -> Rgb:
-    """CIELab of white D50; a and b are signed, or begin at -128 as Pillow's do."""
-    flipped = np.bitwise_xor(lab, np.array([0, 0x80, 0x80], np.uint8)) if is_signed else lab
-    bands = [Image.fromarray(np.ascontiguousarray(flipped[..., band])) for band in range(3)]
-    return np.array(ImageCms.applyTransform(Image.merge("LAB", bands), _lab_to_srgb()))
+def _srgb(lab: NDArray[np.uint8], is_signed: bool) -> NDArray[np.uint8]:
+    """(3, h, w) CIELab of white D50; a and b are signed, or begin at -128 as Pillow's do."""
+    flipped = [lab[0], *(lab[1:] ^ np.uint8(0x80) if is_signed else lab[1:])]
+    image = Image.merge("LAB", [Image.fromarray(plane) for plane in flipped])
+    return np.moveaxis(np.array(ImageCms.applyTransform(image, _lab_to_srgb())), -1, 0)

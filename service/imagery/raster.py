@@ -65,31 +65,36 @@ class RasterSource(GriddedSource):
         self.name = source_name(path, name)
         self._former = former
         self._reading = reading
-        self._file = open_raster(path, reading)
-        self._raster, self._crs = self._file.raster, self._file.crs
+        with about(path.name):
+            self._file = open_raster(path, reading)
+            self._raster, self._crs = self._file.raster, self._file.crs
+            try:
+                self._place()
+            except BaseException:
+                self.close()
+                raise
+            tags = {key.lower(): value for key, value in self._raster.tags().items()}
+        self.notes = [self.bands.colours.text]
+        self.licence = tags.get("licence") or tags.get("license") or ""
+        self.attribution = tags.get("attribution") or tags.get("tifftag_copyright") or ""
+
+    def _place(self) -> None:
+        """Finds the bands, and where on Earth they lie."""
+        self.bands = Bands(self._file, self._reading)
+        self._size = self._raster.width, self._raster.height
+        self._to_pixel = ~self._raster.transform
         try:
-            self.bands = Bands(self._file, reading)
-            self._size = self._raster.width, self._raster.height
-            self._to_pixel = ~self._raster.transform
             self._wrap = wrap_width(self._crs)
             self._wrap_pixels = self._wrap * np.array([self._to_pixel.a, self._to_pixel.d])
             self.extent = self._find_extent()
             self._pixel_m = self._pixel_size_m(self.extent.middle)
             self.area_m2 = float(np.prod(self._size) * np.prod(self._pixel_m))
         except CPLE_NotSupportedError as error:
-            self.close()
             raise SourceError(
-                f"{path.name}: its CRS, {crs_name(self._crs)}, does not say where on Earth "
-                "it lies (a building site's does not, nor another planet's): assign one that does, "
-                "for example with gdal_edit.py -a_srs"
+                f"{self.path.name}: its CRS, {crs_name(self._crs)}, does not say where on Earth "
+                "it lies (a building site's does not, nor another planet's): state one that does "
+                "by --crs, or assign it with gdal_edit.py -a_srs"
             ) from error
-        except BaseException:
-            self.close()
-            raise
-        self.notes = [self.bands.colours.text]
-        tags = {key.lower(): value for key, value in self._raster.tags().items()}
-        self.licence = tags.get("licence") or tags.get("license") or ""
-        self.attribution = tags.get("attribution") or tags.get("tifftag_copyright") or ""
 
     def close(self) -> None:
         """Releases the file."""
@@ -227,7 +232,8 @@ class RasterSource(GriddedSource):
         ):
             raise SourceError(
                 f"{self.path.name}: its bounds {tuple(self._raster.bounds)} in "
-                f"{self._crs.to_string()} lie outside the Earth: the georeference is wrong"
+                f"{self._crs.to_string()} lie outside the Earth: the georeference is "
+                "wrong, or --crs states the right CRS"
             )
         east = longitudes - longitudes[longitudes.size // 2]
         longitudes = longitudes - 360.0 * np.round(east / 360.0) * (np.abs(east) > 180.0)

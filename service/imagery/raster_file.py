@@ -15,7 +15,6 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from service.imagery import control_points
 from service.imagery.crs import crs_name, parse_crs
-from service.imagery.gdal_log import about
 from service.imagery.reading import Reading
 from service.imagery.signature import with_members
 from service.imagery.source import SourceError
@@ -51,7 +50,7 @@ def open_raster(path: Path, reading: Reading) -> RasterFile:
         ReadingError: the user's CRS is none.
     """
     stated = parse_crs(reading.crs) if reading.crs else None
-    with about(path.name), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             raster = rasterio.open(path)
@@ -121,7 +120,8 @@ def _check_whole(raster: DatasetReader, path: Path) -> None:
 def _tiff_tags(raster: DatasetReader, path: Path) -> tuple[int | None, tuple[int, ...]]:
     """(photometric interpretation, meanings of the extra samples), where either matters."""
     first, *others = raster.colorinterp or (ColorInterp.red,)
-    if raster.driver != "GTiff" or (first != 0 and ColorInterp.alpha not in others):
+    matters = first == ColorInterp.undefined or ColorInterp.alpha in others
+    if raster.driver != "GTiff" or not matters or not path.is_file():
         return None, ()
     with path.open("rb") as file:
         header = file.read(16)
