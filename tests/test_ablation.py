@@ -29,7 +29,7 @@ def pairs(tmp_path_factory):
     return load("folder", write_pairs(tmp_path_factory.mktemp("pairs"), 4), "all")
 
 
-def test_each_row_takes_one_thing_away():
+def test_each_row_lacks_one_part_of_the_method():
     rows = table_2(SHORT, modern=True)
     full = rows.pop("msae-demo")
     assert rows["w/o IPT"].encoder.preprocessing.projection == "none"

@@ -193,7 +193,7 @@ def test_head_is_answered_like_get_without_the_body(
     assert f'method="HEAD",route="{route}",status="{status}"}} 1.0' in page
 
 
-async def test_metrics_count_what_happened(client: httpx.AsyncClient) -> None:
+async def test_metrics_count_answers_problems_and_stages(client: httpx.AsyncClient) -> None:
     await client.post("/localize", files=form(panorama_of(1)))
     await client.post("/localize", files=form(b"no image"))
     await client.get("/made/up/path")

@@ -76,7 +76,7 @@ def test_a_folders_images_lie_at_their_positions(tmp_path: Path, base_map: BaseM
         assert np.abs(seen.astype(int) - colours(5)[field]).max() < 60
 
 
-def test_a_raster_in_web_mercator_is_drawn_as_it_is(tmp_path: Path, base_map: BaseMap) -> None:
+def test_a_raster_in_web_mercator_is_drawn_unchanged(tmp_path: Path, base_map: BaseMap) -> None:
     tile = tile_at(50.0, 15.0, 17)
     west, north = Transformer.from_crs(4326, 3857, always_xy=True).transform(
         tile.bounds.west, tile.bounds.north

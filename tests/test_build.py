@@ -89,7 +89,7 @@ def test_the_manifest_states_the_content(tmp_path: Path) -> None:
     assert datetime.fromisoformat(manifest.built_at).tzinfo is not None
 
 
-def test_only_what_changed_is_encoded_again(tmp_path: Path) -> None:
+def test_only_changed_tiles_are_encoded_again(tmp_path: Path) -> None:
     add_town(tmp_path, tmp_path / "town.tif")
     whole = add_town(tmp_path, tmp_path / "city.tif", seed=5) * 2
     build(tmp_path, FakeEncoder())

@@ -46,7 +46,7 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
         yield catalogue
 
 
-def test_replacing_counts_what_changed(catalogue: Catalogue) -> None:
+def test_replacing_counts_changed_tiles(catalogue: Catalogue) -> None:
     assert catalogue.replace_source(source(), tiles("123")) == Changes(3, 0, 0, 0)
     new = tiles("1") + tiles("2", "b") + tiles("45")
     assert catalogue.replace_source(source(), new) == Changes(2, 1, 1, 1)

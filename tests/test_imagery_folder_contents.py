@@ -154,7 +154,7 @@ def columns_missing(folder: Path) -> None:
         (lambda folder: None, r"holds no file: imagery is a raster"),
     ],
 )
-def test_other_folders_are_refused_with_what_was_found(
+def test_other_folders_are_refused_with_their_content(
     tmp_path: Path, write: Callable[[Path], None], reason: str
 ) -> None:
     write(tmp_path)

@@ -140,7 +140,7 @@ def test_statements_that_contradict_are_refused(
         open_source(folder, reading=Reading(scheme=given))
 
 
-def test_an_assumed_scheme_is_said_with_both_places(tmp_path: Path) -> None:
+def test_an_assumed_scheme_is_stated_with_both_positions(tmp_path: Path) -> None:
     (_, note) = open_source(write_map_tiles(tmp_path / "map", (17, 18))).notes
     assert "9 of level 17, 9 of level 18" in note
     assert re.search(r"no file says otherwise.*-60\.0\d+, .*lies around 60\.0\d+, ", note)

@@ -93,7 +93,7 @@ def test_finer_imagery_lies_on_top(tmp_path: Path) -> None:
     assert mosaic.read(over_the_fine, 16).pixels.min() in (50, 200)
 
 
-def test_a_bad_sheet_is_named_and_a_changed_one_noticed(tmp_path: Path) -> None:
+def test_a_bad_sheet_is_named_and_a_changed_sheet_noticed(tmp_path: Path) -> None:
     write_raster(tmp_path / "a.tif", patchwork(100, 100))
     before = open_source(tmp_path).signature()
     write_raster(tmp_path / "b.tif", patchwork(100, 100))

@@ -261,7 +261,7 @@ def test_a_building_sites_own_coordinates_are_refused(placed_by: str, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_rasters_without_a_place_on_earth_are_refused(tmp_path: Path) -> None:
+def test_rasters_without_a_position_on_earth_are_refused(tmp_path: Path) -> None:
     image = patchwork(64, 64)
     no_crs = write_raster(tmp_path / "no-crs.tif", image, crs=None)
     nowhere = write_raster(tmp_path / "identity.tif", image, transform=Affine.identity())

@@ -84,7 +84,7 @@ def blind_version(index_folder: Path, how: str) -> None:
     dataclasses.replace(manifest, files=files, engine={"kind": "ivfpq"}).write(folder)
 
 
-def test_a_new_version_is_picked_up_and_the_old_one_stays_usable(
+def test_a_new_version_goes_live_and_the_old_version_stays_usable(
     versions: Versions, tmp_path: Path
 ) -> None:
     index = live(tmp_path)
@@ -108,7 +108,7 @@ def test_an_index_is_missing_until_the_first_build(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["truncated", "nowhere"])
-def test_a_bad_version_is_refused_loudly_and_the_last_good_one_stays(
+def test_a_bad_version_is_refused_and_logged_and_the_last_good_version_stays(
     fault: str, versions: Versions, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = live(tmp_path)
@@ -315,7 +315,7 @@ def test_a_dropped_version_is_used_again_once_its_files_are_back(
     assert (index.get().version, index.trouble()) == (SECOND, None)
 
 
-def test_a_dropped_version_gives_way_to_the_version_named_now(
+def test_a_dropped_version_is_replaced_by_the_version_in_current(
     versions: Versions, tmp_path: Path
 ) -> None:
     third = "000003-20260103T000000Z"

@@ -150,7 +150,7 @@ def test_a_single_pair_needs_a_queue():
         {"queue": torch.zeros(4, 2), "queue_mask": torch.zeros(3, dtype=torch.bool)},
     ],
 )
-def test_what_does_not_fit_is_refused(wrong):
+def test_masks_and_queues_that_do_not_fit_are_refused(wrong):
     for loss in (soft_margin_triplet, info_nce_at_1):
         with pytest.raises(LossError, match=r"expected|without a queue"):
             loss(torch.eye(2), torch.eye(2), **wrong)

@@ -113,7 +113,7 @@ def test_non_finite_descriptors_are_refused_by_row(bad, side):
         (np.empty((0, 3)), np.eye(3), None),
     ],
 )
-def test_what_does_not_fit_is_refused(street, aerial, truth):
+def test_shapes_and_truths_that_do_not_fit_are_refused(street, aerial, truth):
     with pytest.raises(EvaluationError, match=r"\d"):
         recall_at(street, aerial, truth)
 

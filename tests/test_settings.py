@@ -145,7 +145,7 @@ def test_an_origin_is_kept_as_browsers_send_it(origin: str) -> None:
         ("*,https://maps.example", "write * alone"),
     ],
 )
-def test_what_no_browser_sends_as_an_origin_is_refused(text: str, remedy: str) -> None:
+def test_an_origin_that_no_browser_sends_is_refused(text: str, remedy: str) -> None:
     with pytest.raises(SettingsError, match="SKYFIX_CORS_ORIGINS=") as caught:
         Settings.from_env({"SKYFIX_CORS_ORIGINS": text})
     assert remedy in str(caught.value)
