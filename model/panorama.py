@@ -1,6 +1,6 @@
-"""What a panorama covers of the sphere around the camera, and where north lies in it.
+"""What a street image covers of the sphere around the camera, and where north lies in it.
 
-Knows nothing of the network. Numpy and Pillow only, so any thread may call it.
+Knows nothing of the network or of pixels. Any thread may call it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
-
-import numpy as np
-from PIL import Image
+from typing import Literal, NamedTuple
 
 from model.errors import SkyfixError
-from model.images import OpenedImage, Rgb, filled
+from model.images import OpenedImage
+from model.tilt import LEVEL, Tilt
 
 MIN_VERTICAL_FOV_DEG = 10.0
 ASPECT_TOLERANCE = 0.03  # a resized file may round its sides
+MAX_RECTILINEAR_DEG = 179.0  # at 180 degrees the edge of a plane lies at infinity
+
+ImageProjection = Literal["equirectangular", "cylindrical", "rectilinear"]
 
 
 class GeometryError(SkyfixError):
@@ -34,7 +35,7 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True)
 class PanoramaGeometry:
-    """Where an equirectangular image lies on the sphere.
+    """Where a street image lies on the sphere.
 
     Convention: columns run clockwise seen from above; rows run downward; fractions count from
     the image's left and top edge.
@@ -42,15 +43,21 @@ class PanoramaGeometry:
     Attributes:
         north: fraction of the width that faces north; None when unknown. Outside 0..1 when a
             limited field of view does not contain north.
-        horizon: fraction of the height at which the horizon lies.
-        vertical_fov_deg: degrees from top to bottom edge; None: horizontal_fov_deg * H / W.
+        horizon: fraction of the height at which the horizon lies while the camera is level.
+        vertical_fov_deg: degrees from top to bottom edge; None: the pixels are square.
         horizontal_fov_deg: degrees from left to right edge.
+        projection: rows of "equirectangular" are evenly spaced elevations, rows of "cylindrical"
+            evenly spaced tangents of elevations. "rectilinear" is a photograph, its lens without
+            distortion.
+        tilt: how the camera leans, about the image's centre column.
     """
 
     north: float | None = 0.5
     horizon: float = 0.5
     vertical_fov_deg: float | None = None
     horizontal_fov_deg: float = 360.0
+    projection: ImageProjection = "equirectangular"
+    tilt: Tilt = LEVEL
 
     @staticmethod
     def north_of(heading_deg: float, horizontal_fov_deg: float = 360.0) -> float:
@@ -82,15 +89,53 @@ class PanoramaGeometry:
         return self.north_of(heading)
 
     def extent(self, height: int, width: int) -> Band:
-        """Elevations of the top and bottom edge of an image of this size.
+        """Elevations of the top and bottom edge of an image of this size, at its centre column.
+
+        The tilt counts for "rectilinear" only: other images are levelled later.
 
         Raises:
-            GeometryError: no panorama can have these proportions.
+            GeometryError: no image can have these proportions.
         """
-        _in_range("horizontal_fov_deg", self.horizontal_fov_deg, 1.0, 360.0)
-        _in_range("horizon", self.horizon, -1.0, 2.0)
-        if self.north is not None and not math.isfinite(self.north):
-            raise GeometryError(f"north is {self.north}: it is a fraction of the image's width")
+        self._check()
+        if self.projection == "equirectangular":
+            fov = self._equirectangular_height(height, width)
+            return Band(fov * self.horizon, -fov * (1.0 - self.horizon))
+        rows_per_radian, _ = self.pixels_per_radian(height, width)
+        top, bottom = (
+            math.degrees(math.atan(share * height / rows_per_radian))
+            for share in (self.horizon, self.horizon - 1.0)
+        )
+        pitch = self.tilt.pitch_deg if self.projection == "rectilinear" else 0.0
+        return Band(top + pitch, bottom + pitch)
+
+    def pixels_per_radian(self, height: int, width: int) -> tuple[float, float]:
+        """Rows and columns per radian, where the image's centre column meets its horizon.
+
+        Raises:
+            GeometryError: no image can have these proportions.
+        """
+        fov = math.radians(self.horizontal_fov_deg)
+        if self.projection == "rectilinear":
+            columns = width / (2.0 * math.tan(fov / 2.0))
+        else:
+            columns = width / fov
+        if self.projection == "equirectangular":
+            fov_deg = self._equirectangular_height(height, width)
+            return height / math.radians(fov_deg), columns
+        if self.vertical_fov_deg is None:
+            return columns, columns
+        # Solves vertical_fov = atan(horizon / f) + atan((1 - horizon) / f), f in image heights.
+        sine, cosine = (f(math.radians(self.vertical_fov_deg)) for f in (math.sin, math.cos))
+        root = cosine**2 + 4.0 * sine**2 * self.horizon * (1.0 - self.horizon)
+        focal = (cosine + math.sqrt(max(0.0, root))) / (2.0 * sine) if sine > 0.0 else 0.0
+        if focal <= 0.0 or root < 0.0:
+            raise GeometryError(
+                f"vertical_fov_deg {self.vertical_fov_deg:g} and horizon {self.horizon:g} exclude "
+                f"each other in a {self.projection} image: leave one out"
+            )
+        return focal * height, columns
+
+    def _equirectangular_height(self, height: int, width: int) -> float:
         fov = self.vertical_fov_deg
         if fov is None:
             fov = self.horizontal_fov_deg * height / width
@@ -98,11 +143,23 @@ class PanoramaGeometry:
                 raise GeometryError(
                     f"an image of {width}x{height} covering {self.horizontal_fov_deg:g} degrees of "
                     f"the horizon would be {fov:.0f} degrees high; a panorama has "
-                    f"{MIN_VERTICAL_FOV_DEG:g} to 180: state its field of view"
+                    f"{MIN_VERTICAL_FOV_DEG:g} to 180: state its field of view, and "
+                    "projection=rectilinear if it is an ordinary photograph"
                 )
             fov = min(fov, 180.0)
-        _in_range("vertical_fov_deg", fov, 1.0, 180.0)
-        return Band(fov * self.horizon, -fov * (1.0 - self.horizon))
+        return fov
+
+    def _check(self) -> None:
+        flat = self.projection == "rectilinear"
+        most = MAX_RECTILINEAR_DEG if flat else 360.0
+        _in_range("horizontal_fov_deg", self.horizontal_fov_deg, 1.0, most)
+        _in_range("horizon", self.horizon, -1.0, 2.0)
+        _in_range("pitch_deg", self.tilt.pitch_deg, -90.0, 90.0)
+        _in_range("roll_deg", self.tilt.roll_deg, -180.0, 180.0)
+        if self.north is not None and not math.isfinite(self.north):
+            raise GeometryError(f"north is {self.north}: it is a fraction of the image's width")
+        if self.vertical_fov_deg is not None:
+            _in_range("vertical_fov_deg", self.vertical_fov_deg, 1.0, most if flat else 180.0)
 
 
 @dataclass(frozen=True)
@@ -138,56 +195,3 @@ class Panorama:
 def _in_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise GeometryError(f"{name} is {value:g}; it must be {low:g} to {high:g}")
-
-
-def cut_band(
-    image: Rgb,
-    geometry: PanoramaGeometry,
-    band: Band | None,
-    size: tuple[int, int],
-    fill: tuple[int, int, int],
-) -> Rgb:
-    """Resample a panorama to a full turn around its centre column, between two elevations.
-
-    Args:
-        image: uint8 (H, W, 3).
-        geometry: the part of the sphere that the image covers; `north` is not used.
-        band: elevations kept; None keeps the whole height of the image.
-        size: (height, width) of the result.
-        fill: RGB of the elevations and headings that the image lacks.
-
-    Returns:
-        uint8 (height, width, 3), area-averaged where it shrinks. Missing rows and columns begin
-        on a whole pixel: the placement is off by at most half a pixel of the result.
-
-    Raises:
-        GeometryError: impossible geometry, or the image does not reach into the band.
-    """
-    height, width = size
-    rows, cols = image.shape[:2]
-    extent = geometry.extent(rows, cols)
-    wanted = band or extent
-    per_degree = height / (wanted.top_deg - wanted.bottom_deg)
-    top = max(0, round((wanted.top_deg - extent.top_deg) * per_degree))
-    bottom = min(height, round((wanted.top_deg - extent.bottom_deg) * per_degree))
-    half = round(width * geometry.horizontal_fov_deg / 360.0 / 2.0)
-    if bottom - top < 2 or half < 1:
-        raise GeometryError(
-            f"the image covers elevations {extent.bottom_deg:.0f} to {extent.top_deg:.0f} degrees; "
-            f"nothing of it lies within {wanted.bottom_deg:.0f} to {wanted.top_deg:.0f}: check "
-            "horizon and vertical_fov_deg"
-        )
-    source_per_degree = rows / (extent.top_deg - extent.bottom_deg)
-    box_top = (extent.top_deg - (wanted.top_deg - top / per_degree)) * source_per_degree
-    box_bottom = (extent.top_deg - (wanted.top_deg - bottom / per_degree)) * source_per_degree
-    box = (0.0, max(0.0, box_top), float(cols), min(float(rows), box_bottom))
-    if geometry.horizontal_fov_deg >= 360.0:
-        left, right = 0, width
-    else:
-        left, right = width // 2 - half, width // 2 + half
-    part = Image.fromarray(image).resize(
-        (right - left, bottom - top), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0
-    )
-    strip = filled(height, width, fill)
-    strip[top:bottom, left:right] = np.asarray(part)
-    return strip

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.images import Rgb
-from model.panorama import Band, GeometryError, Panorama, PanoramaGeometry, cut_band
+from model.panorama import Band, GeometryError, Panorama, PanoramaGeometry
 from model.polar import North, ground_plane_projection, inverse_polar_transform
+from model.strip import cut_band, is_plain
 
 Projection = Literal["polar", "ground", "none"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,6 +72,8 @@ class Preprocessing:
         """
         extent = panorama.extent
         rows, columns = self.strip_size
+        if not is_plain(panorama.geometry):
+            return self._sufficient_for_projecting(panorama)
         columns = math.ceil(columns * panorama.geometry.horizontal_fov_deg / 360.0)
         if self.band is not None:
             share = (extent.top_deg - extent.bottom_deg) / (
@@ -78,6 +81,22 @@ class Preprocessing:
             )
             rows = math.ceil(rows * share)
         return rows, columns
+
+    def _sufficient_for_projecting(self, panorama: Panorama) -> tuple[int, int]:
+        """1.5 times as dense as the strip, both ways, where the image's pixels are farthest apart.
+
+        At the same density, projecting would blur: 2.3 grey levels of a photograph in place of 1.4.
+        """
+        rows, columns = self.strip_size
+        band = self.band or panorama.extent
+        per_degree = 1.5 * max(rows / (band.top_deg - band.bottom_deg), columns / 360.0)
+        height, width = panorama.image.size
+        own = panorama.geometry.pixels_per_radian(height, width)
+        own_rows, own_columns = (math.radians(per_radian) for per_radian in own)  # per degree
+        return (
+            math.ceil(height * per_degree / own_rows),
+            math.ceil(width * per_degree / own_columns),
+        )
 
     def read_strip(self, panorama: Panorama) -> Rgb:
         """Decode a panorama to its strip, and no more pixels than the strip can use.
@@ -96,16 +115,17 @@ class Preprocessing:
         Averaging reaches into two of the strip's rows below the band.
         """
         height, _ = panorama.image.size
-        if self.band is None:
+        if self.band is None or panorama.geometry.projection != "equirectangular":
             return height
         extent = panorama.extent
         row_deg = (self.band.top_deg - self.band.bottom_deg) / self.strip_size[0]
-        used_deg = extent.top_deg - (self.band.bottom_deg - 2.0 * row_deg)
+        lowest_deg = self.band.bottom_deg - panorama.geometry.tilt.angle_deg
+        used_deg = extent.top_deg - (lowest_deg - 2.0 * row_deg)
         share = used_deg / (extent.top_deg - extent.bottom_deg)
         return math.ceil(min(max(share, 0.0), 1.0) * height)
 
     def strip(self, image: Rgb, geometry: PanoramaGeometry) -> Rgb:
-        """uint8 (H, W, 3) panorama to uint8 (*strip_size, 3); see `panorama.cut_band`."""
+        """uint8 (H, W, 3) panorama to uint8 (*strip_size, 3); see `strip.cut_band`."""
         return cut_band(image, geometry, self.band, self.strip_size, self.fill)
 
     def tile(self, image: Rgb) -> Rgb:

@@ -1,11 +1,12 @@
-import numpy as np
+import math
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.panorama import Band, GeometryError, PanoramaGeometry, cut_band
-
-FILL = (1, 2, 3)
+from model.panorama import GeometryError, PanoramaGeometry
+from model.tilt import Tilt
 
 
 @given(st.floats(0, 359.99), st.sampled_from([60.0, 90.0, 200.0, 360.0]))
@@ -27,67 +28,35 @@ def test_the_column_of_north_looks_north():
         _ = PanoramaGeometry(north=None).strip_north
 
 
-def elevations(extent, height=300, width=60):
-    """An image whose colour is the elevation of its row: 100 + degrees."""
-    rows = extent.top_deg - (np.arange(height) + 0.5) / height * (
-        extent.top_deg - extent.bottom_deg
+@pytest.mark.parametrize("horizon", [0.5, 0.3])
+@pytest.mark.parametrize("projection", ["cylindrical", "rectilinear"])
+def test_the_stated_height_is_the_height_between_the_edges(projection, horizon):
+    stated = PanoramaGeometry(
+        projection=projection, horizontal_fov_deg=80, vertical_fov_deg=100, horizon=horizon
     )
-    column = np.repeat((100 + rows)[:, None, None], 3, 2)
-    return np.tile(column, (1, width, 1)).round().astype(np.uint8)
+    top, bottom = stated.extent(300, 400)
+    assert top - bottom == pytest.approx(100)
+    assert math.tan(math.radians(top)) * (1 - horizon) == pytest.approx(
+        -math.tan(math.radians(bottom)) * horizon
+    )
 
 
-@pytest.mark.parametrize(
-    ("geometry", "extent"),
-    [
-        (PanoramaGeometry(vertical_fov_deg=180), Band(90, -90)),
-        (PanoramaGeometry(vertical_fov_deg=65, horizon=128 / 224), Band(37.1, -27.9)),
-        (PanoramaGeometry(vertical_fov_deg=40, horizon=0.0), Band(0, -40)),
-        (PanoramaGeometry(vertical_fov_deg=100, horizontal_fov_deg=90), Band(50, -50)),
-    ],
-)
-def test_every_row_of_the_band_shows_its_elevation(geometry, extent):
-    assert geometry.extent(300, 60) == pytest.approx(extent, abs=0.05)
-    band, height = Band(20, -50), 70
-    strip = cut_band(elevations(extent), geometry, band, (height, 120), FILL)[:, 60].astype(int)
-    shown = 20 - (np.arange(height) + 0.5)
-    inside = (shown < extent.top_deg - 1) & (shown > extent.bottom_deg + 1)
-    assert np.abs(strip[inside, 0] - 100 - shown[inside]).max() <= 1.5
-    outside = (shown > extent.top_deg + 1) | (shown < extent.bottom_deg - 1)
-    assert (strip[outside] == FILL).all()
+def test_a_photograph_of_square_pixels_is_as_high_as_its_focal_length_says():
+    """A focal length of 100 pixels: half of 200 columns and half of 100 rows."""
+    photograph = PanoramaGeometry(projection="rectilinear", horizontal_fov_deg=90)
+    half = math.degrees(math.atan(0.5))
+    assert photograph.extent(100, 200) == pytest.approx((half, -half))
+    up = replace(photograph, tilt=Tilt(pitch_deg=20))
+    assert up.extent(100, 200) == pytest.approx((20 + half, 20 - half))
 
 
-def test_without_a_band_the_whole_height_is_kept():
-    image = elevations(Band(37, -28), height=260, width=1440)
-    strip = cut_band(image, PanoramaGeometry(), None, (65, 12), FILL)
-    assert np.abs(strip[:, 5, 0] - 100.0 - (36.5 - np.arange(65))).max() <= 1.5
-
-
-def test_a_limited_view_stands_around_the_centre_column():
-    image = np.full((50, 50, 3), 200, np.uint8)
-    geometry = PanoramaGeometry(horizontal_fov_deg=90, vertical_fov_deg=90)
-    strip = cut_band(image, geometry, Band(45, -45), (40, 360), FILL)
-    seen = (strip[20] == 200).all(1)
-    assert seen.nonzero()[0].tolist() == list(range(135, 225))
-    assert (strip[:, ~seen] == FILL).all()
-
-
-def test_a_strip_of_the_right_size_is_the_image_itself():
-    image = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
-    assert (cut_band(image, PanoramaGeometry(), None, (40, 80), FILL) == image).all()
-
-
-@pytest.mark.parametrize(
-    ("geometry", "names"),
-    [
-        (PanoramaGeometry(), "100x300"),  # far too tall for a full circle
-        (PanoramaGeometry(vertical_fov_deg=200), "vertical_fov_deg is 200"),
-        (PanoramaGeometry(vertical_fov_deg=float("nan")), "vertical_fov_deg is nan"),
-        (PanoramaGeometry(horizontal_fov_deg=0), "horizontal_fov_deg is 0"),
-        (PanoramaGeometry(horizon=7, vertical_fov_deg=60), "horizon is 7"),
-        (PanoramaGeometry(north=float("inf"), vertical_fov_deg=60), "north is inf"),
-        (PanoramaGeometry(horizon=2.0, vertical_fov_deg=40), "elevations 40 to 80"),
-    ],
-)
-def test_impossible_geometry_is_named(geometry, names):
-    with pytest.raises(GeometryError, match=names):
-        cut_band(np.zeros((300, 100, 3), np.uint8), geometry, Band(15, -45), (30, 60), FILL)
+def test_impossible_photographs_are_refused_by_name():
+    for changes, message in (
+        ({"horizontal_fov_deg": 200}, "horizontal_fov_deg is 200; it must be 1 to 179"),
+        ({"tilt": Tilt(pitch_deg=91)}, "pitch_deg is 91; it must be -90 to 90"),
+        ({"tilt": Tilt(roll_deg=181)}, "roll_deg is 181; it must be -180 to 180"),
+        ({"horizon": 2.0, "vertical_fov_deg": 120}, "horizon 2 exclude each other"),
+    ):
+        photograph = PanoramaGeometry(projection="rectilinear", horizontal_fov_deg=90)
+        with pytest.raises(GeometryError, match=message):
+            replace(photograph, **changes).extent(100, 200)

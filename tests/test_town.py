@@ -11,7 +11,10 @@ import rasterio
 from PIL import Image
 from rasterio.warp import transform
 
+from model.panorama import PanoramaGeometry
 from model.panorama_metadata import read_panorama
+from model.preprocessing import Preprocessing
+from model.tilt import Tilt
 from training.town import (
     Day,
     Pose,
@@ -139,6 +142,27 @@ def test_pitch_lifts_the_centre_column(town: Town, noon: Day) -> None:
     blue = picture[:, :, 2] - picture[:, :, 0]
     ahead, behind = (np.flatnonzero(blue[:, c] > 12).max() for c in (180, 0))
     assert ahead - behind == pytest.approx(20, abs=4)
+
+
+def test_roll_turns_the_horizon_counter_clockwise(town: Town, noon: Day) -> None:
+    """Leaning to its right by 10 degrees, the camera sees the right horizon higher up."""
+    view = plain_with(town)
+    picture = render_street(view, centre_pose(view, roll=10.0), noon, (180, 360)).astype(int)
+    blue = picture[:, :, 2] - picture[:, :, 0]
+    left, right = (np.flatnonzero(blue[:, c] > 12).max() for c in (90, 270))
+    assert left - right == pytest.approx(20, abs=4)
+
+
+@pytest.mark.parametrize("tilt", [Tilt(10.0, 0.0), Tilt(0.0, -10.0), Tilt(-24.49, 8.96)])
+def test_the_strip_of_a_tilted_panorama_is_that_of_a_level_one(town: Town, tilt: Tilt) -> None:
+    pose = sample_poses(town, 1, 0)[0]._replace(pitch_deg=0.0, roll_deg=0.0)
+    level = render_street(town, pose, day(4), (512, 1024))
+    leaning = pose._replace(pitch_deg=tilt.pitch_deg, roll_deg=tilt.roll_deg)
+    tilted = render_street(town, leaning, day(4), (512, 1024))
+    strip = Preprocessing().strip
+    expected = strip(level, PanoramaGeometry()).astype(int)
+    assert np.abs(strip(tilted, PanoramaGeometry(tilt=tilt)) - expected).mean() < 2
+    assert np.abs(strip(tilted, PanoramaGeometry()) - expected).mean() > 15
 
 
 def test_poses_stand_free_on_roads_apart_and_inside() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from model.tilt import Tilt
 from training.town.day import Day
 from training.town.light import Film, develop, film
 from training.town.numba_options import F32, F64, U8, compiled
@@ -22,19 +23,8 @@ def render_street(town: Town, pose: Pose, day: Day, size: tuple[int, int] = (512
     sphere = np.zeros((width, height, 3), np.float32)
     draw_level(sphere, camera, float(np.radians(pose.heading_deg)), around)
     out = np.zeros((width, height, 3), np.uint8)
-    _expose(sphere, _tilt(pose), film(day), out)
+    _expose(sphere, Tilt(pose.pitch_deg, pose.roll_deg).to_level, film(day), out)
     return np.ascontiguousarray(out.transpose(1, 0, 2))
-
-
-def _tilt(pose: Pose) -> F64:
-    """(3, 3): camera axes (right, forward, up) to level axes.
-
-    Positive pitch lifts the centre column, positive roll leans the camera to its right.
-    """
-    p, r = np.radians([pose.pitch_deg, pose.roll_deg])
-    pitch = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
-    roll = np.array([[np.cos(r), 0, np.sin(r)], [0, 1, 0], [-np.sin(r), 0, np.cos(r)]])
-    return np.asarray(pitch @ roll)
 
 
 @compiled
