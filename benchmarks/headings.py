@@ -68,9 +68,16 @@ def main() -> None:
     town = [Panorama((arguments.town / pose["file"]).read_bytes(), pose) for pose in poses]
     heading("tolerance", "heading off by", "within 25 m, %", "median, m", "ms")
     for tolerance, off in product(TOLERANCES_DEG, OFF_DEG):
-        asked = [(one, turned(one, number, off, tolerance)) for number, one in enumerate(town)]
+        asked = [
+            (panorama, turned(panorama, number, off, tolerance))
+            for number, panorama in enumerate(town)
+        ]
         row(f"{tolerance}°", f"{off}°", *measure(localizer, asked))
-    row("180°", "-", *measure(localizer, [(one, Hints(heading_deg=UNKNOWN)) for one in town]))
+    row(
+        "180°",
+        "-",
+        *measure(localizer, [(panorama, Hints(heading_deg=UNKNOWN)) for panorama in town]),
+    )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Tiles(dict[str, NDArray[np.uint8]]):
     def __eq__(self, other: object) -> bool:
         assert isinstance(other, Tiles)
         pairs = [(image.astype(int), other.get(name)) for name, image in self.items()]
-        same = [one is not None and np.abs(image - one).max() <= 1 for image, one in pairs]
+        same = [tile is not None and np.abs(image - tile).max() <= 1 for image, tile in pairs]
         return len(self) == len(other) > 0 and all(same)
 
     def __ne__(self, other: object) -> bool:
