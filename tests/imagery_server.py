@@ -105,7 +105,8 @@ def planned(home: Path, address: str, area: Area | None, **options: Any) -> Fetc
 def fetched(home: Path, address: str, area: Area | None, **options: Any) -> Path:
     """The folder of a fetch that has ended."""
     fetch = planned(home, address, area, **options)
-    fetch.run(lambda done, expected: None)
+    if not fetch.done:
+        fetch.run(lambda done, expected: None)
     return fetch.folder
 
 

@@ -7,9 +7,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import FakeEncoder
 from imagery_samples import patchwork, write_raster
+from imagery_server import files, planned, serving
 from kill_campaign import check
 
 from service.__main__ import main
@@ -17,6 +19,7 @@ from service.build import BuildFailed, build
 from service.index.catalogue import Catalogue, CatalogueError
 from service.index.versions import IndexUnwritable, Versions
 from service.ingest import ingest
+from service.remote.http_client import RemoteError
 
 SIZE_KIB = 1024
 
@@ -88,3 +91,16 @@ def test_the_catalogue_stays_as_it_was(small_disk: Path, tmp_path: Path) -> None
         with pytest.raises(CatalogueError, match="cannot be"):
             ingest(catalogue, large, size_m=64.0)
         assert list(catalogue.tiles()) == before
+
+
+def test_a_fetch_that_fills_the_disk_says_so(small_disk: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (800, 800, 3), np.uint8)
+    write_raster(tmp_path / "town.tif", noise)
+    with serving(files(tmp_path)) as server:
+        fetch = planned(small_disk, f"{server.url}/town.tif", None)
+        with pytest.raises(
+            RemoteError, match=r"cannot be written.*(disk may be full|No space left)"
+        ):
+            fetch.run(lambda done, expected: None)
+    assert not fetch.done
+    assert list(fetch.folder.glob("*.tif")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import re
@@ -34,7 +35,7 @@ from service.imagery.area import Area
 from service.imagery.map_tile_levels import mercator_latitude
 from service.imagery.source import stated_credit
 from service.imagery.source_kinds import open_source
-from service.remote.http_client import RemoteError
+from service.remote.http_client import NoImagery, RemoteError
 
 ZOOM, COLUMN, ROW, SIDE = 19, 284_000, 178_000, 4  # SIDE x SIDE map tiles near 50 N, 15 E
 
@@ -287,8 +288,9 @@ def test_a_service_without_imagery_is_refused(
     server: ImageryServer, home: Path, reply: Reply, message: str
 ) -> None:
     server.answer = lambda _: reply
-    with pytest.raises(RemoteError, match=message):
+    with pytest.raises(NoImagery, match=message):
         fetched(home, server.url + "/{z}/{x}/{y}.png", MIDDLE)
+    assert list(home.glob("imagery/*")) == []  # the service may have imagery another day
 
 
 @pytest.mark.parametrize("hole", [Reply(404), Reply(204), Reply(body=CLEAR)])
@@ -322,6 +324,10 @@ def test_an_interrupted_fetch_goes_on(expected: Tiles, server: ImageryServer, ho
 
     with pytest.raises(KeyboardInterrupt):
         fetch.run(interrupt)
+    with (fetch.folder / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RemoteError, match="another process"):
+            fetch.run(interrupt)
     fetch.run(lambda done, expected: None)
     assert tiles(fetch.folder, MIDDLE) == expected
     assert len(server.seen) == len(set(server.paths())) == fetch.copy.requests

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from imagery_samples import patchwork, write_raster
 from imagery_server import (
     Answer,
@@ -27,6 +28,7 @@ from imagery_server import (
 )
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.warp import transform_geom
 
 from model.geo import Bounds
 from service.imagery.area import Area
@@ -98,6 +100,22 @@ def test_without_an_area_the_whole_raster_is_the_same(tmp_path: Path, home: Path
     assert tiles(folder, None) == tiles(original, None)
 
 
+def test_ground_beside_the_area_is_left_out_and_is_no_imagery(tmp_path: Path, home: Path) -> None:
+    values = np.random.default_rng(0).integers(9_000, 10_000, (2100, 2100, 1), np.uint16)
+    original = write_town(tmp_path / "town.tif", values)
+    with rasterio.open(original) as whole:
+        corners = [whole.transform @ at for at in ((300, 300), (1500, 300), (300, 1500))]
+        place = transform_geom(whole.crs, 4326, {"type": "Polygon", "coordinates": [corners]})
+    area = Area.of_text(shapely.Polygon(place["coordinates"][0]).wkt)
+    with serving(files(tmp_path)) as server:
+        folder = fetched(home, f"{server.url}/town.tif", area)
+    with rasterio.open(folder / "town.tif") as part:
+        seen = part.dataset_mask() > 0
+        assert (part.read(1)[seen] == values[: part.height, : part.width, 0][seen]).all()
+    assert seen[300:1500, 300].all()
+    assert not seen[1100:, 1100:].any()
+
+
 def fault_after(good: Answer, requests: int, reply: Reply) -> Answer:
     waiting = [good] * requests
     return lambda seen: waiting.pop()(seen) if waiting else reply
@@ -129,7 +147,7 @@ def test_a_raster_goes_on_from_its_blocks_after_a_fault(
     assert tiles(fetched(home, f"{server.url}/town.tif", AREA), AREA) == expected
     again = {f"{int(seen.headers['range'][6:].split('-')[0]) >> 20:06d}" for seen in server.seen}
     assert not again & fetched_before
-    assert not list(home.glob("imagery/*/.*"))
+    assert not list(home.glob("imagery/*/.town*"))
 
 
 def test_a_raster_that_changes_is_noticed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from service.cli.options import arg, command
@@ -165,9 +166,10 @@ def _fetch(
         max_requests=arguments.max_requests,
     )
     fetch = Fetch.of(settings.home, wanted, name)
-    print(fetch.summary)
-    with progress_bar("fetching") as progress:
-        fetch.run(progress)
+    if not fetch.done:
+        print(fetch.summary)
+        with progress_bar("fetching") as progress:
+            fetch.run(progress)
     return fetch
 
 
@@ -180,7 +182,7 @@ def _sources(arguments: argparse.Namespace, settings: Settings) -> None:
         counts = catalogue.tiles_by_source()
         for source in catalogue.sources():
             credit = ", ".join(filter(None, (source.licence, source.attribution))) or "no licence"
-            read = f", read as {source.reading}" if source.reading else ""
+            read = f", read as {shorten(source.reading, 200)}" if source.reading else ""
             print(
                 f"{source.name}: {counts.get(source.name, 0)} tiles of {source.path} "
                 f"({credit}{read})"

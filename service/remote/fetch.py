@@ -6,6 +6,7 @@ stopped, and another area, zoom or content has another folder: the catalogued on
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import re
@@ -21,7 +22,7 @@ from service.imagery.area import Area
 from service.imagery.source import source_name
 from service.remote import stac
 from service.remote import tile_services as services
-from service.remote.http_client import RATE, Client, RemoteError, shown
+from service.remote.http_client import RATE, Client, NoImagery, RemoteError, shown
 from service.remote.map_tile_copy import MapTileCopy, Progress
 from service.remote.range_file import RangeFile
 from service.remote.raster_copy import RasterCopy, Sheet
@@ -83,20 +84,30 @@ class Fetch:
         digest = hashlib.sha256(copy.identity.encode()).hexdigest()[:DIGEST]
         return cls(name, home / "imagery" / f"{name}-{digest}", copy, summary)
 
+    @property
+    def done(self) -> bool:
+        """Whether an earlier run has fetched all of it."""
+        return (self.folder / DONE).exists()
+
     def run(self, progress: Progress) -> None:
-        """Fetches whatever the folder lacks; nothing where an earlier run has ended.
+        """Fetches whatever the folder lacks.
 
         Raises:
-            RemoteError: a request failed, or the imagery is blank. What came before is kept.
+            RemoteError: a request failed; what came before is kept. NoImagery: see there.
         """
-        done = self.folder / DONE
-        if done.exists():
-            return
         try:
-            self.copy.run(self.folder, progress)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.copy.run(self.folder, progress)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             stated = {**self.copy.stated, "name": self.name, "fetched_at": now}
-            write_atomically(done, json.dumps(stated, indent=1).encode())
+            write_atomically(self.folder / DONE, json.dumps(stated, indent=1).encode())
+        except NoImagery:
+            shutil.rmtree(self.folder)
+            raise
+        except BlockingIOError as error:
+            raise RemoteError(f"another process fetches to {self.folder}: wait for it") from error
         except OSError as error:
             raise RemoteError(f"{self.folder} cannot be written: {error}") from error
 

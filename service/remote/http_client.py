@@ -57,6 +57,10 @@ class RemoteError(SkyfixError):
     """Remote imagery that cannot be fetched. Nothing is published; what was fetched is kept."""
 
 
+class NoImagery(RemoteError):
+    """A service has no imagery there, or shows pictures instead that say so. Nothing is kept."""
+
+
 class Answer(NamedTuple):
     """An HTTP answer; `headers` ignore case."""
 

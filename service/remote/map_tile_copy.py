@@ -9,7 +9,6 @@ import hashlib
 import io
 import logging
 import math
-import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import product
@@ -24,7 +23,15 @@ from model.atomic_write import write_atomically
 from service.imagery.area import Area
 from service.imagery.map_tile_levels import mercator_latitude, mercator_y
 from service.imagery.map_tiles import MAX_SIDE
-from service.remote.http_client import NO_IMAGERY, Answer, Client, RemoteError, identity, shown
+from service.remote.http_client import (
+    NO_IMAGERY,
+    Answer,
+    Client,
+    NoImagery,
+    RemoteError,
+    identity,
+    shown,
+)
 from service.remote.tile_services import HALF_WORLD_M, TileService
 
 MAX_LATITUDE = mercator_latitude(0.0)
@@ -109,7 +116,7 @@ class MapTileCopy:
         """Fetches whatever the folder lacks.
 
         Raises:
-            RemoteError: a request failed, or all imagery is blank.
+            RemoteError: a request failed. NoImagery: all imagery is blank.
             OSError: the disk is full or refuses.
         """
         level, holes = folder / str(self.zoom), folder / HOLES
@@ -126,14 +133,14 @@ class MapTileCopy:
                 (holes / "{}-{}".format(*place)).touch()
                 empty.add(place)
             if not files and len(empty) >= min(FIRST_HOLES, self.requests):
-                raise RemoteError(
+                raise NoImagery(
                     f"{shown(self.service.template)} has no imagery in the middle of the area "
                     f"({len(empty)} map tiles of zoom {self.zoom}): give another --zoom or area"
                 )
         progress(self.requests, self.requests)
         for unfinished in level.glob("*/.*"):  # of a killed process
             unfinished.unlink()
-        self._check_pictures(files.values(), folder)
+        self._check_pictures(files.values())
         if empty:
             log.warning(
                 "%s: no imagery at %d of %d map tiles",
@@ -152,12 +159,11 @@ class MapTileCopy:
         write_atomically(file, answer.body)
         return file
 
-    def _check_pictures(self, files: Collection[Path], folder: Path) -> None:
-        """Raises RemoteError where all map tiles are one picture, or each has one colour."""
+    def _check_pictures(self, files: Collection[Path]) -> None:
+        """Raises NoImagery where all map tiles are one picture, or each has one colour."""
         pictures = {hashlib.sha256(file.read_bytes()).digest(): file for file in files}
         if len(pictures) == 1 < len(files) or all(map(_uniform, pictures.values())):
-            shutil.rmtree(folder)
-            raise RemoteError(
+            raise NoImagery(
                 f"{shown(self.service.template)} shows one picture, or single colours, in all of "
                 f"the {len(files)} map tiles: give another --zoom, --layer or area"
             )

@@ -192,7 +192,6 @@ class RasterCopy:
             RemoteError: a request failed.
             OSError: the disk is full or refuses.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         wanted, done = sum(int(part.squares.sum()) for part in self.parts), 0
         for part in self.parts:
             target, blocks, unfinished = (
