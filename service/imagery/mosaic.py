@@ -7,23 +7,31 @@ overlap, the finest shows; among equally fine sheets the first by name.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from model.geo import LatLon
 from service.imagery.folder_contents import FolderContents
+from service.imagery.grid import GridPlace, check_metres, latitude_at, tile_id
 from service.imagery.gridded_source import SampledSource
 from service.imagery.layer import Layer
-from service.imagery.raster import RasterSource
+from service.imagery.raster import RasterSource, stamp_of
 from service.imagery.reading import AS_STATED, Reading
+from service.imagery.sheets import Sheet, SheetIndex, check_one_kind, shown, summary
 from service.imagery.signature import ValueRange, range_to_show, signature
 from service.imagery.source import Cut, Ground, source_name
 
+MAX_OPEN = 32  # rasters; each may hold its overviews and its mask open as well
+BLOCK = 32  # rows and columns of the grid
+MAX_SAMPLED = 64  # sheets whose values are looked at for the range
+
 
 class MosaicSource(SampledSource):
-    """Every raster directly in a folder. All are held open: meant for up to some hundred."""
+    """Every raster in a folder and below. A few are open at a time."""
 
     kind = "mosaic"
 
@@ -35,80 +43,125 @@ class MosaicSource(SampledSource):
         reading: Reading = AS_STATED,
         files: Sequence[Path] | None = None,
     ) -> None:
-        """Opens and checks every sheet; see RasterSource.
+        """Opens and checks every sheet in turn; see RasterSource.
 
         Args:
-            files: the sheets; None: all rasters in the folder and below.
+            files: the rasters that were found; None: as at the ingest.
+
+        Raises:
+            SourceError: a sheet cannot be used, or the rasters are no sheets of one source.
         """
         self.path = path
         self.name = source_name(path, name)
-        self._sheets: list[RasterSource] = []
-        try:
-            for file in files or FolderContents(path).rasters:
-                self._sheets.append(RasterSource(file, self.name, reading=reading))
-            self._sheets.sort(key=lambda sheet: (round(sheet.resolution_m(), 3), sheet.path.name))
-            self._value_range = self._shared_range(former, reading.nodata is None)
-        except BaseException:
-            self.close()
-            raise
-        found = Counter(note for sheet in self._sheets for note in sheet.notes)
-        self.notes = [f"{count} rasters: {note}" for note, count in found.items()]
+        self._reading = reading
+        self._opened: dict[Path, RasterSource] = {}  # the last used last
+        rasters = FolderContents(path).rasters if files is None else files
+        self._all = [Sheet.of(file, reading) for file in rasters]
+        self._sheets = sorted(shown(self._all), key=self._rank)
+        if files is not None:
+            self.notes = summary(path, self._sheets, len(self._all))
+            self.notes += check_one_kind(path, self._sheets)
+        self._index = SheetIndex(self._sheets)
+        self._value_range: ValueRange | None = None
+        self._value_range = self._shared_range(former)
         self.licence = "; ".join(sorted({s.licence for s in self._sheets if s.licence}))
         self.attribution = "; ".join(sorted({s.attribution for s in self._sheets if s.attribution}))
 
     def close(self) -> None:
-        for sheet in self._sheets:
-            sheet.close()
+        for source in self._opened.values():
+            source.close()
+        self._opened.clear()
 
-    def _shared_range(self, former: str, find_fills: bool) -> ValueRange | None:
+    def _rank(self, sheet: Sheet) -> tuple[float, str]:
+        return round(sheet.resolution_m, 3), sheet.path.relative_to(self.path).as_posix()
+
+    def _open(self, sheet: Sheet) -> RasterSource:
+        source = self._opened.pop(sheet.path, None)
+        if source is None:
+            while len(self._opened) >= MAX_OPEN:
+                self._opened.pop(next(iter(self._opened))).close()
+            source = self._fresh(sheet)
+        self._opened[sheet.path] = source
+        return source
+
+    def _fresh(self, sheet: Sheet) -> RasterSource:
+        source = RasterSource(sheet.path, self.name, reading=self._reading)
+        source.value_range = self._value_range if sheet.deep else None
+        return source
+
+    def doubts(self) -> list[str]:
+        found = []
+        for sheet in self._sheets:
+            with closing(self._fresh(sheet)) as source:
+                found += source.doubts()
+        return found
+
+    def _shared_range(self, former: str) -> ValueRange | None:
         """One range for all sheets, lest neighbours show the same value in different colours.
 
         So imagery in other units, such as reflectances beside counts, belongs in another folder.
         """
-        deep = [sheet for sheet in self._sheets if sheet.bands.deep]
+        deep = [sheet for sheet in self._sheets if sheet.deep]
         if not deep:
             return None
-        shared = range_to_show(
+        some = deep[:: -(-len(deep) // MAX_SAMPLED)]
+        return range_to_show(
             self.path,
             former,
             self._stamp(),
-            lambda: np.concatenate([sheet.samples() for sheet in deep]),
-            find_fills,
+            lambda: np.concatenate([self._samples(sheet) for sheet in some]),
+            self._reading.nodata is None,
         )
-        for sheet in deep:
-            sheet.value_range = shared
-        return shared
+
+    def _samples(self, sheet: Sheet) -> NDArray[np.generic]:
+        with closing(self._fresh(sheet)) as source:
+            return source.samples()
 
     def signature(self) -> str:
         """A digest of the sheets' names and stamps, and the range of their values."""
         return signature(self._stamp(), self._value_range)
 
-    def doubts(self) -> list[str]:
-        return [doubt for sheet in self._sheets for doubt in sheet.doubts()]
-
     def _stamp(self) -> str:
-        parts = sorted(f"{sheet.path.name} {sheet.stamp()}" for sheet in self._sheets)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        parts = [
+            f"{s.path.relative_to(self.path)} {stamp_of(s.files, self._reading)}" for s in self._all
+        ]
+        return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
     def count(self, size_m: float | None, stride_m: float | None) -> int:
         """The sheets' sum: too many where they overlap."""
-        return sum(sheet.count(size_m, stride_m) for sheet in self._sheets)
+        stride = check_metres("stride", stride_m or 0.0)
+        return sum(max(1, int(sheet.area_m2 / stride**2)) for sheet in self._sheets)
 
     def cuts(self, size_m: float | None, stride_m: float | None) -> Iterator[Cut]:
-        """Sheet by sheet, each grid point once."""
-        seen: set[str] = set()
-        for sheet in self._sheets:
-            for cut in sheet.cuts(size_m, stride_m):
-                if cut.tile_id not in seen:
-                    seen.add(cut.tile_id)
-                    yield cut
+        """Each grid point once, block by block: neighbours are read together, from few sheets."""
+        points = [self._points(sheet, size_m, stride_m) for sheet in self._sheets]
+        rows, columns, longitudes = np.concatenate(points).T
+        _, first = np.unique(rows * 2.0**32 + columns, return_index=True)
+        south, east = -rows[first], columns[first]
+        order = np.lexsort((east, south, east // BLOCK, south // BLOCK))
+        size, stride = float(size_m or 0.0), float(stride_m or 0.0)
+        for n in first[order]:
+            place = GridPlace(stride, int(rows[n]), int(columns[n]))
+            centre = LatLon(latitude_at(place.row * stride), float(longitudes[n]))
+            yield Cut(tile_id(self.name, place), centre, size, place)
+
+    def _points(
+        self, sheet: Sheet, size_m: float | None, stride_m: float | None
+    ) -> NDArray[np.float64]:
+        """(N, 3): row, column and longitude of the grid points on a sheet."""
+        with closing(self._fresh(sheet)) as source:
+            cuts = source.cuts(size_m, stride_m)
+            found = [(*cut.place[1:], cut.centre.longitude) for cut in cuts if cut.place]
+        return np.array(found, np.float64).reshape(-1, 3)
 
     def sample(self, ground: Ground, shape: tuple[int, int]) -> Layer:
         """The finest sheet's pixels; where that sheet shows nothing, the next sheet's."""
-        layer = self._sheets[0].sample(ground, shape)
-        for sheet in self._sheets[1:]:
-            if layer.seen.all() and layer.weight.min() >= 1.0:
+        layer = None
+        for sheet in self._index.near(ground):
+            if layer is not None and layer.seen.all() and layer.weight.min() >= 1.0:
                 break
-            if sheet.reaches(ground):
-                layer = layer.over(sheet.sample(ground, shape))
-        return layer
+            source = self._open(sheet)
+            if source.reaches(ground):
+                pixels = source.sample(ground, shape)
+                layer = pixels if layer is None else layer.over(pixels)
+        return Layer.empty(shape) if layer is None else layer

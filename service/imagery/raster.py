@@ -9,10 +9,11 @@ nothing of catalogues and encoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -39,6 +40,21 @@ CACHE_BYTES = 128 << 20  # decoded blocks kept by GDAL, for all rasters together
 MAX_STRETCH = 100.0
 EXTENT_SAMPLES = 33  # along each side, to find the extent in degrees
 EXTENT_MARGIN = 0.02  # of the extent's sides: its edges may bend between samples
+
+
+class Layout(NamedTuple):
+    """What a raster's file holds: the number of bands, the first one's type, the CRS."""
+
+    bands: int
+    dtype: str
+    crs: str
+
+
+def stamp_of(files: Iterable[str], reading: Reading) -> str:
+    """The stamp of a raster's files, read so."""
+    # A range of values belongs to the bands and the nodata value that it was found with.
+    said = Reading(bands=reading.bands, nodata=reading.nodata).text()
+    return f"{stamp(files)} {said}".rstrip()
 
 
 class RasterSource(GriddedSource):
@@ -106,11 +122,17 @@ class RasterSource(GriddedSource):
 
     def stamp(self) -> str:
         """Size and modification time of every file behind the pixels."""
+        return stamp_of(self.files(), self._reading)
+
+    def files(self) -> list[str]:
+        """Every file behind the pixels."""
         beside = [] if self._raster.crs else map(str, crs_files(self.path))
-        files = stamp([str(self.path), *self._raster.files, *beside])
-        # A range of values belongs to the bands and the nodata value that it was found with.
-        said = Reading(bands=self._reading.bands, nodata=self._reading.nodata).text()
-        return f"{files} {said}".rstrip()
+        return [str(self.path), *self._raster.files, *beside]
+
+    def layout(self) -> Layout:
+        """The bands and the CRS of the file."""
+        named = ":".join(self._crs.to_authority() or ()) or crs_name(self._crs)
+        return Layout(self._raster.count, self._raster.dtypes[0], named)
 
     def doubts(self) -> list[str]:
         with self._reads():
