@@ -28,7 +28,13 @@ class Rolls:
 
     @classmethod
     def within(cls, tolerance_deg: float, heading_deg: float, widest_step_deg: float) -> Rolls:
-        """From heading - tolerance to heading + tolerance, the heading itself included."""
+        """From heading - tolerance to heading + tolerance, the heading itself included.
+
+        A tolerance from 45 degrees on is cut to a multiple of the step. Then quarter turns of a
+        roll are other rolls, and no window has more views than the whole turn.
+        """
+        if tolerance_deg >= 45.0:
+            tolerance_deg -= tolerance_deg % widest_step_deg
         each_side = math.ceil(tolerance_deg / widest_step_deg)
         step_deg = tolerance_deg / max(each_side, 1)
         return cls(heading_deg - tolerance_deg, step_deg, 2 * each_side + 1)
@@ -37,6 +43,11 @@ class Rolls:
     def headings_deg(self) -> list[float]:
         """Every heading, in the order of the rolls."""
         return [self.first_deg + roll * self.step_deg for roll in range(self.count)]
+
+    @property
+    def middle_deg(self) -> float:
+        """The stated heading, or the middle one of the whole turn."""
+        return self.headings_deg[self.count // 2]
 
     def heading_between(self, distances: ArrayLike, best: ArrayLike) -> Numbers:
         """The heading with the least squared distance, (n,); see `roll_between`."""

@@ -53,3 +53,11 @@ def test_a_window_holds_its_edges_and_its_middle(tolerance, count):
 def test_the_whole_turn_s_norths_count_from_zero():
     assert Rolls.around(4).headings_deg == [180.0, 90.0, 0.0, -90.0]
     assert Rolls.around(4).heading_between([[3.0, 2.0, 1.0, 2.0]], [2]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("tolerance", [45.0, 55.0, 104.9, 179.9])
+def test_a_wide_window_has_no_more_views_than_the_whole_turn(tolerance):
+    """A view is a roll turned by quarters."""
+    headings = np.array(Rolls.within(tolerance, 7.0, 10.0).headings_deg)
+    assert tolerance - 10.0 < 7.0 - headings[0] <= tolerance
+    assert len(set(np.round((headings[:, None] + [0, 90, 180, 270]) % 360.0).ravel())) == 36

@@ -47,8 +47,7 @@ class Query:
     """A panorama decoded to its strip, ready for a thread that encodes."""
 
     strip: Strip
-    heading_deg: float | None
-    heading_tolerance_deg: float
+    rolls: Rolls
     hints: Hints
     top_k: int
     explain: bool
@@ -110,8 +109,8 @@ class Localizer:
         with _timed(timings, "decode"):
             strip = self.encoder.read_street(panorama)
         ready_at = time.perf_counter()
-        heading = panorama.heading_deg, panorama.heading_tolerance_deg
-        return Query(strip, *heading, hints, top_k, explain, stated, timings, ready_at)
+        rolls = self._rolls_for(panorama.heading_deg, panorama.heading_tolerance_deg)
+        return Query(strip, rolls, hints, top_k, explain, stated, timings, ready_at)
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
         """Encode all queries in one batch and search one index version for all of them.
@@ -145,7 +144,7 @@ class Localizer:
 
     def _encode(self, queries: Sequence[Query]) -> list[Descriptors]:
         """For each query (R, D): a descriptor for each heading that is tried."""
-        headings = [self._rolls_of(query).headings_deg for query in queries]
+        headings = [query.rolls.headings_deg for query in queries]
         tried = list(zip(queries, headings, strict=True))
         strips = [query.strip for query, own in tried for _ in own]
         norths = [PanoramaGeometry.north_of(heading) for own in headings for heading in own]
@@ -157,13 +156,12 @@ class Localizer:
     ) -> Search:
         """A search deep enough for the position, which must not depend on `top_k`."""
         depth = max(query.top_k, index.calibration.depth)
-        return Search(self._rolls_of(query), descriptors, depth, allowed)
+        return Search(query.rolls, descriptors, depth, allowed)
 
-    def _rolls_of(self, query: Query) -> Rolls:
-        if query.heading_deg is None:
+    def _rolls_for(self, heading_deg: float | None, tolerance_deg: float) -> Rolls:
+        if heading_deg is None:
             return Rolls.around(self._rolls)
-        step_deg = 360.0 / self._rolls
-        return Rolls.within(query.heading_tolerance_deg, query.heading_deg, step_deg)
+        return Rolls.within(tolerance_deg, heading_deg, widest_step_deg=360.0 / self._rolls)
 
     def _fix(
         self, index: TileIndex, query: Query, found: Candidates, timings: dict[str, float]
@@ -190,7 +188,7 @@ class Localizer:
             encoder=self.encoder.fingerprint,
             geometry=query.geometry,
             timings_ms={**query.timings_ms, **timings},
-            rolls=self._rolls_of(query).count,
+            rolls=query.rolls.count,
             explanation=explanation,
             radius_m=fused and fused.radius_m,
             confidence=fused and fused.confidence,
@@ -199,8 +197,8 @@ class Localizer:
         )
 
     def _explain(self, query: Query, found: Candidates) -> Explanation:
-        """The view at the best match's heading, else at the stated one, else as if facing north."""
-        heading = [*found.headings_deg, query.heading_deg or 0.0][0]
+        """The view at the best match's heading, else at the middle one of those tried."""
+        heading = [*found.headings_deg, query.rolls.middle_deg][0]
         view, mask = self.encoder.explain_strip(query.strip, PanoramaGeometry.north_of(heading))
         return Explanation(view, mask, _shown_heading(heading))
 
