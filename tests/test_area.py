@@ -132,3 +132,8 @@ def test_an_area_beside_the_imagery_is_refused_with_both_extents(
     ):
         ingest(catalogue, path, size_m=32.0, reading=Reading(area=area.text()))
     assert catalogue.sources() == []
+
+
+def test_an_area_without_ground_is_refused() -> None:
+    with pytest.raises(AreaError, match="no ground"):
+        Area.of_bounds(Bounds(15.0, 50.0, 15.0 + 1e-12, 50.0 + 1e-12))

@@ -27,7 +27,7 @@ def after(*first: Reply) -> object:
 
 
 def client(server: ImageryServer, **options: object) -> Client:
-    return Client(server.url, **{"rate": 1000.0, "backoff_s": 0.01, **options})
+    return Client(server.url, **{"rate": 1000.0, "backoff_s": 0.001, **options})
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,9 @@ def test_a_url_is_the_same_with_another_token_and_another_with_another_map() -> 
     )
     assert identity(first) == identity(token) != identity(other)
     assert shown(first) == "https://host/wms?map=***&access_token=***&sig=***"
+
+
+def test_a_connection_that_is_not_encrypted_is_named_at_once(server: ImageryServer) -> None:
+    address = server.url.replace("http:", "https:")
+    with pytest.raises(RemoteError, match=r"SSLError.*check the address"):
+        Client(address, 1000.0).get(address)

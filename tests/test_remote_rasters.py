@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -264,3 +265,20 @@ def test_stac_that_cannot_be_used_is_refused(
     documents(server, {"/s": document})
     with pytest.raises(RemoteError, match=message):
         planned(home, f"{server.url}/s", AREA, **options)
+
+
+def test_ctrl_c_while_gdal_reads_is_ctrl_c(
+    expected: Tiles, server: ImageryServer, home: Path
+) -> None:
+    good = server.answer
+
+    def interrupting(seen: Seen) -> Reply:
+        if len(server.seen) == 3:
+            interrupt_main()
+        return good(seen)
+
+    server.answer = interrupting
+    with pytest.raises(KeyboardInterrupt):
+        fetched(home, f"{server.url}/town.tif", AREA)
+    server.answer = good
+    assert tiles(fetched(home, f"{server.url}/town.tif", AREA), AREA) == expected

@@ -111,7 +111,7 @@ same command goes on with an unfinished copy."""
         if fetch:
             fetch.remove_former([source.path for source in catalogue.sources()])
             if not catalogue.source(fetch.name).licence:
-                print("nobody states the licence of this imagery: state it by --licence")
+                print("the licence of this imagery is unknown: state it with --licence")
     print(_summary(report, size_m))
 
 

@@ -33,10 +33,13 @@ class Area:
     """
 
     def __init__(self, polygons: shapely.Geometry) -> None:
+        """Raises AreaError where nothing is left on the grid of GRID_DEG."""
         clipped = [shapely.clip_by_rect(copy, *WORLD) for copy in _copies(polygons)]
         parts = shapely.get_parts(clipped)
         whole = shapely.union_all(parts[shapely.area(parts) > 0.0])
         self._polygons = shapely.normalize(shapely.set_precision(whole, GRID_DEG))
+        if self._polygons.is_empty:
+            raise AreaError("the area holds no ground: give polygons of a centimetre or more")
         shapely.prepare(self._polygons)
         self.bounds = Bounds(*self._polygons.bounds)
 

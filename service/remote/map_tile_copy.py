@@ -36,7 +36,7 @@ from service.remote.tile_services import HALF_WORLD_M, TileService
 
 MAX_LATITUDE = mercator_latitude(0.0)
 MAX_CONSIDERED = 4_000_000  # map tiles in the boxes around an area
-MAX_GREYS = 2  # by which the pixels of one colour differ, as JPEG writes it
+MAX_GREYS = 2  # JPEG may spread one colour over as many grey levels
 FIRST_HOLES = 64  # around the area's middle: without imagery there, the rest is not asked for
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 HOLES = ".holes"  # folder of empty files x-y: where the service has no imagery
@@ -138,7 +138,7 @@ class MapTileCopy:
                     f"({len(empty)} map tiles of zoom {self.zoom}): give another --zoom or area"
                 )
         progress(self.requests, self.requests)
-        for unfinished in level.glob("*/.*"):  # of a killed process
+        for unfinished in level.glob("*/.*"):  # a killed process left them
             unfinished.unlink()
         self._check_pictures(files.values())
         if empty:

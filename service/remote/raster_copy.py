@@ -258,7 +258,7 @@ def _describe(raster: rasterio.DatasetReader, copy: Any, sheet: Sheet) -> None:
 
 
 def _profile(raster: rasterio.DatasetReader, window: Window) -> dict[str, Any]:
-    """Of the copy: uncovered squares take no room, whatever the original is compressed by."""
+    """How the copy is written: squares that are left out take no room."""
     integers = np.issubdtype(np.dtype(raster.dtypes[0]), np.integer)
     return {
         "driver": "GTiff", "width": window.width, "height": window.height, "count": raster.count,

@@ -33,7 +33,7 @@ class Stac:
     """Documents, from a first one on.
 
     base: the first document's URL or file; only beside a file are local rasters opened.
-    asset: the name of the asset to take; None: the one that shows colours.
+    asset: the name of the asset to take; None: a visual asset, or the only raster.
     """
 
     def __init__(self, client: Client, base: str, asset: str | None = None) -> None:
@@ -90,7 +90,7 @@ class Stac:
         return RangeFile(self._client, url) if urlsplit(url).scheme else Path(url)
 
     def _chosen(self, at: str, item: Json) -> Json:
-        """The asset that was asked for; else the one that is visual; else the only GeoTIFF."""
+        """The asset that was asked for; else a visual asset; else the only GeoTIFF."""
         assets: Mapping[str, Json] = item.get("assets") or {}
         tiffs = {n: a for n, a in assets.items() if "tif" in f"{a.get('type')} {a['href']}".lower()}
         by_role = [name for name in tiffs if "visual" in (tiffs[name].get("roles") or ())]

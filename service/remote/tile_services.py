@@ -105,7 +105,7 @@ def described_service(url: str, capabilities: bytes, layer: str | None) -> TileS
     """The service of a WMTS's or WMS's capabilities.
 
     Args:
-        layer: its name; None: the URL's, or the only one.
+        layer: its name; None: the layer that the URL names, or the only layer.
 
     Raises:
         RemoteError: other XML, no such layer, or none in Web Mercator.
