@@ -13,7 +13,7 @@ from pathlib import Path
 HEAD = 4096  # bytes that suffice
 SHOWN = 80  # characters of a text so short that it is a name or a message
 
-MATLAB_5 = "a MATLAB 5 file"
+MATLAB_5, TIFF = "a MATLAB 5 file", "a TIFF file"
 
 _PICKLE = ", which may run code when it is read: save the weights as safetensors"
 _BINARIES = [  # how a file begins; the first that fits counts
@@ -24,7 +24,7 @@ _BINARIES = [  # how a file begins; the first that fits counts
         (rb"RIFF.{4}WEBP", "a WebP image"),
         (rb"GIF8[79]a", "a GIF image"),
         (rb"BM.{4}\0{4}", "a BMP image"),
-        (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF file"),
+        (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", TIFF),
         (rb".{4}jP  |\xff\x4f\xff\x51", "a JPEG 2000 image"),
         (rb".{4}JXL |\xff\x0a", "a JPEG XL image"),
         (rb".{4}ftypavi[fs]", "an AVIF image"),

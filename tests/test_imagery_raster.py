@@ -268,12 +268,12 @@ def test_rasters_without_a_position_on_earth_are_refused(tmp_path: Path) -> None
     far = Affine(0.1, 0.0, 15.0, 0.0, -0.1, 95.0)
     beyond = write_raster(tmp_path / "beyond.tif", image, crs="EPSG:4326", transform=far)
     text = tmp_path / "notes.tif"
-    text.write_text("not a raster")
+    text.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     for path, reason in (
         (no_crs, "no coordinate reference system"),
         (nowhere, "no georeference"),
         (beyond, "outside the Earth"),
-        (text, "not a raster"),
+        (text, r"not a raster .*: the file is a Git LFS pointer"),
     ):
         with pytest.raises(SourceError, match=reason):
             RasterSource(path)

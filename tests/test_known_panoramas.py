@@ -130,6 +130,13 @@ def test_too_few_panoramas_publish_nothing(localizer: Localizer, tmp_path: Path)
     assert Versions(tmp_path).names() == [live]
 
 
+def test_a_pointer_of_git_lfs_is_no_table(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (tmp_path / "poses.csv").write_text(pointer)
+    with pytest.raises(ValidationError, match=r"needs the columns .*; the file is .*git lfs"):
+        read_poses(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

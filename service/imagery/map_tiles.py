@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio import Affine
 
+from model.file_kind import markup_of
 from model.geo import wrap_longitude
 from service.imagery.blank_pictures import digest_of, repeated
 from service.imagery.grid import Extent, check_metres
@@ -244,7 +245,8 @@ class MapTileSource(GriddedSource):
                 pixels = np.array(image.convert("RGBA"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise SourceError(
-                f"{file} is not an image that can be read: {error}: copy it again, or delete it"
+                f"{file} is not an image that can be read: {markup_of(data) or error}: copy it "
+                "again, or delete it"
             ) from error
         if self._blank and digest_of(data) in self._blank:
             pixels[..., 3] = 0

@@ -13,6 +13,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
+from model.file_kind import TIFF, kind_of_file
 from service.imagery import control_points
 from service.imagery.crs import crs_name, parse_crs
 from service.imagery.reading import Reading
@@ -59,8 +60,10 @@ def open_raster(path: Path, reading: Reading) -> RasterFile:
                 # libtiff's own conversion takes no account of Lab's white, and is up to 34 off.
                 raster = rasterio.open(f"GTIFF_RAW:{path}")
         except RasterioError as error:
+            kind = kind_of_file(path)
+            remedy = "convert it to GeoTIFF" if kind in ("", TIFF) else f"the file is {kind}"
             raise SourceError(
-                f"{path}: not a raster that can be read: {reason(error)}: convert it to GeoTIFF"
+                f"{path}: not a raster that can be read: {reason(error)}: {remedy}"
             ) from error
         try:
             return _placed(raster, path, stated, reading)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.errors import SkyfixError
+from model.file_kind import markup_of
 from model.geo import LatLon, distance_m
 from service.index.frozen_tiles import Mask
 from service.index.search import TileIndex
@@ -65,7 +66,10 @@ def read_poses(folder: Path) -> list[Pose]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValidationError(f"{table} cannot be read: {error}") from error
     if not rows or not set(COLUMNS) <= rows[0].keys():
-        raise ValidationError(f"{table} needs the columns {', '.join(COLUMNS)} and at least a row")
+        found = f"; the file is {kind}" if (kind := markup_of(table.read_bytes())) else ""
+        raise ValidationError(
+            f"{table} needs the columns {', '.join(COLUMNS)} and at least a row{found}"
+        )
     return [_read_pose(table, line, row) for line, row in enumerate(rows, start=2)]
 
 
@@ -217,8 +221,8 @@ def _errors(fused_m: Numbers, best_m: Numbers) -> Figures:
 def _certainty(fused: Sequence[FusedPosition], within_radius: Flags, inside: int) -> Figures:
     """How far confidence and in_index hold. The first `inside` positions are of this index.
 
-    calibration_error is over all panoramas. auroc separates inside from others by the distance
-    that decides in_index. None: not calibrated, or no panoramas from elsewhere.
+    calibration_error is over all panoramas. auroc separates inside from others by the distance of
+    the nearest tile. None: not calibrated, or no panoramas from elsewhere.
     """
     confidences = [position.confidence for position in fused]
     known, compared = None not in confidences, len(fused) > inside
