@@ -25,7 +25,25 @@ def add_synth(commands: Commands) -> None:
     add("--spacing-m", type=float, default=10.0, help="least distance of panoramas in metres (10)")
     add("--varied", action="store_true", help="vary climates, materials and cameras widely")
     add("--workers", type=options.count, default=2, help="drawing threads (2)")
+    _add_drives(command)
     command.set_defaults(run=_synth)
+
+
+def _add_drives(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--drives", type=options.count, help="drives of each town, a folder of frames each (none)")
+    add("--frames", type=options.count, default=40, help="frames of a drive (40)")
+    step = command.add_mutually_exclusive_group().add_argument
+    step("--step-m", type=float, default=12.0, help="metres between a drive's frames (12)")
+    step("--step-s", type=float, help="seconds between a drive's frames; they stay where it stops")
+    help_text = "horizontal field of view of a drive's frames in degrees (360)"
+    add("--fov-deg", type=float, default=360.0, help=help_text)
+    kinds = ("equirectangular", "rectilinear")
+    help_text = "projection of a drive's frames (equirectangular)"
+    add("--projection", choices=kinds, default=kinds[0], help=help_text)
+    help_text = "degrees from a drive's direction to its camera's heading (random for each drive)"
+    add("--mount-deg", type=float, help=help_text)
+    add("--no-heading", action="store_true", help="leave the heading out of a drive's frames")
 
 
 def add_doctor(commands: Commands) -> None:
@@ -62,8 +80,13 @@ def _add_dataset(command: argparse.ArgumentParser) -> None:
 
 def _synth(arguments: argparse.Namespace) -> None:
     # The renderer compiles on import; the other commands must not wait for it.
-    from training.town import TownSpec, write_town
+    from training.town import Camera, DrivePlan, TownSpec, write_town
 
+    given, drives = arguments, None
+    if given.drives:
+        camera = Camera(given.fov_deg, given.projection, not given.no_heading)
+        step = given.step_m, given.step_s
+        drives = DrivePlan(given.drives, given.frames, *step, given.mount_deg, camera)
     for seed, folder in options.seed_folders(arguments.out, arguments.seed):
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_town(
@@ -73,6 +96,7 @@ def _synth(arguments: argparse.Namespace) -> None:
             pano_size=(arguments.width // 2, arguments.width),
             workers=arguments.workers,
             min_spacing_m=arguments.spacing_m,
+            drives=drives,
         )
 
 

@@ -18,17 +18,20 @@ Where to change what:
     variety.py                         land, plants, materials and film, far apart
     scene.py aerial.py                 a town on a day; drawn from above
     ray_march.py street.py             drawn from a camera, level; then tilted and developed
-    poses.py dataset.py                where cameras stand; the folder
+    poses.py routes.py drives.py       where cameras stand; ways along streets; frames in order
+    camera.py dataset.py               what a file keeps of the sphere; the folder
 """
 
 from training.town.aerial import render_aerial
-from training.town.dataset import encode_panorama, visit, write_town
+from training.town.camera import Camera
+from training.town.dataset import visit, write_town
 from training.town.day import Day, day
+from training.town.drives import DrivePlan
 from training.town.poses import Pose, sample_poses
 from training.town.street import render_street
 from training.town.town import Town, TownError, TownSpec, build_town
 
 __all__ = [
-    "Day", "Pose", "Town", "TownError", "TownSpec", "build_town", "day", "encode_panorama",
+    "Camera", "Day", "DrivePlan", "Pose", "Town", "TownError", "TownSpec", "build_town", "day",
     "render_aerial", "render_street", "sample_poses", "visit", "write_town",
 ]  # fmt: skip

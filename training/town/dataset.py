@@ -1,23 +1,27 @@
-"""A town as a folder: aerial.tif, panoramas/, poses.csv, town.json. The format is the contract."""
+"""A town as a folder: aerial.tif, panoramas/, poses.csv, town.json. The format is the contract.
 
-import io
+Drives are folders of their own: drives/001/000.jpg and so on beside drives/001/poses.csv.
+"""
+
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import rasterio
-from PIL import Image
 from rasterio.transform import Affine
 
 from model.atomic_write import atomic_folder, write_durably
 from training.progress import progress_bar
 from training.town.aerial import render_aerial
+from training.town.camera import PANORAMA, Shot
 from training.town.day import Day, day
-from training.town.numba_options import U8
+from training.town.drives import Drive, DrivePlan, take_drive
 from training.town.poses import Pose, sample_poses
+from training.town.routes import network
 from training.town.street import render_street
 from training.town.town import Town, TownError, TownSpec, build_town
 from training.town.variety import varied_day
@@ -26,15 +30,7 @@ GENERATOR = "skyfix-town 1"  # change it when the same seed no longer gives the 
 ATTRIBUTION = "Skyfix procedural town, CC0"
 COLUMNS = "id,file,latitude,longitude,heading_deg,camera_height_m,pitch_deg,roll_deg"
 
-_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description rdf:about="" xmlns:GPano="http://ns.google.com/photos/1.0/panorama/"
- GPano:ProjectionType="equirectangular" GPano:UsePanoramaViewer="True"
- GPano:PoseHeadingDegrees="{heading:.2f}"
- GPano:FullPanoWidthPixels="{width}" GPano:FullPanoHeightPixels="{height}"
- GPano:CroppedAreaImageWidthPixels="{width}" GPano:CroppedAreaImageHeightPixels="{height}"
- GPano:CroppedAreaLeftPixels="0" GPano:CroppedAreaTopPixels="0"/>
-</rdf:RDF></x:xmpmeta><?xpacket end="w"?>"""
+_DRIVES = 500_000  # visits from here on are drives, before it panoramas
 
 
 def write_town(
@@ -45,13 +41,15 @@ def write_town(
     progress: Callable[[], None] | None = None,
     workers: int = 2,
     min_spacing_m: float = 10.0,
+    drives: DrivePlan | None = None,
 ) -> None:
     """Write the town of `spec` with that many panoramas of (height, width) into the new folder.
 
-    Every panorama has its own day, the aerial another. The bytes depend on the arguments other
-    than `workers` and `progress` only. `progress()`, called once for each panorama, replaces the
-    bar on stderr. The folder appears whole or not at all. Raises TownError where `out` exists, its
-    parent does not, the roads hold fewer poses, or a size is impossible.
+    Every panorama and every drive has its own day, the aerial another. The bytes depend on the
+    arguments other than `workers` and `progress` only. `progress()`, called once for each picture,
+    replaces the bar on stderr. The folder appears whole or not at all. Raises TownError where `out`
+    exists, its parent does not, the roads hold fewer poses or lead nowhere, or a size is
+    impossible.
     """
     height, width = pano_size
     if width != 2 * height or not 32 <= height <= 8192:
@@ -60,43 +58,68 @@ def write_town(
         raise TownError(f"{panoramas} panoramas by {workers} workers: give 1 or more of each")
     if not out.parent.is_dir():
         raise TownError(f"{out.parent} is no folder: make it first")
-    bar = nullcontext(progress) if progress else progress_bar(f"town {spec.seed}", panoramas)
+    pictures = panoramas + (drives.count * drives.frames if drives else 0)
+    bar = nullcontext(progress) if progress else progress_bar(f"town {spec.seed}", pictures)
     with atomic_folder(out, TownError) as folder, bar as report:
         town = build_town(spec)
         poses = sample_poses(town, panoramas, spec.seed, min_spacing_m)
+        tables = {folder: _panoramas(spec, poses)}
+        facts = _description(town, panoramas, pano_size)
+        if drives:
+            taken = _take_drives(town, drives)
+            tables |= {folder / "drives" / name: drive.shots for name, drive in taken.items()}
+            mounts = {name: drive.mount_deg for name, drive in taken.items()}
+            facts["drives"] = {"plan": asdict(drives), "mounts_deg": mounts}
+            facts["days"]["drives"] = f"training.town.visit(spec, {_DRIVES} + number of the drive)"
         _write_aerial(folder / "aerial.tif", town, visit(spec, 0))
-        (folder / "panoramas").mkdir()
+        for table, shots in tables.items():
+            (table / shots[0].file).parent.mkdir(parents=True)
+            write_durably(table / "poses.csv", _poses_csv(town, shots).encode())
+        jobs = [(table / shot.file, shot) for table, shots in tables.items() for shot in shots]
+        _draw(town, jobs, pano_size, workers, report)
+        write_durably(folder / "town.json", (json.dumps(facts, indent=2) + "\n").encode())
 
-        def shoot(k: int) -> None:
-            when = visit(spec, k + 1)
-            image = render_street(town, poses[k], when, pano_size)
-            jpeg = encode_panorama(image, poses[k].heading_deg, when)
-            write_durably(folder / "panoramas" / f"{poses[k].id}.jpg", jpeg)
 
-        # Threads: the kernels and the JPEG encoder release the interpreter, the town is shared.
-        pool = ThreadPoolExecutor(workers)
-        try:
-            for _ in pool.map(shoot, range(panoramas)):
-                report()
-        finally:
-            pool.shutdown(cancel_futures=True)
-        write_durably(folder / "poses.csv", _poses_csv(town, poses).encode())
-        write_durably(folder / "town.json", _description(town, panoramas, pano_size).encode())
+def _panoramas(spec: TownSpec, poses: list[Pose]) -> list[Shot]:
+    return [
+        Shot(f"panoramas/{pose.id}.jpg", pose, visit(spec, number), PANORAMA)
+        for number, pose in enumerate(poses, start=1)
+    ]
+
+
+def _take_drives(town: Town, plan: DrivePlan) -> dict[str, Drive]:
+    streets = network(town)
+    return {
+        f"{k:03d}": take_drive(town, streets, plan, k, visit(town.spec, _DRIVES + k))
+        for k in range(1, plan.count + 1)
+    }
+
+
+def _draw(
+    town: Town,
+    jobs: list[tuple[Path, Shot]],
+    pano_size: tuple[int, int],
+    workers: int,
+    report: Callable[[], None],
+) -> None:
+    def draw(job: tuple[Path, Shot]) -> None:
+        path, shot = job
+        sphere = render_street(town, shot.pose, shot.day, pano_size)
+        write_durably(path, shot.encode(sphere))
+
+    # Threads: the kernels and the JPEG encoder release the interpreter, the town is shared.
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for _ in pool.map(draw, jobs):
+            report()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def visit(spec: TownSpec, number: int) -> Day:
     """The day of a town's aerial (number 0) or of its n-th panorama."""
     when = day(spec.seed * 1_000_003 + number)
     return varied_day(when) if spec.varied else when
-
-
-def encode_panorama(image: U8, heading_deg: float, day: Day) -> bytes:
-    """JPEG bytes with the GPano fields of a full sphere, and no position."""
-    height, width = image.shape[:2]
-    xmp = _XMP.format(heading=heading_deg % 360, width=width, height=height)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=day.jpeg_quality, xmp=xmp.encode())
-    return buffer.getvalue()
 
 
 def _write_aerial(path: Path, town: Town, when: Day) -> None:
@@ -114,18 +137,19 @@ def _write_aerial(path: Path, town: Town, when: Day) -> None:
         )
 
 
-def _poses_csv(town: Town, poses: list[Pose]) -> str:
-    rows = [COLUMNS]
-    for pose in poses:
+def _poses_csv(town: Town, shots: list[Shot]) -> str:
+    rows = [COLUMNS + ",time" * (shots[0].time is not None)]
+    for file, pose, *_, time in shots:
         place = town.latlon(pose.east_m, pose.north_m)
         where = f"{place.latitude:.8f},{place.longitude:.8f},{pose.heading_deg}"
         camera = f"{pose.camera_height_m},{pose.pitch_deg},{pose.roll_deg}"
-        rows.append(f"{pose.id},panoramas/{pose.id}.jpg,{where},{camera}")
+        when = f",{time.isoformat(timespec='milliseconds')}" if time else ""
+        rows.append(f"{pose.id},{file},{where},{camera}{when}")
     return "\n".join(rows) + "\n"
 
 
-def _description(town: Town, panoramas: int, pano_size: tuple[int, int]) -> str:
-    facts = {
+def _description(town: Town, panoramas: int, pano_size: tuple[int, int]) -> dict[str, Any]:
+    return {
         "generator": GENERATOR,
         "attribution": ATTRIBUTION,
         "spec": asdict(town.spec),
@@ -140,4 +164,3 @@ def _description(town: Town, panoramas: int, pano_size: tuple[int, int]) -> str:
             "panoramas": "one each: training.town.visit(spec, row of poses.csv counted from 1)",
         },
     }
-    return json.dumps(facts, indent=2) + "\n"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.town.layout import LANE
-from training.town.numba_options import F64
+from training.town.numba_options import F64, Flags
 from training.town.town import Town, TownError
 
 
@@ -64,12 +64,17 @@ def _candidates(town: Town, margin_m: float, rng: np.random.Generator) -> F64:
         places, _ = street.at(s, offset)
         found.append(places[np.all((places >= margin_m) & (places <= size - margin_m), axis=1)])
     places = np.concatenate(found)
-    blocked = np.zeros(len(places), bool)
+    return places[~blocked(town, places)]
+
+
+def blocked(town: Town, places: F64) -> Flags:
+    """(N,) whether something stands, or leaves hang low, within 0.6 m of places (N, 2)."""
+    found = np.zeros(len(places), bool)
     for dx, dy in ((0, 0), (0.6, 0), (-0.6, 0), (0, 0.6), (0, -0.6)):
         c, r = ((places + np.array([dx, dy])) / town.spec.resolution_m).astype(int).T
         in_leaves = (town.crown_top[r, c] > 0) & (town.crown_base[r, c] < 320)
-        blocked |= (town.owner[r, c] > 0) | in_leaves
-    return places[~blocked]
+        found |= (town.owner[r, c] > 0) | in_leaves
+    return found
 
 
 def _spread(places: F64, count: int, spacing_m: float) -> F64:
