@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from PIL import Image
 from pygeomag import GeoMag
 
+from model.exif import CAMERA, GPS, exif_group
 from model.geo import LatLon
-from model.images import without_warnings
 
-GPS_IFD, _EXIF_IFD = 0x8825, 0x8769
 _LATITUDE_REF, _LATITUDE, _LONGITUDE_REF, _LONGITUDE, _GPS_DATE = 1, 2, 3, 4, 29
 _DATE_TAKEN, _DATE_FILE = 0x9003, 0x0132
 _DATE = re.compile(r"([12]\d{3})\D(0[1-9]|1[0-2])\b")
@@ -35,18 +33,9 @@ def declination_deg(position: LatLon, year: float = UNDATED_YEAR) -> float | Non
     return None if field.in_blackout_zone else float(field.d)
 
 
-def exif_group(exif: Image.Exif, group: int) -> dict[int, Any]:
-    """The fields of one of EXIF's groups; empty where it is damaged."""
-    try:
-        with without_warnings():
-            return exif.get_ifd(group)
-    except Exception:  # damaged EXIF raises whatever its parser meets
-        return {}
-
-
 def exif_position(exif: Image.Exif) -> LatLon | None:
     """EXIF's GPS position; None where it is absent, damaged, or the placeholder 0, 0."""
-    gps = exif_group(exif, GPS_IFD)
+    gps = exif_group(exif, GPS)
     try:
         latitude = _degrees(gps[_LATITUDE], gps.get(_LATITUDE_REF), "S")
         longitude = _degrees(gps[_LONGITUDE], gps.get(_LONGITUDE_REF), "W")
@@ -65,8 +54,8 @@ def _degrees(parts: tuple[float, float, float], reference: object, negative: str
 def exif_year(exif: Image.Exif) -> float:
     """When EXIF says that the photograph was taken: the year, and the month as its fraction."""
     dates = (
-        exif_group(exif, GPS_IFD).get(_GPS_DATE),
-        exif_group(exif, _EXIF_IFD).get(_DATE_TAKEN),
+        exif_group(exif, GPS).get(_GPS_DATE),
+        exif_group(exif, CAMERA).get(_DATE_TAKEN),
         exif.get(_DATE_FILE),
     )
     for date in dates:

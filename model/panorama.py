@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from model.errors import SkyfixError
 from model.images import OpenedImage
@@ -20,6 +20,7 @@ ASPECT_TOLERANCE = 0.03  # a resized file may round its sides
 MAX_RECTILINEAR_DEG = 179.0  # at 180 degrees the edge of a plane lies at infinity
 
 ImageProjection = Literal["equirectangular", "cylindrical", "rectilinear"]
+PROJECTIONS: tuple[ImageProjection, ...] = get_args(ImageProjection)
 
 
 class GeometryError(SkyfixError):
@@ -108,6 +109,29 @@ class PanoramaGeometry:
         pitch = self.tilt.pitch_deg if self.projection == "rectilinear" else 0.0
         return Band(top + pitch, bottom + pitch)
 
+    def pitched(self, height: int, width: int) -> PanoramaGeometry:
+        """A photograph of this horizon as one whose camera is pitched.
+
+        Raises:
+            GeometryError: no image can have these proportions.
+        """
+        if self.horizon == 0.5:
+            return self
+        level = replace(self, horizon=0.5)
+        _ = level.extent(height, width)  # checks
+        rows_per_radian, _ = level.pixels_per_radian(height, width)
+        below = (self.horizon - 0.5) * height / rows_per_radian
+        pitch = math.atan(below * math.cos(math.radians(self.tilt.roll_deg)))
+        return replace(level, tilt=self.tilt._replace(pitch_deg=math.degrees(pitch)))
+
+    def horizon_seen(self, height: int, width: int) -> float:
+        """Where the horizon crosses the centre column; of panoramas, while the camera is level."""
+        if self.projection != "rectilinear":
+            return self.horizon
+        rows_per_radian, _ = self.pixels_per_radian(height, width)
+        pitch, roll = map(math.radians, self.tilt)
+        return self.horizon + math.tan(pitch) / math.cos(roll) * rows_per_radian / height
+
     def pixels_per_radian(self, height: int, width: int) -> tuple[float, float]:
         """Rows and columns per radian, where the image's centre column meets its horizon.
 
@@ -170,8 +194,9 @@ class Panorama:
         heading_deg: heading of the centre column, 0 to 360; None when unknown. `geometry.north`
             states the same as a fraction of the image's width.
         heading_tolerance_deg: how far `heading_deg` may be off.
-        sources: for `heading_deg` and each value of the extent, who states it: "given", "GPano",
-            "GPano, corrected", "EXIF", "EXIF, magnetic", "assumed" or "unknown".
+        sources: for `heading_deg`, `projection`, each value of the extent and of the tilt, who
+            states it: "given", "GPano", "GPano, corrected", "EXIF", "EXIF, magnetic", "assumed" or
+            "unknown".
         notes: for some of these values, what was done to the stated value, or why it was ignored.
     """
 

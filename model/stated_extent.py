@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from model.panorama import ASPECT_TOLERANCE, GeometryError
 
-EXTENT = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
+EXTENT = HORIZON, VERTICAL, HORIZONTAL = ("horizon", "vertical_fov_deg", "horizontal_fov_deg")
 GIVE = f"give heading_deg, {', '.join(EXTENT)}, so that GPano is not read"
 ASSUMED, STATED, CORRECTED = "assumed", "GPano", "GPano, corrected"
 MIN_GROUND_DEG = 30.0  # below the horizon, in an image that is taken to begin where GPano says
-MAX_TILT_DEG = 2.0
 
 _NEARLY = 0.99  # of a whole turn, or of the height from zenith to nadir
 
@@ -25,15 +24,19 @@ _NEARLY = 0.99  # of a whole turn, or of the height from zenith to nadir
 class StatedExtent(NamedTuple):
     """Fields of `PanoramaGeometry`, with sources and notes by their names.
 
-    centre_deg: heading of the image's centre less the heading that the file states; None: unknown.
+    horizontal_fov_deg: None: unknown.
+    centre_deg: azimuth of the image's centre from the middle of its full panorama; None: unknown.
     """
 
     horizon: float = 0.5
     vertical_fov_deg: float | None = None
-    horizontal_fov_deg: float = 360.0
+    horizontal_fov_deg: float | None = 360.0
     centre_deg: float | None = 0.0
     sources: Mapping[str, str] = dict.fromkeys(EXTENT, ASSUMED)
     notes: Mapping[str, str] = {}
+
+
+UNKNOWN = StatedExtent(horizontal_fov_deg=None)
 
 
 class _Size(NamedTuple):
@@ -89,18 +92,32 @@ def choose_extent(gpano: Mapping[str, str], size: tuple[int, int]) -> StatedExte
     return StatedExtent(horizon, centre_deg=centre_deg, sources=sources, notes=notes, **found)
 
 
-def tilt_note(gpano: Mapping[str, str]) -> str | None:
-    """A warning of a tilted panorama, which is not levelled."""
-    angles = []
-    for name in ("PosePitchDegrees", "PoseRollDegrees"):
-        value = _float(gpano.get(name, ""))
-        if MAX_TILT_DEG < abs(value) <= 180.0:
-            angles.append(f"{name} {value:g}")
-    if not angles:
-        return None
-    return (
-        f"GPano states {' and '.join(angles)}: Skyfix does not level panoramas, so level it first"
+def choose_cylinder(gpano: Mapping[str, str]) -> StatedExtent:
+    """As `choose_extent`, of a cylindrical image. GPano counts its top from the horizon down."""
+    full, width, height = (
+        _pixels(gpano, name, 1.0)
+        for name in (
+            "FullPanoWidthPixels",
+            "CroppedAreaImageWidthPixels",
+            "CroppedAreaImageHeightPixels",
+        )
     )
+    top, left = (_pixels(gpano, f"CroppedArea{side}Pixels", -1e6) for side in ("Top", "Left"))
+    if full is None:
+        return UNKNOWN
+    width = width or full
+    sources = {HORIZON: ASSUMED, VERTICAL: STATED, HORIZONTAL: STATED}
+    horizon, notes = 0.5, {}
+    if height and top is not None and -height < top < 0.0:
+        horizon, sources[HORIZON] = -top / height, STATED
+    else:
+        notes[HORIZON] = "GPano leaves open how high the image begins: give horizon"
+    if left is None:
+        centre_deg = 0.0 if width >= _NEARLY * full else None
+    else:
+        centre_deg = (left + width / 2.0 - full / 2.0) * 360.0 / full
+    fov_deg = min(360.0, 360.0 * width / full)
+    return StatedExtent(horizon, None, fov_deg, centre_deg, sources, notes)
 
 
 def _stated_crop(gpano: Mapping[str, str], file: _Size) -> _Crop | None:

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from model.exif import GPS, exif_group, exif_number
 from model.magnetic_north import (
-    GPS_IFD,
     USUAL_DECLINATION_DEG,
     declination_deg,
-    exif_group,
     exif_position,
     exif_year,
 )
@@ -95,13 +94,10 @@ def _from_gpano(text: str, tolerance_deg: float) -> StatedHeading:
 
 
 def _from_exif(exif: Image.Exif, tolerance_deg: float) -> StatedHeading:
-    gps = exif_group(exif, GPS_IFD)
+    gps = exif_group(exif, GPS)
     if _DIRECTION not in gps:
         return _UNKNOWN
-    try:
-        direction = float(gps[_DIRECTION])
-    except (TypeError, ValueError):
-        direction = math.nan
+    direction = exif_number(gps, _DIRECTION)
     name = f"EXIF's GPSImgDirection {str(gps[_DIRECTION])[:40]!r}"
     if fault := _fault(direction, 0.0, 360.0):
         return _ignored(name, fault)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+MIN_TILT_DEG = 0.3  # half a row of the shipped strip; below, levelling blurs more than it mends
+
 
 class Tilt(NamedTuple):
     """Rotations of a camera, applied after its heading: pitch, then roll. GPano's convention.
@@ -30,6 +32,11 @@ class Tilt(NamedTuple):
         return np.asarray(pitch @ roll)
 
     @property
+    def is_level(self) -> bool:
+        """Whether the tilt is too small to be worth a resampling."""
+        return self.angle_deg < MIN_TILT_DEG
+
+    @property
     def angle_deg(self) -> float:
         """Degrees between the camera's upward axis and the vertical, 0 to 180."""
         return math.degrees(math.acos(min(1.0, float(self.to_level[2, 2]))))
@@ -43,6 +50,8 @@ class Tilt(NamedTuple):
         Returns:
             The heading of this direction less that of the camera, degrees; and its tilt.
         """
+        if self == LEVEL or azimuth_deg == 0.0:  # exactly, without rounding
+            return azimuth_deg, self
         a = math.radians(azimuth_deg)
         turn = np.array([[math.cos(a), math.sin(a), 0], [-math.sin(a), math.cos(a), 0], [0, 0, 1]])
         right, ahead, up = (self.to_level @ turn).T

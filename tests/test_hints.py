@@ -37,6 +37,8 @@ def test_contradictions_are_refused() -> None:
         Hints(heading_deg=UNKNOWN, heading_tolerance_deg=20.0)
     with pytest.raises(HintError, match="near"):
         Hints(radius_m=10.0)
+    with pytest.raises(HintError, match="projection=fisheye: known are equirectangular, cyl"):
+        Hints(projection="fisheye")
 
 
 @pytest.mark.parametrize("heading", [-90.0, 0.0, 45.0, 359.0])

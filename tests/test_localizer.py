@@ -1,6 +1,7 @@
 """The query path against brute force: geometry's precedence, unknown headings, place hints."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -244,6 +245,15 @@ def test_given_wins_over_gpano_over_assumed(localizer: Localizer) -> None:
     given = localizer.locate(panorama(3, heading=90.0), Hints(north=0.5, horizon=0.4)).geometry
     assert (given["heading_deg"].value, given["north"].source) == (0.0, "given")
     assert (given["horizon"].value, given["horizon"].source) == (0.4, "given")
+
+
+def test_the_answer_names_the_projection_and_the_tilt(localizer: Localizer) -> None:
+    hints = Hints(projection="rectilinear", horizontal_fov_deg=90.0, roll_deg=5.0)
+    stated = localizer.locate(panorama(3), hints).geometry
+    assert (stated["projection"].value, stated["projection"].source) == ("rectilinear", "given")
+    assert (stated["roll_deg"].value, stated["pitch_deg"].source) == (5.0, "assumed")
+    half_as_high = 2 * math.degrees(math.atan(0.5))
+    assert stated["vertical_fov_deg"].value == pytest.approx(half_as_high)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from model.images import ImageError
 from model.panorama import Band, GeometryError, PanoramaGeometry
 from model.panorama_metadata import read_panorama
 from model.preprocessing import Preprocessing
+from model.stated_tilt import ANGLES
 
 
 def gpano(body):
@@ -62,7 +63,8 @@ def test_gpano_states_heading_and_full_sphere(form, write):
     xmp = write(**full(PoseHeadingDegrees="90.0"))
     reading = read_panorama(photo(form=form, **with_xmp(form, xmp)))
     assert reading.geometry == PanoramaGeometry(0.25, 0.5, 180.0, 360.0)
-    assert set(reading.sources.values()) == {"GPano"}
+    level = dict.fromkeys(ANGLES, "assumed")
+    assert reading.sources == {**dict.fromkeys(GIVEN, "GPano"), "projection": "GPano", **level}
 
 
 def test_gpano_crop_gives_extent_and_horizon_also_of_a_resized_file():
@@ -126,7 +128,7 @@ def test_metadata_is_not_read_if_all_values_are_given(fields):
         read_panorama(data, horizon=0.5, vertical_fov_deg=180.0, horizontal_fov_deg=360.0)
     panorama = read_panorama(data, **GIVEN)
     assert panorama.heading_deg == 90
-    assert set(panorama.sources.values()) == {"given"}
+    assert {panorama.sources[name] for name in GIVEN} == {"given"}
 
 
 def test_a_projection_s_name_may_have_capitals():
@@ -174,7 +176,8 @@ def test_gpano_goes_before_exif_and_nonsense_is_ignored():
 def test_without_metadata_the_heading_is_unknown_and_the_extent_assumed():
     reading = read_panorama(photo())
     assert reading.geometry == PanoramaGeometry(None)
-    assert reading.sources == {**dict.fromkeys(GIVEN, "assumed"), "heading_deg": "unknown"}
+    assert reading.sources.pop("heading_deg") == "unknown"
+    assert set(reading.sources.values()) == {"assumed"}
     with pytest.raises(ImageError):
         read_panorama(b"no image")
 

@@ -1,5 +1,6 @@
 """GPano as people's software writes it: right, wrong and restored, or refused."""
 
+import numpy as np
 import pytest
 from hostile_images import XMP
 from image_samples import encoded
@@ -7,7 +8,8 @@ from PIL import Image
 
 from model.panorama import GeometryError
 from model.panorama_metadata import read_panorama
-from model.stated_extent import EXTENT, choose_extent, tilt_note
+from model.stated_extent import EXTENT, choose_extent
+from model.tilt import LEVEL, Tilt
 
 SPHERE = (1024, 512)
 TOP = (0, 0, 1024, 384)  # left, top, width, height: without the camera's foot
@@ -150,11 +152,26 @@ def test_a_given_width_decides_the_height_where_gpano_is_wrong():
     assert panorama.sources["vertical_fov_deg"] == "assumed"
 
 
-def test_a_tilt_is_noted_beside_the_horizon():
-    tilted = read_panorama(photo(TOP, PosePitchDegrees=-24.49, PoseRollDegrees=1, **OWN[TOP]))
-    assert "PosePitchDegrees -24.49: Skyfix does not level" in tilted.notes["horizon"]
-    assert "0.667" in tilted.notes["horizon"]
-    assert tilt_note({"PosePitchDegrees": "2", "PoseRollDegrees": "n/a"}) is None
+FULL_CYLINDER = {"ProjectionType": "Cylindrical", "FullPanoWidthPixels": 1000}
+
+
+def test_a_cylinder_s_top_counts_from_its_horizon():
+    """Half a turn of 500 columns: a radian is 500 / pi rows at the horizon."""
+    crop = numbers(crop=(500, 300), offsets=(400, -100))
+    panorama = read_panorama(photo((0, 0, 500, 300), **FULL_CYLINDER, **crop, PoseHeadingDegrees=9))
+    assert panorama.geometry.projection == "cylindrical"
+    edges = np.degrees(np.arctan(np.array([100, -200]) * np.pi / 500))
+    assert panorama.extent == pytest.approx(edges)
+    assert panorama.heading_deg == pytest.approx(9 + 54)  # 150 columns of 1000
+    assert panorama.sources["horizon"] == panorama.sources["horizontal_fov_deg"] == "GPano"
+
+
+def test_a_cylinder_without_a_top_or_a_width_is_noted_or_refused():
+    panorama = read_panorama(photo((0, 0, 1000, 300), **FULL_CYLINDER, CroppedAreaTopPixels=0))
+    assert panorama.geometry.horizon == 0.5
+    assert "give horizon" in panorama.notes["horizon"]
+    with pytest.raises(GeometryError, match="horizontal_fov_deg of this cylindrical image is unk"):
+        read_panorama(photo((0, 0, 1000, 300), ProjectionType="cylindrical"))
 
 
 CASES = {
@@ -170,4 +187,5 @@ def test_field_cases(field_cases, name):
     panorama = read_panorama((field_cases / name).read_bytes())
     assert [getattr(panorama.geometry, field) for field in EXTENT] == pytest.approx(CASES[name])
     assert panorama.heading_deg == (None if "cut75" in name else 206.95)
-    assert ("level" in panorama.notes.get("horizon", "")) == ("tilted" in name)
+    level = Tilt(-24.49, 8.96) if "tilted" in name else LEVEL
+    assert panorama.geometry.tilt == pytest.approx(level)

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from starlette.requests import Request
 
+from model.panorama import ImageProjection
 from service.locate.hints import MAX_TOP_K, NUMBERS, UNKNOWN, Hints
 
 
@@ -109,9 +110,17 @@ class LocateQuery(BaseModel):
     )
     heading_tolerance_deg: float | None = _number("heading_tolerance_deg")
     north: float | None = _number("north")
+    projection: ImageProjection | None = Field(
+        None,
+        description="how the image lies on the sphere; rectilinear: an ordinary photograph, whose "
+        "lens distortion is not corrected",
+        examples=["rectilinear"],
+    )
     vertical_fov_deg: float | None = _number("vertical_fov_deg")
     horizontal_fov_deg: float | None = _number("horizontal_fov_deg")
     horizon: float | None = _number("horizon")
+    pitch_deg: float | None = _number("pitch_deg")
+    roll_deg: float | None = _number("roll_deg")
     near: str | None = Field(
         None,
         max_length=80,

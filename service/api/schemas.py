@@ -38,9 +38,12 @@ FIX_EXAMPLE: JsonDict = {
     "geometry": {
         "heading_deg": {"value": 90.0, "source": "given"},
         "north": {"value": 0.25, "source": "given"},
+        "projection": {"value": "equirectangular", "source": "assumed"},
         "horizon": {"value": 0.5, "source": "assumed"},
         "vertical_fov_deg": {"value": 180.0, "source": "assumed"},
         "horizontal_fov_deg": {"value": 360.0, "source": "assumed"},
+        "pitch_deg": {"value": 0.0, "source": "assumed"},
+        "roll_deg": {"value": 0.0, "source": "assumed"},
     },
     "timings_ms": {"geometry": 0.4, "decode": 12.1, "queue": 0.1, "encode": 9.0, "search": 0.6},
     "explanation": None,
@@ -95,7 +98,7 @@ class _Answer(BaseModel):
 class StatedSchema(_Answer):
     """One value of the panorama's geometry, and its source."""
 
-    value: float | None = Field(description="null when unknown")
+    value: float | str | None = Field(description="text for projection; null when unknown")
     source: str = Field(
         description='given, GPano, "GPano, corrected", EXIF, "EXIF, magnetic", assumed or unknown',
         examples=["GPano"],
@@ -198,8 +201,8 @@ class FixSchema(_Answer):
     index_version: str = Field(examples=[_VERSION])
     encoder: str = Field(description="fingerprint of the weights and their preprocessing")
     geometry: dict[str, StatedSchema] = Field(
-        description="the heading_deg, north, horizon, vertical_fov_deg and horizontal_fov_deg "
-        "that were used, each with its source"
+        description="the heading_deg, north, projection, horizon, vertical_fov_deg, "
+        "horizontal_fov_deg, pitch_deg and roll_deg that were used, each with its source"
     )
     timings_ms: dict[str, float] = Field(
         description="milliseconds a stage; encode and search count for the whole batch"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from model.panorama import PROJECTIONS
 from service.api.query import LocateQuery
 from service.cli.options import Argument, arg, command, setting
 from service.locate.hints import UNKNOWN, Heading, HintError, Hints
@@ -23,9 +24,11 @@ def _heading(text: str) -> Heading:
 def _hint(name: str) -> Argument:
     """A query parameter of POST /localize as an option."""
     field = LocateQuery.model_fields[name]
-    kind = {"top_k": int, "near": str, "bbox": str, "heading_deg": _heading}.get(name, float)
+    texts = dict.fromkeys(("near", "bbox", "projection"), str)
+    kind = {"top_k": int, "heading_deg": _heading, **texts}.get(name, float)
     option = "--" + name.replace("_", "-")
-    return arg(option, type=kind, default=field.default, help=field.description)
+    choices = PROJECTIONS if name == "projection" else None
+    return arg(option, type=kind, default=field.default, choices=choices, help=field.description)
 
 
 @command(

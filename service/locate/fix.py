@@ -18,7 +18,7 @@ class Stated:
     note: what was done to the stated value, or why it was ignored; None: nothing to say.
     """
 
-    value: float | None
+    value: float | str | None
     source: str
     note: str | None = None
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from model.errors import SkyfixError
 from model.geo import Bounds, LatLon
 from model.heading_estimate import heading_of
+from model.panorama import PROJECTIONS, ImageProjection
 
 MAX_TOP_K = 100
 DEFAULT_RADIUS_M = 500.0
@@ -56,6 +57,12 @@ NUMBERS = {
     "horizon": NumberHint(
         -1.0, 2.0, "the horizon's row as a fraction of the height, from the top", 0.5
     ),
+    "pitch_deg": NumberHint(
+        -90.0, 90.0, "degrees above the horizon that the image's centre column looks", 0.0
+    ),
+    "roll_deg": NumberHint(
+        -180.0, 180.0, "degrees that the camera leans to its right about its line of sight", 0.0
+    ),
     "radius_m": NumberHint(
         1.0, 20_100_000.0, f"metres around near; {DEFAULT_RADIUS_M:g} when near stands alone", 500.0
     ),
@@ -70,6 +77,7 @@ class HintError(SkyfixError):
 class Hints:
     """Optional knowledge about one panorama; None means unknown. NUMBERS describes the numbers.
 
+    projection: how the image lies on the sphere; "rectilinear" is an ordinary photograph.
     near, radius_m: only tiles whose centre lies within the radius, by default 500 m.
     bbox: only tiles whose centre lies inside; west > east crosses the dateline.
 
@@ -80,9 +88,12 @@ class Hints:
     heading_deg: Heading | None = None
     heading_tolerance_deg: float | None = None
     north: float | None = None
+    projection: ImageProjection | None = None
     vertical_fov_deg: float | None = None
     horizontal_fov_deg: float | None = None
     horizon: float | None = None
+    pitch_deg: float | None = None
+    roll_deg: float | None = None
     near: LatLon | None = None
     radius_m: float | None = None
     bbox: Bounds | None = None
@@ -92,6 +103,8 @@ class Hints:
             value = getattr(self, name)
             if value not in (None, UNKNOWN) and not low <= value <= high:
                 raise HintError(f"{name}={value:g}: allowed is {low:g} to {high:g}")
+        if self.projection not in (None, *PROJECTIONS):
+            raise HintError(f"projection={self.projection}: known are {', '.join(PROJECTIONS)}")
         if self.heading_deg is not None and self.north is not None:
             raise HintError(
                 f"heading_deg={self.heading_deg} and north={self.north:g} state the heading "

@@ -101,9 +101,12 @@ class Localizer:
                 heading_deg=hints.centre_heading_deg,
                 heading_tolerance_deg=hints.heading_tolerance_deg,
                 trust=HeadingTrust(()) if hints.heading_deg == UNKNOWN else self._trust,
+                projection=hints.projection,
                 horizon=hints.horizon,
                 vertical_fov_deg=hints.vertical_fov_deg,
                 horizontal_fov_deg=hints.horizontal_fov_deg,
+                pitch_deg=hints.pitch_deg,
+                roll_deg=hints.roll_deg,
             )
             stated = _stated(panorama)
         with _timed(timings, "decode"):
@@ -222,12 +225,15 @@ def _stated(panorama: Panorama) -> dict[str, Stated]:
     """Every value with its source; impossible proportions are refused before a pixel is decoded."""
     extent, geometry, heading = panorama.extent, panorama.geometry, panorama.heading_deg
     north = None if heading is None else PanoramaGeometry.north_of(heading)
-    values = {
+    values: dict[str, float | str | None] = {
         "heading_deg": None if heading is None else _shown_heading(heading),
         "north": None if north is None else _shown(north) % 1.0,
-        "horizon": _shown(geometry.horizon),
+        "projection": geometry.projection,
+        "horizon": _shown(geometry.horizon_seen(*panorama.image.size)),
         "vertical_fov_deg": _shown(extent.top_deg - extent.bottom_deg),
         "horizontal_fov_deg": _shown(geometry.horizontal_fov_deg),
+        "pitch_deg": _shown(geometry.tilt.pitch_deg),
+        "roll_deg": _shown(geometry.tilt.roll_deg),
     }
     sources = {**panorama.sources, "north": panorama.sources["heading_deg"]}
     return {
