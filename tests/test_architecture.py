@@ -62,6 +62,7 @@ def modules(package: str) -> list[str]:
         ("training", {"service", "faiss", "fastapi", "starlette"}),
         ("service", {"training"}),
         ("service.api", {"torch", "faiss", "argparse"}),
+        ("service.survey", {"torch", "faiss", "fastapi", "starlette", "argparse"}),
         ("service.locate.localizer", {"torch", "faiss", "fastapi", "starlette"}),
     ],
 )
@@ -75,6 +76,7 @@ SERVICE_FLOORS = (
     {"__main__"},
     {"cli"},
     {"api"},
+    {"survey"},
     {"runtime"},
     {"ingest", "build", "basemap", "remote"},
     {"locate"},

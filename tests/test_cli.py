@@ -70,6 +70,29 @@ def test_locate_prints_the_document_of_the_http_api(
     assert "no tile of the index is centred within 500 m of near=0.0,0.0" in capsys.readouterr().out
 
 
+def test_locate_writes_the_table_of_a_folder(
+    tmp_path: Path, built: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive, out = tmp_path / "drive", tmp_path / "places.csv"
+    drive.mkdir()
+    for seed in range(3):
+        (drive / f"{seed}.png").write_bytes(panorama_of(seed))
+    survey = ["locate", str(drive), "--out", str(out), *options]
+    assert main(survey) == 0
+    table = out.read_text()
+    assert table.startswith("file,latitude,longitude,radius_m,confidence,in_index,heading_deg,")
+    assert "exists already: give --overwrite" in error_line(survey, capsys)
+    (drive / "9.png").write_bytes(b"nothing")
+    assert main([*survey, "--overwrite"]) == 3
+    assert "1 of 4 images have a problem" in capsys.readouterr().err
+    assert main(["locate", str(drive / "0.png"), str(drive / "2.png"), *options]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1] in out.read_text().splitlines()
+    assert len(printed) == 3
+    for wrong in (["--json"], ["--out", str(tmp_path / "no" / "a.csv")]):
+        assert "skyfix: " in error_line(["locate", str(drive), *wrong, *options], capsys)
+
+
 def test_a_good_ingest_logs_no_error(
     tmp_path: Path, options: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,7 +170,8 @@ def test_every_command_and_option_has_a_help_text() -> None:
 
 def test_wrong_usage_is_exit_code_2() -> None:
     asked = ["locate", "street.jpg", "--heading-deg", "north"]
-    for argv in ([], ["fly"], ["locate"], ["serve", "--port", "eighty"], asked):
+    table = ["locate", "street.jpg", "--out", "places.xls"]
+    for argv in ([], ["fly"], ["locate"], ["serve", "--port", "eighty"], asked, table):
         with pytest.raises(SystemExit) as stopped:
             main(argv)
         assert stopped.value.code == 2

@@ -8,8 +8,18 @@ from pathlib import Path
 from model.panorama import PROJECTIONS
 from service.api.query import LocateQuery
 from service.cli.options import Argument, arg, command, setting
+from service.cli.survey import is_survey, run_survey, table
 from service.locate.hints import UNKNOWN, Heading, HintError, Hints
 from service.settings import Settings
+
+PATHS = (
+    "Image files, folders (with all folders below) or a CSV with a column `file` and, as wished, "
+    "`time` (ISO 8601) and hints by the names of the API. Several images are a survey."
+)
+OUT = (
+    "Table of a survey: .csv, .jsonl, .geojson, .gpx or .kml. A killed command goes on where it "
+    "was when given again. Default: CSV on standard output."
+)
 
 
 def _heading(text: str) -> Heading:
@@ -32,18 +42,25 @@ def _hint(name: str) -> Argument:
 
 
 @command(
-    arg("image", type=Path, help="Panorama: a JPEG, PNG or other image file."),
-    arg("--json", action="store_true", help="Print the JSON of POST /localize."),
+    arg("path", type=Path, nargs="+", help=PATHS),
+    arg("--json", action="store_true", help="Print the JSON of POST /localize, for one image."),
+    arg("--out", type=table, metavar="FILE", help=OUT),
+    arg("--overwrite", action="store_true", help="Replace an --out that exists."),
     *(_hint(name) for name in LocateQuery.model_fields if name != "explain"),
 )
 def _locate(arguments: argparse.Namespace, settings: Settings) -> None:
-    """Locate one panorama with the live version of the index. Write negative coordinates with an \
-equals sign: --near=-33.8,151.2."""
+    """Locate an image, or all images of a survey, with the live version of the index. Write \
+negative coordinates with an equals sign: --near=-33.8,151.2. A survey is a table: its columns are \
+file, latitude, longitude, radius_m, confidence, in_index, heading_deg, tile_id, time, \
+index_version, metadata and problem. Its exit code is 3 when images have a problem."""
     from service.api.schemas import FixSchema
     from service.cli.wiring import open_localizer
 
     hints = Hints.of(arguments)
-    data = _read(arguments.image)
+    if is_survey(arguments):
+        run_survey(arguments, settings, hints)
+        return
+    data = _read(arguments.path[0])
     fix = open_localizer(settings).locate(data, hints, arguments.top_k)
     if arguments.json:
         print(FixSchema.model_validate(fix).model_dump_json(indent=2))

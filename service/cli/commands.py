@@ -2,7 +2,8 @@
 
 Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 a problem
 (one line says which), 2 wrong usage, 130 interrupted; `serve` also 3, from uvicorn, when it cannot
-listen. Commands import torch and faiss only when they run, so that --help answers at once.
+listen; `locate` also 3, when a survey ran to its end but some of its images have a problem.
+Commands import torch and faiss only when they run, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from model.errors import SkyfixError
 from model.freed_memory import keep_freed_memory
 from service.cli import accuracy_commands, answer_commands, imagery_commands, index_commands
 from service.cli.options import Argument, arg, setting
+from service.cli.survey import SomeImagesFailed
 from service.settings import Settings, variable
 
 COMMANDS = {
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments, _settings(arguments))
     except SkyfixError as error:
         print(f"skyfix: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, SomeImagesFailed) else 1
     except KeyboardInterrupt:
         print("skyfix: interrupted", file=sys.stderr)
         return 130

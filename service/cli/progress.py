@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
+from rich.text import Text
 
 LINE_EVERY_S = 10.0
 
@@ -27,10 +28,17 @@ def progress_bar(title: str, clock: Callable[[], float] = time.monotonic) -> Ite
         finally:
             lines.print()
         return
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = *Progress.get_default_columns(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn()
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, expected: bar.update(task, completed=done, total=expected)
+
+
+class _Rate(ProgressColumn):
+    """Steps a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
 
 
 class _Lines:

@@ -1,0 +1,124 @@
+"""`skyfix locate` of many images: what is asked is checked first, then located and written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TextIO
+
+from model.atomic_write import write_atomically
+from model.errors import SkyfixError
+from service.cli.progress import Report, progress_bar
+from service.locate.hints import Hints
+from service.settings import Settings
+from service.survey.formats import FORMATS, csv_line
+from service.survey.images import SurveyError, find_images
+from service.survey.journal import Journal, journal_path
+from service.survey.outcome import Outcome
+
+DEFAULT_TOP_K = 10
+
+
+class SomeImagesFailed(SkyfixError):
+    """The survey ran to its end, but some of its images have a problem."""
+
+
+def table(text: str) -> Path:
+    """A file with the suffix of a format, for argparse."""
+    path = Path(text)
+    if path.suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text} does not end in {', '.join(FORMATS)}")
+    return path
+
+
+def is_survey(arguments: argparse.Namespace) -> bool:
+    """Whether the arguments ask for more than the answer for an image."""
+    (first, *more) = arguments.path
+    return bool(more or arguments.out or first.suffix.lower() == ".csv" or first.is_dir())
+
+
+def run_survey(arguments: argparse.Namespace, settings: Settings, hints: Hints) -> None:
+    """Locate the images and write their table.
+
+    Raises:
+        SurveyError: the survey cannot begin, or its table cannot be written.
+        SomeImagesFailed: it is written, and some images have a problem.
+    """
+    from service.cli.wiring import open_localizer
+    from service.survey.run import survey
+
+    out: Path | None = arguments.out
+    _check(arguments)
+    images = find_images(arguments.path, hints)
+    localizer = open_localizer(settings)
+    outcomes = []
+    with Journal.of(out, localizer.live.get().version) as journal:
+        with _progress(None if out else sys.stdout) as (write, progress):
+            for outcome in survey(
+                localizer,
+                images,
+                journal,
+                progress=progress,
+                decode_threads=settings.decode_threads,
+                max_batch=settings.max_batch,
+            ):
+                write(outcome)
+                outcomes.append(outcome)
+        if out is not None:
+            _write(out, outcomes)
+    _sum_up(outcomes, out)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses what would be found out only after hours."""
+    out: Path | None = arguments.out
+    if arguments.json or arguments.top_k != DEFAULT_TOP_K:
+        raise SurveyError("--json and --top-k are for one image: leave them out, or use --out")
+    if out is None:
+        return
+    if not out.parent.is_dir():
+        raise SurveyError(f"{out}: there is no folder {out.parent}: make the folder first")
+    if out.exists() and not (arguments.overwrite or journal_path(out).exists()):
+        raise SurveyError(f"{out} exists already: give --overwrite, or name another file")
+
+
+@contextmanager
+def _progress(stdout: TextIO | None) -> Iterator[tuple[Callable[[Outcome], object], Report]]:
+    """A function that prints an outcome to `stdout`, and a progress bar unless both would mix."""
+    if stdout is None:
+        with progress_bar("locating images") as report:
+            yield lambda outcome: None, report
+        return
+    stdout.write(csv_line(Outcome._fields))
+    # The bar replaces sys.stdout, but not this stream.
+    bar = nullcontext(_no_report) if stdout.isatty() else progress_bar("locating images")
+    with bar as report:
+        yield lambda outcome: stdout.write(csv_line(outcome)), report
+
+
+def _no_report(done: int, expected: int) -> None:
+    """The rows on the terminal show the progress."""
+
+
+def _write(out: Path, outcomes: Sequence[Outcome]) -> None:
+    try:
+        write_atomically(out, FORMATS[out.suffix.lower()](outcomes).encode())
+    except OSError as error:
+        raise SurveyError(
+            f"{out} cannot be written: {error.strerror}. Nothing is lost: give the command again"
+        ) from error
+
+
+def _sum_up(outcomes: Sequence[Outcome], out: Path | None) -> None:
+    failed = [outcome for outcome in outcomes if outcome.problem is not None]
+    where = f"{out}: " if out else ""
+    if failed:
+        raise SomeImagesFailed(
+            f"{where}{len(failed)} of {len(outcomes)} images have a problem; the first is "
+            f"{failed[0].file}: {failed[0].problem}"
+        )
+    if out:
+        print(f"{where}{len(outcomes)} images located")

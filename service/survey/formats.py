@@ -1,0 +1,106 @@
+"""The formats of a survey's table: CSV, JSON lines, GeoJSON, GPX and KML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from xml.etree import ElementTree
+
+from service.survey.outcome import Outcome
+
+KML = "http://www.opengis.net/kml/2.2"
+Text = Callable[[Iterable[Outcome]], str]
+
+
+def csv_line(values: Iterable[object]) -> str:
+    """An outcome, or the names of its columns, as a line of CSV. An empty cell is unknown."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(map(_cell, values))
+    return line.getvalue()
+
+
+def _cell(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _csv(outcomes: Iterable[Outcome]) -> str:
+    return "".join(map(csv_line, [Outcome._fields, *outcomes]))
+
+
+def _jsonl(outcomes: Iterable[Outcome]) -> str:
+    return "".join(json.dumps(outcome._asdict()) + "\n" for outcome in outcomes)
+
+
+def _geojson(outcomes: Iterable[Outcome]) -> str:
+    """RFC 7946; an image without a position is a feature without geometry."""
+    features = [
+        {
+            "type": "Feature",
+            "geometry": None
+            if outcome.latitude is None
+            else {"type": "Point", "coordinates": [outcome.longitude, outcome.latitude]},
+            "properties": {
+                name: value
+                for name, value in outcome._asdict().items()
+                if name not in ("latitude", "longitude")
+            },
+        }
+        for outcome in outcomes
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features}, indent=1) + "\n"
+
+
+def _gpx(outcomes: Iterable[Outcome]) -> str:
+    """A waypoint for each image that has a position."""
+    import gpxpy.gpx
+
+    document = gpxpy.gpx.GPX()
+    document.creator = "Skyfix"
+    for outcome in outcomes:
+        if outcome.latitude is not None:
+            time = datetime.fromisoformat(outcome.time) if outcome.time else None
+            point = gpxpy.gpx.GPXWaypoint(outcome.latitude, outcome.longitude, time=time)
+            point.name, point.description = outcome.file, _words(outcome)
+            document.waypoints.append(point)
+    return document.to_xml() + "\n"
+
+
+def _kml(outcomes: Iterable[Outcome]) -> str:
+    """A placemark for each image that has a position, with all columns as data."""
+    root = ElementTree.Element("kml", xmlns=KML)
+    document = ElementTree.SubElement(root, "Document")
+    for outcome in outcomes:
+        if outcome.latitude is None:
+            continue
+        mark = ElementTree.SubElement(document, "Placemark")
+        ElementTree.SubElement(mark, "name").text = outcome.file
+        ElementTree.SubElement(mark, "description").text = _words(outcome)
+        if outcome.time:
+            stamp = ElementTree.SubElement(mark, "TimeStamp")
+            ElementTree.SubElement(stamp, "when").text = outcome.time
+        columns = ElementTree.SubElement(mark, "ExtendedData")
+        for name, value in outcome._asdict().items():
+            if value is not None:
+                data = ElementTree.SubElement(columns, "Data", name=name)
+                ElementTree.SubElement(data, "value").text = str(_cell(value))
+        point = ElementTree.SubElement(mark, "Point")
+        place = f"{outcome.longitude},{outcome.latitude}"
+        ElementTree.SubElement(point, "coordinates").text = place
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
+
+
+def _words(outcome: Outcome) -> str:
+    sure = "" if outcome.confidence is None else f", confidence {outcome.confidence:g}"
+    return f"within {outcome.radius_m:g} m{sure}, heading {outcome.heading_deg:g}"
+
+
+FORMATS: dict[str, Text] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".geojson": _geojson,
+    ".gpx": _gpx,
+    ".kml": _kml,
+}

@@ -1,0 +1,53 @@
+"""Where one image of a survey was taken, or why nobody knows: a row of the survey's table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from service.locate.fix import Fix
+
+
+class Outcome(NamedTuple):
+    """The columns of every format, in order.
+
+    file: as the user named the image.
+    heading_deg: heading of the image's centre column, of the best tile. tile_id: the best tile.
+    time: ISO 8601; without an offset it is the camera's local time. None: unknown.
+    metadata: what was done to the image's own metadata; None: nothing was asked.
+    problem: why there is no position, or why the metadata was not written.
+    """
+
+    file: str
+    latitude: float | None = None
+    longitude: float | None = None
+    radius_m: float | None = None
+    confidence: float | None = None
+    in_index: bool | None = None
+    heading_deg: float | None = None
+    tile_id: str | None = None
+    time: str | None = None
+    index_version: str | None = None
+    metadata: str | None = None
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, file: str, fix: Fix, time: str | None) -> Outcome:
+        """A fix without its further matches. 1e-7 degrees are a centimetre."""
+        if fix.position is None:
+            return cls(file, time=time, index_version=fix.index_version, problem=fix.note)
+        return cls(
+            file,
+            latitude=round(fix.position.latitude, 7),
+            longitude=round(fix.position.longitude, 7),
+            radius_m=_rounded(fix.radius_m, 1),
+            confidence=_rounded(fix.confidence, 4),
+            in_index=fix.in_index,
+            heading_deg=round(fix.matches[0].heading_deg, 2) % 360.0,
+            tile_id=fix.matches[0].tile_id,
+            time=time,
+            index_version=fix.index_version,
+        )
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
