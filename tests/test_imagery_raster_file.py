@@ -186,7 +186,7 @@ def test_transparent_entries_of_a_palette_are_no_imagery(dtype: str, tmp_path: P
 
 
 def test_gdals_warnings_name_the_file_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     image = np.dstack([patchwork(64, 64), patchwork(64, 64)[..., :1]])
     path = write_raster(tmp_path / "odd.tif", image, photometric="RGB")
@@ -195,7 +195,10 @@ def test_gdals_warnings_name_the_file_once(
     assert extra_samples in content
     path.write_bytes(content.replace(extra_samples, struct.pack("<HHI", 65_001, 3, 1)))
     for _ in range(2):
-        RasterSource(path).close()
+        source = RasterSource(path)
+        source.signature()
+        source.close()
+    assert capfd.readouterr().err == ""
     texts = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
     assert len(set(texts)) == len(texts) > 0
     assert all(text.startswith("odd.tif: TIFFRead") for text in texts)

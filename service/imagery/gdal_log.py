@@ -9,15 +9,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 
+import rasterio
+
 _file: ContextVar[str] = ContextVar("file", default="")
 
 
 @contextmanager
-def about(file: str) -> Iterator[None]:
-    """GDAL's warnings inside are about this file."""
+def about(file: str, **options: object) -> Iterator[None]:
+    """GDAL's warnings inside are about this file. Outside they go to the terminal.
+
+    Args:
+        options: of GDAL, see `rasterio.Env`.
+    """
     token = _file.set(file)
     try:
-        yield
+        with rasterio.Env(**options):
+            yield
     finally:
         _file.reset(token)
 

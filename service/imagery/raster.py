@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio._err import CPLE_NotSupportedError
@@ -114,7 +113,8 @@ class RasterSource(GriddedSource):
 
     def close(self) -> None:
         """Releases the file."""
-        self._raster.close()
+        with about(self.path.name):
+            self._raster.close()
 
     def signature(self) -> str:
         """The stamp, and the range of the values where they are not bytes."""
@@ -127,7 +127,8 @@ class RasterSource(GriddedSource):
     def files(self) -> list[str]:
         """Every file behind the pixels."""
         beside = [] if self._raster.crs else map(str, crs_files(self.path))
-        return [str(self.path), *self._raster.files, *beside]
+        with about(self.path.name):
+            return [str(self.path), *self._raster.files, *beside]
 
     def layout(self) -> Layout:
         """The bands and the CRS of the file."""
@@ -162,7 +163,7 @@ class RasterSource(GriddedSource):
     def _reads(self, part: str = "the values") -> Iterator[None]:
         try:
             # GDAL's own limit for decoded blocks is 5 % of the machine's memory.
-            with about(self.path.name), rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+            with about(self.path.name, GDAL_CACHEMAX=CACHE_BYTES):
                 yield
         except RasterioError as error:
             raise SourceError(

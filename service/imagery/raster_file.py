@@ -144,9 +144,8 @@ def crs_files(path: Path) -> list[Path]:
 def _crs_beside(path: Path) -> CRS | None:
     for beside in crs_files(path):
         try:
-            with rasterio.Env():  # without, PROJ's errors go to the terminal
-                text = beside.read_text("utf-8-sig", errors="replace").strip()
-                return CRS.from_wkt(text, morph_from_esri_dialect=True)
+            text = beside.read_text("utf-8-sig", errors="replace").strip()
+            return CRS.from_wkt(text, morph_from_esri_dialect=True)
         except CRSError as error:
             raise SourceError(
                 f"{beside.name}: no coordinate reference system ({error}): state it by --crs"
