@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from imagery_samples import patchwork, write_raster
 from numpy.typing import NDArray
 
@@ -55,6 +56,19 @@ def test_alpha_and_nodata_hide_both(tmp_path: Path) -> None:
     source = RasterSource(write_raster(tmp_path / "a.tif", image, nodata=0, **RGBA))
     shares = [source.read(cut, 64).valid for cut in source.cuts(32.0, 16.0)]
     assert np.mean(shares) == pytest.approx(1.0 / 3.0, abs=0.06)
+
+
+def test_a_mask_of_ones_hides_zeros_alone(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", patchwork(300, 300))
+    mask = np.ones((300, 300, 1), np.uint8)
+    mask[:, :100] = 0
+    flags = {f"INTERNAL_MASK_FLAGS_{band}": "2" for band in (1, 2, 3)}  # one mask for all bands
+    with rasterio.open(write_raster(tmp_path / "mask.tif", mask), "r+") as raster:
+        raster.update_tags(**flags)
+    (tmp_path / "mask.tif").rename(tmp_path / "a.tif.msk")
+    source = RasterSource(path)
+    shares = [source.read(cut, 64).valid for cut in source.cuts(32.0, 16.0)]
+    assert np.mean(shares) == pytest.approx(2.0 / 3.0, abs=0.06)
 
 
 def test_a_value_that_no_band_can_hold_is_refused(tmp_path: Path) -> None:

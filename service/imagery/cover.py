@@ -134,7 +134,7 @@ class Cover:
             mask = self._raster.read_masks(
                 self._numbers[0], window=window, out_shape=shape, resampling=Resampling.average
             )
-            weight *= mask / np.float32(255.0)
+            weight *= mask / np.float32(max(1, mask.max()))  # 255; some write 1
         if self._opaque is not None:
             alpha = self._alpha(window, shape).astype(np.float32) / np.float32(self._opaque)
             weight *= np.where(alpha >= OPAQUE, 1.0, np.nan_to_num(alpha).clip(0.0, 1.0))
