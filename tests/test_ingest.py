@@ -15,6 +15,7 @@ from imagery_samples import EAST_M, NORTH_M, patchwork, write_folder, write_rast
 from pyproj import Transformer
 
 from service.imagery.grid import GridError
+from service.imagery.reading import Reading
 from service.imagery.source import SourceError, SourceMissing
 from service.imagery.source_kinds import open_source
 from service.imagery.tile_images import tile_image
@@ -98,6 +99,20 @@ def test_blank_tiles_are_refused_or_counted(
     image[:, 200:] = 255
     report = ingest(catalogue, write_raster(tmp_path / "a.tif", image), size_m=32.0)
     assert re.search(rf"source a: \d+ of {report.tiles} tiles are black or white", caplog.text)
+
+
+def test_a_nodata_value_changes_the_range_of_unchanged_files(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    image = patchwork(300, 300).astype(np.uint16)
+    image[:, 200:] = 65_535
+    path = write_raster(tmp_path / "a.tif", image)
+    highest = []
+    for nodata in (float("nan"), 65_535.0, None):  # None: as before
+        ingest(catalogue, path, size_m=32.0, reading=Reading(nodata=nodata))
+        highest.append(float(catalogue.source("a").signature.split(";")[2]))
+    assert highest[0] == 65_535.0
+    assert highest[1] == highest[2] <= 255.0
 
 
 def test_doubts_are_warned_of_and_bands_are_said(

@@ -50,7 +50,7 @@ def _bands(text: str) -> tuple[int, ...]:
     arg(
         "--bands", type=_bands, help="Bands of red, green, blue, such as 3,2,1. Default: as stated."
     ),
-    arg("--nodata", type=float, help="Value that stands for no imagery. Default: as stated."),
+    arg("--nodata", type=float, help="Value without imagery; nan: none. Default: as stated."),
     arg("--crs", help="CRS of rasters that state none, or a wrong one, such as EPSG:32633."),
     arg("--scheme", choices=("xyz", "tms"), help="Row 0 of map tiles: north (xyz), south (tms)."),
     arg("--bbox", metavar="W,S,E,N", help="Tiles in this box alone. Degrees; --bbox=-9.2,38.6,…"),

@@ -28,7 +28,7 @@ from service.imagery.source import SourceError
 # windows than of the raster.
 SAMPLE_SIDE = 16  # windows along each side
 FINER = 2  # GDAL may average pixels to half of those asked for, before they are weighed
-PIECE = 1 << 22  # pixels weighed at once
+PIECE = 1 << 21  # pixels weighed at once
 
 Mask = NDArray[np.uint8]  # (h, w), how much of a pixel is imagery, 0 to 255
 
@@ -116,7 +116,7 @@ class Bands:
         fills = value_range.fills if value_range else ()
         size = whole = (window.height, window.width)
         is_exact = bool(fills) or self._palette is not None or self._file.premultiplied
-        if self.cover.is_gdals and not is_exact:
+        if self.cover.agrees_with_gdal and not is_exact:
             size = min(whole[0], FINER * shape[0]), min(whole[1], FINER * shape[1])
         values = self._averaged(window, size)
         weight = self.cover.weight(values, window, fills)

@@ -94,7 +94,7 @@ class Cover:
         return self._opaque is not None or self._mask or self._nodata is not None
 
     @property
-    def is_gdals(self) -> bool:
+    def agrees_with_gdal(self) -> bool:
         """Whether GDAL leaves out the pixels without any cover, and no others, of an average."""
         return not self._own and (self._flagged is None or self._opaque is not None)
 

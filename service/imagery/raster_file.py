@@ -21,7 +21,7 @@ from service.imagery.signature import with_members
 from service.imagery.source import SourceError
 
 PHOTOMETRIC, EXTRA_SAMPLES = 262, 338  # TIFF tags
-PREMULTIPLIED = 1  # the first of the extra samples: "associated" alpha
+PREMULTIPLIED = 1  # among the extra samples: "associated" alpha
 MIN_IS_WHITE, CIELAB, ICCLAB = 0, 8, 9  # photometric interpretations
 
 
@@ -97,7 +97,7 @@ def _placed(raster: DatasetReader, path: Path, stated: CRS | None, reading: Read
         doubt = f"{path.name}: its CRS {crs_name(own)} is replaced by --crs {reading.crs}"
     if by_points:
         raster = control_points.warped(raster, path, crs, reading.nodata)
-    return RasterFile(raster, path.name, crs, photometric, PREMULTIPLIED in extra[:1], doubt)
+    return RasterFile(raster, path.name, crs, photometric, PREMULTIPLIED in extra, doubt)
 
 
 def reason(error: RasterioError) -> str:
