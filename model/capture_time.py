@@ -6,9 +6,8 @@ from datetime import datetime
 
 from PIL import Image
 
-from model.magnetic_north import exif_group
+from model.exif import CAMERA, exif_group
 
-_EXIF_IFD = 0x8769
 _TIME, _SUBSECONDS, _OFFSET = 0x9003, 0x9291, 0x9011  # DateTimeOriginal and its companions
 
 
@@ -17,7 +16,7 @@ def capture_time(exif: Image.Exif) -> datetime | None:
 
     The time is naive where the camera states no offset from UTC: most cameras state local time.
     """
-    fields = exif_group(exif, _EXIF_IFD)
+    fields = exif_group(exif, CAMERA)
     text = str(fields.get(_TIME, "")).strip("\0 ")
     fraction = str(fields.get(_SUBSECONDS, "")).strip("\0 ")[:6]
     offset = str(fields.get(_OFFSET, "")).strip("\0 ")
