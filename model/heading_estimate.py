@@ -49,10 +49,15 @@ class Rolls:
         """The stated heading, or the middle one of the whole turn."""
         return self.headings_deg[self.count // 2]
 
+    @property
+    def closed(self) -> bool:
+        """Whether the last roll is the first one's neighbour."""
+        return self.count * abs(self.step_deg) >= 360.0
+
     def heading_between(self, distances: ArrayLike, best: ArrayLike) -> Numbers:
         """The heading with the least squared distance, (n,); see `roll_between`."""
-        closed = self.count * abs(self.step_deg) >= 360.0
-        return self.first_deg + self.step_deg * roll_between(distances, best, closed=closed)
+        rolls = roll_between(distances, best, closed=self.closed)
+        return self.first_deg + self.step_deg * rolls
 
 
 def roll_between(distances: ArrayLike, best: ArrayLike, *, closed: bool) -> Numbers:

@@ -68,7 +68,7 @@ class TileTable:
             record["tile_id"].decode(), *centre, size_m, bounds_around(centre, size_m)
         )
 
-    def positions(self, rows: Sequence[int]) -> NDArray[np.float64]:
+    def positions(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """(K, 2) latitude and longitude of the rows' centres, degrees."""
         return np.column_stack([self.latitude[rows], self.longitude[rows]])
 

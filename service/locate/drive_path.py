@@ -1,0 +1,314 @@
+"""One path through the candidates of a drive's frames: a hidden Markov model. Pure numpy.
+
+The pattern is Newson and Krumm's (2009). A state of a frame is a candidate i: a tile centre p_i and
+a heading h_i of the camera. With d_i the squared descriptor distance:
+
+    seen(i)    = exp(-(d_i - min d) / temperature)
+    step(i, j) = exp(-max(0, |p_j - p_i| - reach)^2 / 2 step_sigma_m^2)
+    turn(i, j) = T + (1 - T) bell(h_j - h_i, turn_sigma_deg)                     T = turn_tail
+    lead(i, j) = L + (1 - L) bell(b_ij - (h_i + h_j) / 2 - mount, s)             L = lead_tail
+    move(i, j) = step turn lead + jump
+    bell(a, s) = exp((cos a - 1) / s^2)          von Mises', near exp(-a^2 / 2 s^2) for small s
+
+b_ij is the bearing from p_i to p_j. `mount` is the angle from the camera's heading to the direction
+of travel: constant in a drive, and estimated. s^2 = lead_sigma_deg^2 + atan(tile_noise_m /
+|p_j - p_i|)^2: the centres of two near tiles say little about a direction. `jump` bounds the cost
+of any step, so that one bad frame or a gap breaks nothing.
+
+Forward-backward gives every state's probability, in time and memory linear in the frames.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from model.geo import metres_per_degree
+
+Numbers = NDArray[np.float64]
+Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Leads = NDArray[np.complex128]
+
+# Probability without mounts below which a state is dropped: the comparison of mounts, eight times
+# the work, then costs less than the first pass.
+NEGLIGIBLE = 1e-8
+MOUNTS_DEG = np.arange(-180.0, 180.0, 45.0)
+WINDOW = 4  # steps before a frame, and steps after
+STEP_TIMES = (1.0, 2.0, 4.0, 8.0)  # of step_m
+TOGETHER = 0.8  # share of steps without a jump that needs no longer steps
+LONGEST_PAUSE = 10.0  # times the usual
+STEP_SIGMAS = 3.5  # beyond the reach; farther steps are left to `jump`
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a camera moves; the formulas above say what each number does.
+
+    step_m: metres between two frames, at most; longer after a longer time than usual.
+    """
+
+    temperature: float = 0.12
+    step_m: float = 18.0
+    step_sigma_m: float = 8.0
+    turn_sigma_deg: float = 15.0
+    turn_tail: float = 0.03
+    lead_sigma_deg: float = 30.0
+    lead_tail: float = 0.1
+    tile_noise_m: float = 6.0
+    jump: float = 1e-5
+
+
+USUAL = Motion()
+
+
+class Frame(NamedTuple):
+    """The candidates of one frame, nearest first; a tile may stand there at several headings.
+
+    rows: (K,) of the index. centres: (K, 2) latitude and longitude. distances: (K,), squared.
+    headings_deg: (K,), of the camera's centre column. seconds: when the frame was taken, if known.
+    """
+
+    rows: Rows
+    centres: Numbers
+    distances: Numbers
+    headings_deg: Numbers
+    seconds: float | None = None
+
+    def only(self, kept: Flags) -> Frame:
+        """The frame with some of its candidates."""
+        return Frame(
+            self.rows[kept],
+            self.centres[kept],
+            self.distances[kept],
+            self.headings_deg[kept],
+            self.seconds,
+        )
+
+
+class DrivePath(NamedTuple):
+    """What the frames say together.
+
+    frames: the given ones, without candidates of no probability. weights: for each frame (K,), the
+        probabilities of its candidates.
+    mount_deg: from the camera's heading to the direction of travel.
+    steadiness: (T,) 0 to 1, how well the camera keeps to that angle around each frame.
+    log_likelihood: (T,) of a step, mean around each frame; low where the path needs jumps.
+    together: share of the steps that need no jump.
+    """
+
+    frames: list[Frame]
+    weights: list[Numbers]
+    mount_deg: float
+    steadiness: Numbers
+    log_likelihood: Numbers
+    together: float
+
+
+class Moves(NamedTuple):
+    """Pairs of states between two frames that need no jump, one row each.
+
+    start, end: the states. weight: step times turn. metres: |p_j - p_i|. lead: (N,) complex of
+    length 1, its angle is from the camera's mean heading to the bearing. sharpness: 1 / s^2.
+    """
+
+    start: Rows
+    end: Rows
+    weight: Numbers
+    metres: Numbers
+    lead: Leads
+    sharpness: Numbers
+
+    def only(self, before: Flags, after: Flags) -> Moves:
+        """The moves between the states that are kept, which are renumbered."""
+        kept = before[self.start] & after[self.end]
+        return Moves(
+            (before.cumsum() - 1)[self.start[kept]],
+            (after.cumsum() - 1)[self.end[kept]],
+            self.weight[kept],
+            self.metres[kept],
+            self.lead[kept],
+            self.sharpness[kept],
+        )
+
+    def towards(self, mount_deg: float, motion: Motion) -> Moves:
+        """The moves with the weight of `lead` as well."""
+        cosine = (self.lead * np.exp(-1j * np.radians(mount_deg))).real
+        lead = np.exp((cosine - 1.0) * self.sharpness)
+        return self._replace(
+            weight=self.weight * (motion.lead_tail + (1.0 - motion.lead_tail) * lead)
+        )
+
+
+def follow(frames: Sequence[Frame], motion: Motion = USUAL) -> DrivePath:
+    """The path through the frames, in their order; each has a candidate at least.
+
+    Nobody states how far apart frames are. So longer steps are tried until the frames hold
+    together, since a step that is longer than need be settles less.
+    """
+    best = None
+    for times in STEP_TIMES:
+        path = _follow(list(frames), replace(motion, step_m=motion.step_m * times))
+        if best is None or path.together > best.together:
+            best = path
+        if best.together >= TOGETHER:
+            break
+    assert best is not None
+    return best
+
+
+def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
+    """The mount is the likeliest of MOUNTS_DEG, refined by the path that it gives."""
+    moves = [
+        moves_between(*pair, reach_m, motion)
+        for pair, reach_m in zip(
+            itertools.pairwise(frames), _reaches_m(frames, motion), strict=True
+        )
+    ]
+    first = _Chain(frames, moves, motion)
+    kept = [weights > NEGLIGIBLE for weights in first.weights()]
+    frames = [frame.only(keep) for frame, keep in zip(frames, kept, strict=True)]
+    moves = [move.only(*keep) for move, keep in zip(moves, itertools.pairwise(kept), strict=True)]
+
+    def towards(mount_deg: float) -> _Chain:
+        return _Chain(frames, [move.towards(mount_deg, motion) for move in moves], motion)
+
+    chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.log_likelihoods.sum())
+    mount_deg = float(np.degrees(np.angle(chain.driven()[0].sum())))
+    chain = towards(mount_deg)
+    towards_mount, metres, stayed = chain.driven()
+    straight = (towards_mount * np.exp(-1j * np.radians(mount_deg))).real
+    return DrivePath(
+        frames,
+        chain.weights(),
+        mount_deg,
+        _around(straight) / np.maximum(_around(metres), 1e-9),
+        _around(chain.log_likelihoods) / np.maximum(_around(np.ones(len(moves))), 1.0),
+        float(np.mean(stayed)) if moves else 1.0,
+    )
+
+
+def _reaches_m(frames: list[Frame], motion: Motion) -> Numbers:
+    """(T - 1,) how far the camera may move in each step: longer where it took longer than usual."""
+    seconds = np.array([np.nan if f.seconds is None else f.seconds for f in frames])
+    pauses = np.diff(seconds)
+    if not len(pauses) or np.isnan(pauses).any() or not np.median(pauses) > 0.0:
+        return np.full(len(pauses), motion.step_m)
+    return np.asarray(motion.step_m * (pauses / np.median(pauses)).clip(1.0, LONGEST_PAUSE))
+
+
+def _around(steps: Numbers) -> Numbers:
+    """(T - 1,) numbers of steps to their sums over up to WINDOW steps before and after a frame."""
+    sums = np.concatenate([[0.0], np.cumsum(steps)])
+    frames = np.arange(len(sums))
+    last, first = np.minimum(frames + WINDOW, len(steps)), np.maximum(frames - WINDOW, 0)
+    return np.asarray(sums[last] - sums[first])
+
+
+def moves_between(before: Frame, after: Frame, reach_m: float, motion: Motion) -> Moves:
+    """The pairs within reach, found by trees over the distinct centres."""
+    origin = before.centres[0]
+    scale = metres_per_degree(float(origin[0]))
+    places = [_metres(frame.centres - origin, scale.north, scale.east) for frame in (before, after)]
+    (spots, spot_of), (ends, end_of) = (
+        np.unique(place, axis=0, return_inverse=True) for place in places
+    )
+    near = cKDTree(spots).sparse_distance_matrix(
+        cKDTree(ends), reach_m + STEP_SIGMAS * motion.step_sigma_m, output_type="ndarray"
+    )
+    start, end, pair = _states(near["i"], near["j"], spot_of.ravel(), end_of.ravel())
+    metres = near["v"][pair]
+    turned = np.radians(_wrapped(after.headings_deg[end] - before.headings_deg[start]))
+    over = np.maximum(0.0, metres - reach_m) / motion.step_sigma_m
+    turn = np.exp((np.cos(turned) - 1.0) / np.radians(motion.turn_sigma_deg) ** 2)
+    weight = np.exp(-0.5 * over**2) * (motion.turn_tail + (1.0 - motion.turn_tail) * turn)
+    north, east = (places[1][end] - places[0][start]).T
+    heading = np.radians(before.headings_deg[start]) + turned / 2.0
+    lead = np.exp(1j * (np.arctan2(east, north) - heading))
+    noise = np.arctan2(motion.tile_noise_m, metres)
+    sharpness = 1.0 / (np.radians(motion.lead_sigma_deg) ** 2 + noise**2)
+    return Moves(start, end, weight, metres, lead, sharpness)
+
+
+class _Chain:
+    """The forward pass over given moves; the backward pass follows where it is asked for.
+
+    weights are scaled frame by frame, so that nothing underflows.
+    """
+
+    def __init__(self, frames: list[Frame], moves: list[Moves], motion: Motion) -> None:
+        self._moves, self._jump = moves, motion.jump
+        self._seen = [
+            np.exp(-(frame.distances - frame.distances.min()) / motion.temperature)
+            for frame in frames
+        ]
+        self._forward = [self._seen[0] / self._seen[0].sum()]
+        totals = []
+        for move, seen in zip(moves, self._seen[1:], strict=True):
+            arriving = self._forward[-1][move.start] * move.weight
+            state = seen * (np.bincount(move.end, arriving, len(seen)) + self._jump)
+            total = float(state.sum())
+            totals.append(total)
+            self._forward.append(state / total)
+        self.log_likelihoods: Numbers = np.log(np.array(totals))
+
+    def _backward(self) -> list[Numbers]:
+        behind = [np.ones(len(self._seen[-1]))]
+        for move, seen, after in zip(
+            reversed(self._moves), reversed(self._seen[:-1]), reversed(self._seen[1:]), strict=True
+        ):
+            ahead = after * behind[-1]
+            back = np.bincount(move.start, move.weight * ahead[move.end], len(seen))
+            state = back + self._jump * ahead.sum()
+            behind.append(state / state.max())
+        return behind[::-1]
+
+    def weights(self) -> list[Numbers]:
+        """For each frame the probabilities of its states."""
+        products = [a * b for a, b in zip(self._forward, self._backward(), strict=True)]
+        return [product / product.sum() for product in products]
+
+    def driven(self) -> tuple[Leads, Numbers, Numbers]:
+        """(T - 1,) for each step: means of metres times lead and of metres; the share unjumped."""
+        turned, driven, stayed = [], [], []
+        for move, before, after, behind in zip(
+            self._moves, self._forward[:-1], self._seen[1:], self._backward()[1:], strict=True
+        ):
+            ahead = after * behind
+            share = before[move.start] * move.weight * ahead[move.end]
+            share /= share.sum() + self._jump * ahead.sum()
+            metres = share * move.metres
+            stayed.append(share.sum())
+            turned.append((metres * move.lead).sum())
+            driven.append(metres.sum())
+        return np.array(turned, np.complex128), np.array(driven), np.array(stayed)
+
+
+def _states(spot: Rows, end: Rows, spot_of: Rows, end_of: Rows) -> tuple[Rows, Rows, Rows]:
+    """All pairs of states that stand at pairs of places, and the number of each one's pair."""
+    starts, first = np.argsort(spot_of, kind="stable"), np.bincount(spot_of)
+    ends, second = np.argsort(end_of, kind="stable"), np.bincount(end_of)
+    counts = first[spot] * second[end]
+    pair = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(pair)) - np.repeat(counts.cumsum() - counts, counts)
+    across, down = np.divmod(within, second[end[pair]])
+    return (
+        starts[(first.cumsum() - first)[spot[pair]] + across],
+        ends[(second.cumsum() - second)[end[pair]] + down],
+        pair,
+    )
+
+
+def _metres(degrees: Numbers, north: float, east: float) -> Numbers:
+    """(K, 2) differences of latitude and longitude to metres north and east."""
+    return np.stack([degrees[:, 0] * north, _wrapped(degrees[:, 1]) * east], axis=1)
+
+
+def _wrapped(degrees: Numbers) -> Numbers:
+    return np.asarray((degrees + 180.0) % 360.0 - 180.0)

@@ -1,0 +1,129 @@
+"""The path of a drive: against all paths counted one by one, and on made-up drives."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from model.geo import LatLon, distance_m, offset
+from service.locate.drive_path import Frame, Motion, follow, moves_between
+
+ORIGIN = LatLon(50.0, 15.0)
+
+
+def frame(
+    places: list[tuple[float, float]],
+    distances: list[float],
+    headings: list[float],
+    seconds: float | None = None,
+) -> Frame:
+    centres = np.array([offset(ORIGIN, *place) for place in places])
+    rows = np.arange(len(places))
+    return Frame(rows, centres, np.array(distances), np.array(headings), seconds)
+
+
+def random_frames(count: int, states: int, seed: int = 0) -> list[Frame]:
+    rng = np.random.default_rng(seed)
+    return [
+        frame(
+            list(map(tuple, rng.uniform(-30.0, 30.0, (states, 2)))),
+            rng.uniform(0.4, 0.9, states).tolist(),
+            rng.uniform(0.0, 360.0, states).tolist(),
+        )
+        for _ in range(count)
+    ]
+
+
+def street(frames: int, truth: float, others: int = 60, seed: int = 0) -> list[Frame]:
+    """Due east by 12 m a frame with the camera facing north; candidates every 16 m, and noise."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(frames):
+        places = [(number * 12.0, 0.0), *map(tuple, rng.uniform(-300.0, 300.0, (others, 2)))]
+        distances = [truth, *rng.uniform(0.5, 0.9, others)]
+        headings = [0.0, *rng.uniform(0.0, 360.0, others)]
+        found.append(frame(places, distances, headings))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_are_those_of_all_paths_counted(seed: int) -> None:
+    frames, motion = random_frames(4, 3, seed), Motion()
+    path = follow(frames, motion)
+    moves = [
+        moves_between(*pair, motion.step_m, motion).towards(path.mount_deg, motion)
+        for pair in itertools.pairwise(frames)
+    ]
+    table = [np.full((3, 3), motion.jump) for _ in moves]
+    for step, move in zip(table, moves, strict=True):
+        step[move.start, move.end] += move.weight
+    seen = [np.exp(-f.distances / motion.temperature) for f in frames]
+    counted = np.zeros((4, 3))
+    for states in itertools.product(range(3), repeat=4):
+        weight = np.prod([seen[t][s] for t, s in enumerate(states)])
+        weight *= np.prod([table[t][a, b] for t, (a, b) in enumerate(itertools.pairwise(states))])
+        counted[np.arange(4), states] += weight
+    expected = counted / counted.sum(axis=1, keepdims=True)
+    assert np.stack(path.weights) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_frame_that_looks_like_elsewhere_is_settled_by_its_neighbours() -> None:
+    frames = street(20, truth=0.6)
+    alone = [int(np.argmin(f.distances)) for f in frames]
+    path = follow(frames)
+    found = [f.rows[int(np.argmax(w))] for f, w in zip(path.frames, path.weights, strict=True)]
+    assert alone.count(0) < 10
+    assert found.count(0) == 20
+    assert path.mount_deg == pytest.approx(90.0, abs=10.0)
+    assert path.steadiness.min() > 0.8
+    assert path.log_likelihood.min() > -3.0
+
+
+def test_a_jump_is_taken_where_a_drive_was_interrupted() -> None:
+    frames = street(10, truth=0.4)
+    moved = [
+        f._replace(centres=f.centres + np.array([0.02, 0])) for f in street(10, truth=0.4, seed=1)
+    ]
+    path = follow([*frames, *moved])
+    found = [f.rows[int(np.argmax(w))] for f, w in zip(path.frames, path.weights, strict=True)]
+    assert found.count(0) == 20
+
+
+def test_longer_steps_are_tried_until_the_frames_hold_together() -> None:
+    sparse = street(60, truth=0.5, others=15)[::6]  # 72 m apart
+    path = follow(sparse)
+    found = [f.rows[int(np.argmax(w))] for f, w in zip(path.frames, path.weights, strict=True)]
+    assert found == [0] * 10
+    assert path.together >= 0.8
+
+
+def test_a_pause_allows_a_longer_step() -> None:
+    at = [0.0, 1.0, 2.0, 3.0, 20.0, 21.0, 22.0]
+    places = [0, 1, 2, 3, 12, 13, 14]
+    frames = [street(15, truth=0.5)[k]._replace(seconds=s) for k, s in zip(places, at, strict=True)]
+    weights = follow(frames).weights
+    untimed = follow([f._replace(seconds=None) for f in frames]).weights
+    assert min(float(w[0]) for w in weights) > 0.9
+    assert min(float(w[0]) for w in weights) >= min(float(w[0]) for w in untimed) - 1e-3
+
+
+def test_a_path_does_not_depend_on_where_longitudes_begin() -> None:
+    frames = street(8, truth=0.5)
+    shift = np.array([0.0, 180.0 - frames[4].centres[0, 1]])
+    moved = [f._replace(centres=_wrapped(f.centres + shift)) for f in frames]
+    for here, there in zip(follow(frames).weights, follow(moved).weights, strict=True):
+        assert here == pytest.approx(there, abs=1e-6)
+
+
+def _wrapped(centres: np.ndarray) -> np.ndarray:
+    return np.stack([centres[:, 0], (centres[:, 1] + 180.0) % 360.0 - 180.0], axis=1)
+
+
+def test_one_frame_keeps_its_own_candidates() -> None:
+    (only,) = street(1, truth=0.4)
+    path = follow([only])
+    assert int(np.argmax(path.weights[0])) == 0
+    assert path.weights[0].sum() == pytest.approx(1.0)
+    assert distance_m(LatLon(*only.centres[0]), ORIGIN) < 0.1
