@@ -35,11 +35,7 @@ MIN_VALID = 0.5  # share of a tile that imagery must cover; other tiles are skip
 STRIDE_SHARE = 0.25  # of the tile size: any position is within 0.18 sizes of a tile's centre
 MAX_BAD_TILES_NAMED = 5
 MAX_DOUBTS = 5  # a line each
-# A blank tile is black or white without contrast: a fill value, or values that were stretched to
-# show one. Of deserts and seas some tiles are blank, of useful imagery never all.
-BLANK_MARGIN = 16.0  # grey levels from black or white within which a blank tile's mean lies
-BLANK_SPREAD = 3.0  # grey levels below which the standard deviation of each colour lies
-ALL_BLANK = 0.95  # share of blank tiles from which on imagery is refused
+ALL_BLANK = 0.95  # share of blank tiles from which on imagery is refused: seas have some
 
 Progress = Callable[[int, int], None]  # tiles done, tiles expected in all
 
@@ -192,26 +188,27 @@ def _tiles(
         NothingToIngest: no tile was left.
     """
     expected = source.count(record.size_m, record.stride_m)
-    bad: list[str] = []
+    bad: dict[str, str] = {}  # reasons, and the first tile of each
     cuts = _inside(source.cuts(record.size_m, record.stride_m), area, counts)
     for run in runs(cuts, HASH_PIXELS):
         try:
             images = source.read_run(run, HASH_PIXELS)
         except SourceError as error:
-            bad += [f"{cut.tile_id}: {error}" for cut in run]
+            bad.setdefault(str(error), run[0].tile_id)
+            counts["bad"] += len(run)
             continue
-        for cut, (pixels, valid) in zip(run, images, strict=True):
-            counts["kept" if valid >= MIN_VALID else "skipped"] += 1
-            if valid >= MIN_VALID:
-                counts["blank"] += is_blank(pixels)
-                sha256 = content_hash(pixels)
+        for cut, image in zip(run, images, strict=True):
+            counts["kept" if image.valid >= MIN_VALID else "skipped"] += 1
+            if image.valid >= MIN_VALID:
+                counts["blank"] += image.is_blank
+                sha256 = content_hash(image.pixels)
                 yield Tile(cut.tile_id, source.name, *cut.centre, cut.size_m, sha256)
         done = counts["kept"] + counts["skipped"] + counts["outside"]
         progress(done, max(expected, done))
     if bad:
+        named = "; ".join(f"{tile}: {why}" for why, tile in list(bad.items())[:MAX_BAD_TILES_NAMED])
         raise BadImages(
-            f"{len(bad)} tiles of {source.path} cannot be read, nothing was changed: "
-            f"{'; '.join(bad[:MAX_BAD_TILES_NAMED])}"
+            f"{counts['bad']} tiles of {source.path} cannot be read, nothing was changed: {named}"
         )
     if area is not None and counts["outside"] == counts.total() > 0:
         raise _beside(area, source, record)
@@ -242,12 +239,6 @@ def _check_blank(counts: Counter[str], source: Source) -> None:
     if counts["blank"] >= ALL_BLANK * counts["kept"]:
         raise NothingToIngest(f"{source.path}: {found}, nothing was changed: {remedy}")
     log.warning("source %s: %s: %s", source.name, found, remedy)
-
-
-def is_blank(image: Rgb) -> bool:
-    """Whether a tile is black or white without contrast."""
-    near_grey = BLANK_MARGIN <= image.mean() <= 255.0 - BLANK_MARGIN
-    return not near_grey and bool(image.std(axis=(0, 1)).max() < BLANK_SPREAD)
 
 
 def _inside(cuts: Iterator[Cut], area: Area | None, counts: Counter[str]) -> Iterator[Cut]:

@@ -16,6 +16,8 @@ from service.imagery.grid import GridPlace
 
 TILE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 SOURCE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+BLANK_MARGIN = 16.0  # grey levels from black or white within which a blank image's mean lies
+BLANK_SPREAD = 3.0  # grey levels below which the standard deviation of each of its colours lies
 UNREADABLE = "the imagery cannot be read: the service's log names the file"
 
 
@@ -68,6 +70,12 @@ class TileImage(NamedTuple):
 
     pixels: Rgb
     valid: float
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the pixels are black or white without contrast, as those of a fill value are."""
+        grey = BLANK_MARGIN <= self.pixels.mean() <= 255.0 - BLANK_MARGIN
+        return not grey and bool(self.pixels.std(axis=(0, 1)).max() < BLANK_SPREAD)
 
 
 class Source(ABC):
