@@ -151,6 +151,14 @@ def test_documents_named_in_the_code_exist() -> None:
             assert (ROOT / name).is_file(), f"{name} of {name_of(source)} is no file"
 
 
+def test_named_tests_exist() -> None:
+    text = (ROOT / "docs" / "field-cases.md").read_text()
+    named = re.findall(r"`(\w+\.py)::(\w+)`", text)
+    assert len(named) == text.count("::") > 0
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
+
+
 def test_readme_fits_its_limit() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
     assert len((ROOT / "docs" / "benchmarks.md").read_text().splitlines()) <= 150
