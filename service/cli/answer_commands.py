@@ -20,6 +20,20 @@ OUT = (
     "Table of a survey: .csv, .jsonl, .geojson, .gpx or .kml. A killed command goes on where it "
     "was when given again. Default: CSV on standard output."
 )
+COPIES = (
+    "Write places into copies of the images in this folder: EXIF's GPS and a panorama's GPano "
+    "heading. Pixels and all other metadata stay."
+)
+IN_PLACE = "Write places into the images. Each original stays as NAME_original."
+MIN_CONFIDENCE = "Write positions of at least this confidence into images. 0: all. Default: 0.5."
+
+
+def _share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    share = float(text)
+    if not 0.0 <= share <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 to 1")
+    return share
 
 
 def _heading(text: str) -> Heading:
@@ -45,7 +59,11 @@ def _hint(name: str) -> Argument:
     arg("path", type=Path, nargs="+", help=PATHS),
     arg("--json", action="store_true", help="Print the JSON of POST /localize, for one image."),
     arg("--out", type=table, metavar="FILE", help=OUT),
-    arg("--overwrite", action="store_true", help="Replace an --out that exists."),
+    arg("--overwrite", action="store_true", help="Replace files that exist."),
+    arg("--write-metadata", type=Path, metavar="FOLDER", help=COPIES),
+    arg("--in-place", action="store_true", help=IN_PLACE),
+    arg("--min-confidence", type=_share, default=0.5, metavar="P", help=MIN_CONFIDENCE),
+    arg("--dry-run", action="store_true", help="Say what would be written into images."),
     *(_hint(name) for name in LocateQuery.model_fields if name != "explain"),
 )
 def _locate(arguments: argparse.Namespace, settings: Settings) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from model.atomic_write import write_atomically
 from model.errors import SkyfixError
@@ -18,6 +18,9 @@ from service.survey.formats import FORMATS, csv_line
 from service.survey.images import SurveyError, find_images
 from service.survey.journal import Journal, journal_path
 from service.survey.outcome import Outcome
+
+if TYPE_CHECKING:
+    from service.survey.placement import Placement
 
 DEFAULT_TOP_K = 10
 
@@ -37,7 +40,10 @@ def table(text: str) -> Path:
 def is_survey(arguments: argparse.Namespace) -> bool:
     """Whether the arguments ask for more than the answer for an image."""
     (first, *more) = arguments.path
-    return bool(more or arguments.out or first.suffix.lower() == ".csv" or first.is_dir())
+    metadata = arguments.write_metadata or arguments.in_place
+    return bool(
+        more or metadata or arguments.out or first.suffix.lower() == ".csv" or first.is_dir()
+    )
 
 
 def run_survey(arguments: argparse.Namespace, settings: Settings, hints: Hints) -> None:
@@ -52,15 +58,20 @@ def run_survey(arguments: argparse.Namespace, settings: Settings, hints: Hints) 
 
     out: Path | None = arguments.out
     _check(arguments)
-    images = find_images(arguments.path, hints)
+    placement = _placement(arguments)
+    images = find_images(arguments.path, hints, arguments.write_metadata)
+    if placement:
+        goes_on = out is not None and journal_path(out).exists()
+        placement.check(images, replace=arguments.overwrite or goes_on)
     localizer = open_localizer(settings)
     outcomes = []
-    with Journal.of(out, localizer.live.get().version) as journal:
+    with Journal.of(out, f"{localizer.live.get().version} {placement}") as journal:
         with _progress(None if out else sys.stdout) as (write, progress):
             for outcome in survey(
                 localizer,
                 images,
                 journal,
+                placement.write if placement else None,
                 progress=progress,
                 decode_threads=settings.decode_threads,
                 max_batch=settings.max_batch,
@@ -83,6 +94,20 @@ def _check(arguments: argparse.Namespace) -> None:
         raise SurveyError(f"{out}: there is no folder {out.parent}: make the folder first")
     if out.exists() and not (arguments.overwrite or journal_path(out).exists()):
         raise SurveyError(f"{out} exists already: give --overwrite, or name another file")
+
+
+def _placement(arguments: argparse.Namespace) -> Placement | None:
+    """How --write-metadata or --in-place write places."""
+    from service.survey.placement import Placement
+
+    copies: Path | None = arguments.write_metadata
+    if copies and arguments.in_place:
+        raise SurveyError("--write-metadata and --in-place exclude each other: give one of them")
+    if copies or arguments.in_place:
+        return Placement(copies, arguments.min_confidence, arguments.dry_run)
+    if arguments.dry_run:
+        raise SurveyError("--dry-run needs --write-metadata or --in-place")
+    return None
 
 
 @contextmanager

@@ -26,7 +26,7 @@ MAX_FILE_BYTES = 512 * 1024 * 1024  # more than an image of as many pixels as ca
 def locate_images(
     localizer: Localizer,
     images: Sequence[SurveyImage],
-    finish: Finish,
+    finish: Finish | None,
     *,
     decode_threads: int,
     max_batch: int,
@@ -60,7 +60,7 @@ def locate_images(
             return Outcome(image.file, problem=str(error))
         fix = batcher.submit(query, math.inf).result()
         outcome = Outcome.of(image.file, fix, time.isoformat() if time else None)
-        return finish(image, data, outcome)
+        return finish(image, data, outcome) if finish else outcome
 
     threads = ThreadPoolExecutor(width, "survey")
     try:

@@ -16,7 +16,7 @@ def survey(
     localizer: Localizer,
     images: Sequence[SurveyImage],
     journal: Journal,
-    finish: Finish = lambda image, data, outcome: outcome,
+    finish: Finish | None = None,
     progress: Callable[[int, int], None] = lambda done, expected: None,
     *,
     decode_threads: int = 2,
