@@ -9,7 +9,7 @@ import logging
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -40,14 +40,17 @@ class EmbeddedMetadata(NamedTuple):
     xmp: list[bytes]
 
 
-def find_metadata(data: bytes, jpeg: JpegStructure | None) -> EmbeddedMetadata:
+def find_metadata(
+    data: bytes, jpeg: JpegStructure | None, decoded: Sequence[bytes | None] = ()
+) -> EmbeddedMetadata:
     """The metadata of a JPEG whose structure is given, else of a PNG or WebP file.
 
+    decoded: what the decoder of an AVIF or HEIC file found.
     Metadata beyond MAX_EXIF_BYTES and MAX_XMP_BYTES is ignored and logged.
     """
     found = EmbeddedMetadata([], [])
     parts: dict[bytes, dict[int, bytes]] = {}  # of extended XMP: name and size, offset, text
-    for block in islice(_blocks(data, jpeg), MAX_BLOCKS):
+    for block in filter(None, decoded) if decoded else islice(_blocks(data, jpeg), MAX_BLOCKS):
         if head := _EXIF.match(block):
             tiff = block[head.end() :]
             goes_on = found.exif and not tiff.startswith(_TIFF)

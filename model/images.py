@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from model.embedded_metadata import find_metadata
 from model.errors import ImageError as ImageError
@@ -26,9 +27,11 @@ from model.partial_jpeg import decode_upper_rows
 
 log = logging.getLogger(__name__)
 
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as all decoders here: callers have threads of their own
+
 Rgb = NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")  # and HEIC, where the extra `heic` is installed
 MAX_PIXELS = 16_384 * 8_192  # the largest panorama that cameras write: 134 megapixels
 MIN_SIDE = 16  # nothing smaller shows a street
 MAX_DECODED_BYTES = 512 * 1024 * 1024
@@ -38,8 +41,8 @@ MAX_READS = 262_144  # Pillow reads a few times a segment or chunk, once a stray
 
 # Measured peak bytes a pixel of formats that cannot be decoded at a reduced scale: WebP holds four
 # canvases, a JPEG of several scans two bytes for each component's coefficient. Baseline JPEGs are
-# bounded by MAX_PIXELS alone.
-_WHOLE_BYTES = {"PNG": 9, "WEBP": 16}
+# bounded by MAX_PIXELS alone. AVIF and HEIC of 10 bits in 4:4:4 take most; HEIF is HEIC.
+_WHOLE_BYTES = {"PNG": 9, "WEBP": 16, "AVIF": 16, "HEIF": 10}
 _COEFFICIENT_BYTES = 2
 
 _ORIENTATION, _XMP, _DIRECTORIES = 0x0112, 0x02BC, (0x8769, 0x8825)  # EXIF's own, GPS
@@ -65,7 +68,7 @@ class OpenedImage:
         exif: EXIF fields; empty where they are absent or damaged.
         xmp: XMP packets, as the file holds them. A later one goes before an earlier one.
         stored: Pillow's image, as the file holds it, perhaps lying.
-        jpeg: structure of a JPEG; None for PNG and WebP.
+        jpeg: structure of a JPEG; None for other formats.
     """
 
     data: bytes
@@ -117,17 +120,17 @@ class OpenedImage:
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> OpenedImage:
-    """Read and check the header of a JPEG, PNG or WebP file, before any pixel is decoded.
+    """Read and check the header of an image file of FORMATS, before any pixel is decoded.
 
     Raises:
         ImageError: empty, another format, or the stated size or structure is out of bounds.
     """
     if not data:
-        raise ImageError("the image is empty (0 bytes): send a JPEG, PNG or WebP file")
+        raise ImageError("the image is empty (0 bytes): send a JPEG, PNG, WebP or AVIF file")
     jpeg = scan_jpeg(data) if data.startswith(START) else None
     image = _pillow_image(data, max_pixels)
     width, height = image.size
-    kind = jpeg.kind if jpeg is not None else "PNG" if data.startswith(b"\x89PNG") else "WEBP"
+    kind = jpeg.kind if jpeg is not None else str(image.format)
     limit = max_pixels
     if kind != BASELINE:
         pixel_bytes = _WHOLE_BYTES.get(kind, _COEFFICIENT_BYTES * len(image.getbands()))
@@ -139,7 +142,8 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> OpenedImage:
         )
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"the image is {width}x{height}; each side needs {MIN_SIDE} pixels")
-    found = find_metadata(data, jpeg)
+    decoded = [image.info.get(name) for name in ("exif", "xmp")] if _is_heif(data) else []
+    found = find_metadata(data, jpeg, decoded)
     exif = _read_exif(found.exif)
     inner = exif.get(_XMP)
     xmp = (*((inner,) if isinstance(inner, bytes) else ()), *found.xmp)
@@ -186,16 +190,39 @@ class _BoundedReads(io.BytesIO):
 def _pillow_image(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with without_warnings():
-            return Image.open(_BoundedReads(data), formats=FORMATS)
+            return Image.open(_BoundedReads(data), formats=_formats(data))
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image exceeds the limit of {max_pixels} pixels: {error}") from error
     except UnidentifiedImageError:
         found = f"but {kind}" if (kind := kind_of(data)) else f"({len(data)} bytes)"
+        if "HEIC" in kind and not _reads_heic():
+            found += ", or install skyfix[heic]"
         raise ImageError(f"not a {', '.join(FORMATS)} image {found}") from None
     except Exception as error:  # Pillow's parsers raise whatever hostile bytes provoke
         raise ImageError(
             f"not a readable {', '.join(FORMATS)} image ({len(data)} bytes): {error}"
         ) from error
+
+
+def _is_heif(data: bytes) -> bool:
+    """AVIF or HEIC. Their decoders turn the image, and answer for its orientation in EXIF."""
+    return data[4:8] == b"ftyp"
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    return (*FORMATS, "HEIF") if _is_heif(data) and _reads_heic() else FORMATS
+
+
+@cache
+def _reads_heic() -> bool:
+    """Whether the extra `heic` is installed. Depth, gain maps and thumbnails stay unread."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    unread = dict.fromkeys(("thumbnails", "depth_images", "aux_images"), False)
+    pillow_heif.register_heif_opener(decode_threads=1, **unread)
+    return True
 
 
 def _read_exif(blocks: Sequence[bytes]) -> Image.Exif:

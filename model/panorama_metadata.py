@@ -42,7 +42,7 @@ def read_panorama(
     Metadata that only given values would need is not read, so that it cannot be wrong.
 
     Args:
-        data: a JPEG, PNG or WebP file.
+        data: an image file, see `open_image`.
         heading_deg: heading of the centre column.
         heading_tolerance_deg, trust: see `choose_heading`.
         projection, vertical_fov_deg, horizontal_fov_deg: as in `PanoramaGeometry`.

@@ -44,3 +44,9 @@ def jpeg_of_size(width, height, **options):
     frame = data.index(b"\xff\xc2" if options else b"\xff\xc0")
     data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     return bytes(data)
+
+
+def heif_of_size(data, width, height):
+    """An AVIF or HEIC that states another size than it holds."""
+    at = data.index(b"ispe") + 8
+    return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from hostile_images import flat_jpeg, many_scans
-from image_samples import RED, chunk, encoded, jpeg_of_size, png_of_size
+from image_samples import RED, chunk, encoded, heif_of_size, jpeg_of_size, png_of_size
 
 from model.images import (
     MAX_EXIF_BYTES,
@@ -70,6 +70,7 @@ def test_the_largest_panorama_is_within_the_limit():
         (flat_jpeg(9472, 9472, scans=3), "JPEG of several scans is 89478485"),
         (flat_jpeg(8256, 8256, scans=4), "JPEG of several scans is 67108864"),
         (png_of_size(8192, 8192), "PNG"),
+        (heif_of_size(encoded(RED, "AVIF"), 8192, 8192), "AVIF is 33554432"),
     ],
 )
 def test_formats_that_are_decoded_whole_have_a_lower_limit(data, kind):

@@ -57,7 +57,7 @@ def direction(degrees, reference="T"):
     return exif.tobytes()
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", images.FORMATS)
 @pytest.mark.parametrize("write", [attributes, elements])
 def test_gpano_states_heading_and_full_sphere(form, write):
     xmp = write(**full(PoseHeadingDegrees="90.0"))
@@ -157,7 +157,7 @@ def test_xmp_that_would_take_long_is_ignored(form, caplog):
     assert "XMP" in caplog.text
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", images.FORMATS)
 def test_exif_direction_is_the_fallback(form):
     reading = read_panorama(photo(form=form, exif=direction(180.0)))
     assert reading.geometry.heading_of_centre_deg == 180

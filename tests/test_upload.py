@@ -88,6 +88,7 @@ async def test_an_image_alone_is_answered_as_in_a_form(tmp_path: Path) -> None:
     """The stated image type does not matter."""
     publish(tmp_path, "town", range(3), FakeEncoder())
     webp = encoded(colours(1).repeat(2, axis=1), "WEBP", lossless=True)
+    avif = encoded(colours(1).repeat(2, axis=1), "AVIF", quality=100, subsampling="4:4:4")
     async with served(tmp_path, FakeEncoder()) as client:
         path = "/localize?heading_deg=0&top_k=2"
         in_form = await client.post(path, files={"panorama": ("p.png", panorama_of(1))})
@@ -98,6 +99,8 @@ async def test_an_image_alone_is_answered_as_in_a_form(tmp_path: Path) -> None:
         ):
             alone = await client.post(path, content=data, headers={"content-type": kind})
             assert alone.json()["matches"] == in_form.json()["matches"]
+        lossy = await client.post(path, content=avif, headers={"content-type": "image/avif"})
+        assert lossy.json()["matches"][0]["tile_id"] == in_form.json()["matches"][0]["tile_id"]
         kind = {"content-type": "image/jpeg", "accept": "application/geo+json"}
         assert (await client.post(path, content=webp, headers=kind)).json()["features"]
 

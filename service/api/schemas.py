@@ -80,7 +80,7 @@ _PROBLEM: JsonDict = {
     "type": "urn:skyfix:problem:image",
     "title": "The upload is not a usable image",
     "status": 422,
-    "detail": "the image is empty (0 bytes): send a JPEG, PNG or WebP file",
+    "detail": "the image is empty (0 bytes): send a JPEG, PNG, WebP or AVIF file",
     "instance": "/localize/batch",
 }
 
@@ -273,7 +273,9 @@ class ProblemSchema(BaseModel):
     type: str = Field(examples=["urn:skyfix:problem:image"])
     title: str = Field(examples=["The upload is not a usable image"])
     status: int = Field(examples=[422])
-    detail: str = Field(examples=["the image is empty (0 bytes): send a JPEG, PNG or WebP file"])
+    detail: str = Field(
+        examples=["the image is empty (0 bytes): send a JPEG, PNG, WebP or AVIF file"]
+    )
     instance: str = Field(examples=["/localize"])
 
 

@@ -77,7 +77,7 @@ async def read_panoramas(
     if _media_type(request) != "multipart/form-data":
         raise MediaTypeError(
             f"content-type {content_type[:80]!r}: send multipart/form-data with a file {FIELD!r}; "
-            "/localize also takes an image alone, as image/jpeg, image/png or image/webp"
+            "/localize also takes an image alone, as image/jpeg or another image/…"
         )
     try:
         form = _Form(content_type, limits.max_files)

@@ -31,8 +31,10 @@ router = APIRouter(tags=["localize"])
 _FILE = {
     "type": "string",
     "format": "binary",
-    "description": "equirectangular street panorama: JPEG, PNG or WebP",
+    "description": "street panorama or photograph: JPEG, PNG, WebP, AVIF; HEIC where the server "
+    "has the extra heic",
 }
+_ALONE = ("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic")
 _PROBLEMS = problems(400, 408, 413, 415)
 
 
@@ -55,7 +57,7 @@ def _body(field: dict[str, Any], *alone: str) -> dict[str, Any]:
     summary="Where was this panorama taken?",
     response_model=FixSchema,
     responses={200: {"content": {MEDIA_TYPE: {"schema": SCHEMA}}}, **_PROBLEMS},
-    openapi_extra=_body(_FILE, "image/jpeg", "image/png", "image/webp"),
+    openapi_extra=_body(_FILE, *_ALONE),
 )
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
     """Match one panorama to the live index. `Accept: application/geo+json` gives GeoJSON.
