@@ -225,7 +225,11 @@ def test_a_picture_that_stands_for_many_places_is_no_imagery(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(b"", ""), (b"<html>404</html>", "an HTML page"), (b"\x89PNG\r\n\x1a\n half", "")],
+    [
+        (b"", r"empty \(0 bytes\)"),
+        (b"<html>404</html>", "an HTML page"),
+        (b"\x89PNG\r\n\x1a\n half", "a PNG image"),
+    ],
 )
 def test_damaged_map_tiles_are_named_and_nothing_is_ingested(
     tmp_path: Path, data: bytes, kind: str
@@ -234,7 +238,9 @@ def test_damaged_map_tiles_are_named_and_nothing_is_ingested(
     file = sorted(folder.rglob("*.png"))[4]
     file.write_bytes(data)
     with Catalogue.of(tmp_path) as catalogue:
-        with pytest.raises((BadImages, SourceError), match=f"{file}.*{kind}.*copy it again"):
+        with pytest.raises(
+            (BadImages, SourceError), match=f"{file}.*copy it again, or delete it. It is {kind}"
+        ):
             ingest(catalogue, folder, size_m=32.0, stride_m=16.0)
         assert list(catalogue.sources()) == []
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rasterio import Affine
 
-from model.file_kind import markup_of
+from model.file_kind import kind_of
 from model.geo import wrap_longitude
 from service.imagery.blank_pictures import digest_of, repeated
 from service.imagery.grid import Extent, check_metres
@@ -244,9 +244,10 @@ class MapTileSource(GriddedSource):
                     )
                 pixels = np.array(image.convert("RGBA"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            damage = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
             raise SourceError(
-                f"{file} is not an image that can be read: {markup_of(data) or error}: copy it "
-                "again, or delete it"
+                f"{file} is not an image that can be read{damage}: copy it again, or delete it. "
+                f"It is {kind_of(data) or 'of no known kind'}"
             ) from error
         if self._blank and digest_of(data) in self._blank:
             pixels[..., 3] = 0
