@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,13 @@ import numpy as np
 import pytest
 from map_tile_samples import HALF_M, ORIGIN, Layout, colour, quadkey, tms, write_map_tiles
 from PIL import Image
+from pmtiles.tile import Compression, TileType, zxy_to_tileid
+from pmtiles.writer import Writer
 
 from model.geo import offset, wrap_longitude
 from service.imagery.grid import GridError
 from service.imagery.map_tiles import MapTileSource
+from service.imagery.pmtiles_archive import PmtilesSource
 from service.imagery.reading import AS_STATED, Reading
 from service.imagery.source import Cut, Source, SourceError
 from service.imagery.source_kinds import open_again, open_source
@@ -72,6 +77,66 @@ def test_other_layouts_show_the_same_ground(
     again = open_again("xyz", folder, "map", source.signature(), AS_STATED)
     assert again.signature() == source.signature()
     assert error_of(again) == error_of(source)
+
+
+def write_archive(file: Path, folder: Path, kind: TileType = TileType.PNG) -> Path:
+    """The map tiles of a folder in a PMTiles archive."""
+    files = {tuple(map(int, f.with_suffix("").parts[-3:])): f for f in folder.rglob("*.png")}
+    with file.open("wb") as out:
+        writer = Writer(out)
+        for place in sorted(files, key=lambda place: zxy_to_tileid(*place)):
+            writer.write_tile(zxy_to_tileid(*place), files[place].read_bytes())
+        writer.finalize(
+            {"tile_type": kind, "tile_compression": Compression.NONE}, {"attribution": "© City"}
+        )
+    return file
+
+
+def test_an_archive_is_the_folder_that_it_was_made_of(tmp_path: Path) -> None:
+    folder = write_map_tiles(tmp_path / "map", (17, 18), 2)
+    file = write_archive(tmp_path / "map.pmtiles", folder)
+    source, plain = open_source(file, "map"), MapTileSource(folder, "map")
+    assert isinstance(source, PmtilesSource)
+    assert source.attribution == "© City"
+    assert list(source.cuts(32.0, 16.0)) == list(plain.cuts(32.0, 16.0))
+    assert error_of(source) <= 1
+    again = open_again("pmtiles", file, "map", source.signature(), AS_STATED)
+    assert again.signature() == source.signature()
+    before = source.signature()
+    os.utime(file, (1, 1))
+    assert source.signature() != before
+
+
+def test_a_large_archive_is_listed_whole(tmp_path: Path) -> None:
+    """Its directory has directories below, and one entry stands for runs of equal pictures."""
+    pictures = [io.BytesIO(), io.BytesIO()]
+    for number, picture in enumerate(pictures):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(picture, "PNG")
+    first = zxy_to_tileid(18, 1000, 2000)
+    with (tmp_path / "large.pmtiles").open("wb") as out:
+        writer = Writer(out)
+        for number in range(60_000):
+            writer.write_tile(first + number, pictures[number // 3 % 2].getvalue())
+        writer.finalize({"tile_type": TileType.PNG, "tile_compression": Compression.NONE}, {})
+    assert "60000 of level 18" in open_source(tmp_path / "large.pmtiles").notes[0]
+
+
+def test_archives_without_pictures_are_refused(tmp_path: Path) -> None:
+    folder = write_map_tiles(tmp_path / "map", (18,))
+    vector = write_archive(tmp_path / "vector.pmtiles", folder, TileType.MVT)
+    with pytest.raises(SourceError, match=r"holds MVT map tiles: pictures are needed"):
+        open_source(vector)
+    whole = write_archive(tmp_path / "whole.pmtiles", folder)
+    with pytest.raises(SourceError, match="count their rows from the north: leave out"):
+        open_source(whole, reading=Reading(scheme="tms"))
+    for number, data in enumerate((whole.read_bytes()[:140], b"PMTiles\2", b"<html></html>")):
+        file = tmp_path / f"{number}.pmtiles"
+        file.write_bytes(data)
+        with pytest.raises(SourceError, match=r"no PMTiles archive of version 3, or damaged"):
+            open_source(file)
+    whole.write_bytes(whole.read_bytes()[:-3000])
+    with pytest.raises(SourceError, match=r"whole.pmtiles: the picture of .* is not an image"):
+        list(map(open_source(whole).read, open_source(whole).cuts(32.0, 16.0), [32] * 9999))
 
 
 def test_the_signature_of_plain_map_tiles_is_that_of_earlier_versions(tmp_path: Path) -> None:

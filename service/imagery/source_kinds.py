@@ -8,6 +8,7 @@ from service.imagery.folder_contents import PICTURES, FolderContents
 from service.imagery.image_folder import ImageFolderSource
 from service.imagery.map_tiles import MapTileSource
 from service.imagery.mosaic import MosaicSource
+from service.imagery.pmtiles_archive import PmtilesSource
 from service.imagery.raster import RasterSource
 from service.imagery.reading import AS_STATED, Reading
 from service.imagery.source import Source, SourceError, SourceMissing
@@ -39,6 +40,8 @@ def open_source(
         source = _open_folder(found, name, former, reading)
         source.notes = [f"{resolved.name}/: {found}", *source.notes]
         return source
+    if resolved.suffix.lower() == ".pmtiles" and resolved.is_file():
+        return PmtilesSource(resolved, name, reading)
     if resolved.is_file():
         return RasterSource(resolved, name, former, reading)
     raise SourceMissing(
@@ -55,8 +58,9 @@ def open_again(kind: str, path: Path, name: str, former: str, reading: Reading) 
     """
     if not path.exists():
         raise SourceMissing(f"{path} is not there")
-    if kind == MapTileSource.kind:
-        return MapTileSource(path, name, reading, former)
+    for map_tiles in (MapTileSource, PmtilesSource):
+        if kind == map_tiles.kind:
+            return map_tiles(path, name, reading, former)
     if kind == ImageFolderSource.kind:
         return ImageFolderSource(path, name)
     sheets_or_one = MosaicSource if kind == MosaicSource.kind else RasterSource
