@@ -12,7 +12,7 @@ from imagery_samples import patchwork, write_raster
 from test_imagery_raster import CRSES
 
 from model.geo import LatLon
-from service.imagery.grid import Extent, GridPlace, GridRow, rows
+from service.imagery.grid import Extent, GridError, GridPlace, GridRow, rows
 from service.imagery.gridded_source import RowSegment, SampledSource, runs
 from service.imagery.layer import Layer
 from service.imagery.mosaic import MosaicSource
@@ -133,3 +133,14 @@ def test_no_segment_leaves_its_parallel(latitude: float, size_m: float) -> None:
         bend_m = segment.ground.width_m**2 * np.tan(np.radians(latitude)) / (8.0 * 6_371_000.0)
         assert bend_m < 0.101 * size_m / 128
     assert segment is not None or size_m > 64.0 or latitude > 88.0
+
+
+def test_a_cache_of_the_whole_earth_is_refused_before_it_is_cut(tmp_path: Path) -> None:
+    """67 million pixels each way, as GDAL shows an ArcGIS cache."""
+    (tmp_path / "conf.vrt").write_text(
+        '<VRTDataset rasterXSize="67108864" rasterYSize="67108864"><SRS>EPSG:3857</SRS>'
+        "<GeoTransform>-20037508.34, 0.59716428, 0, 20037508.34, 0, -0.59716428</GeoTransform>"
+        '<VRTRasterBand dataType="Byte" band="1"/></VRTDataset>'
+    )
+    with pytest.raises(GridError, match=r"about 6e\+12 tiles of it: cut out the part"):
+        next(RasterSource(tmp_path / "conf.vrt").cuts(64.0, 16.0))

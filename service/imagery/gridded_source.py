@@ -31,6 +31,7 @@ from service.imagery.grid import (
 from service.imagery.layer import Layer
 from service.imagery.source import Cut, Ground, Source, TileImage
 
+MAX_TILES = 10**9  # a cache of the whole Earth, whose empty parts GDAL does not know
 MIN_PIXELS_ACROSS = 16  # a tile with fewer source pixels shows nothing
 SEGMENT_SIZES = 4.0  # columns of a segment span at most this many tile sizes
 MAX_BEND = 0.1  # pixels by which a parallel may leave the segment's straight line
@@ -133,7 +134,7 @@ class GriddedSource(SampledSource):
         """Tiles at grid points on the imagery, from north to south, row by row.
 
         Raises:
-            GridError: size or stride not positive, or tiles of too few source pixels.
+            GridError: size or stride not positive, tiles of too few source pixels, or too many.
         """
         size = check_metres("tile size", size_m or 0.0)
         stride = check_metres("stride", stride_m or 0.0)
@@ -143,6 +144,12 @@ class GriddedSource(SampledSource):
                 f"{self.path.name}: at {pixel_m:.3g} m per pixel a tile of {size:g} m is "
                 f"{size / pixel_m:.2g} pixels wide; {MIN_PIXELS_ACROSS} are needed: use finer "
                 "imagery (of map tiles: deeper levels) or larger tiles"
+            )
+        tiles = self.count(size_m, stride_m)
+        if tiles > MAX_TILES:
+            raise GridError(
+                f"{self.path.name}: a stride of {stride:g} m makes about {tiles:.1g} tiles of it: "
+                "cut out the part that you need, for example with gdal_translate -of VRT -projwin"
             )
         for row in rows(self.extent, stride):
             inside = self.contains(row.longitudes, row.latitude)
