@@ -156,6 +156,14 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
     """Most panoramas in one call of the network."""
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that decode images. Each needs up to 512 MiB."""
+    max_drive_frames: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """Most frames of one drive at /drives."""
+    max_drive_bytes: Annotated[Bytes, Field(ge=16 * MIB, le=64 * 1024 * MIB)] = 512 * MIB
+    """Most bytes of candidates of all drives at /drives, up to 36 kB a frame. More get a 503."""
+    drive_ttl_s: Annotated[
+        float, Field(ge=0.001, le=86_400, json_schema_extra={"unit": "seconds"})
+    ] = 3600.0
+    """Time after a drive's last request until the service forgets the drive."""
     header_deadline_s: Seconds = 10.0
     """Time for a client to send a request's headers."""
     body_deadline_s: Seconds = 30.0

@@ -23,7 +23,13 @@ from service.index.manifest import VECTORS
 from service.index.versions import EncoderMismatch, IndexUnwritable, Versions
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer
-from service.runtime.live_localizer import LiveLocalizer, VersionRefused, WeightsMissing, answer
+from service.runtime.live_localizer import (
+    LiveLocalizer,
+    Prepared,
+    VersionRefused,
+    WeightsMissing,
+    answer,
+)
 from service.settings import Settings
 
 OLD, NEW = "fa" * 32, "0b" * 32
@@ -53,11 +59,11 @@ def live(tmp_path: Path, open_localizer: Callable[[str], Localizer]) -> LiveLoca
 
 def test_an_index_of_other_weights_goes_live_with_them(tmp_path: Path, live: LiveLocalizer) -> None:
     before = live.localizer
-    running = before, before.prepare(panorama_of(1), NORTH, 1)
+    running = Prepared(before, before.prepare(panorama_of(1), NORTH, 1))
     version = publish(tmp_path, "suburb", range(5, 7), FakeEncoder(fingerprint=NEW))
     live.follow()
     after = live.localizer
-    fresh = after, after.prepare(panorama_of(5), NORTH, 1)
+    fresh = Prepared(after, after.prepare(panorama_of(5), NORTH, 1))
     old, new = answer([running, fresh])
     assert (old.encoder, old.matches[0].tile_id) == (OLD, "t1")
     assert (new.encoder, new.index_version, new.matches[0].tile_id) == (NEW, version, "t5")

@@ -19,6 +19,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "HOST": "0.0.0.0", "PORT": "81", "ROLLS": "36", "HEADING_SOURCES": "EXIF",
         "HEADING_TOLERANCE_DEG": "12.5", "MAX_BODY_BYTES": "5000",
         "MAX_FILES": "2", "MAX_IN_FLIGHT": "3", "MAX_IN_FLIGHT_BYTES": "9000",
+        "MAX_DRIVE_FRAMES": "7", "MAX_DRIVE_BYTES": "17000000", "DRIVE_TTL_S": "4.5",
         "MAX_STRETCH": "3.5", "MAX_BATCH": "4", "DECODE_THREADS": "1", "HEADER_DEADLINE_S": "0.5",
         "BODY_DEADLINE_S": "1.5", "REQUEST_DEADLINE_S": "2.5", "LOG_FORMAT": "json",
         "ADMIN_TOKEN": "0123456789abcdef",

@@ -20,9 +20,10 @@ from service.api.middleware.head_method import HeadAsGet
 from service.api.middleware.load_shedding import LoadShedding
 from service.api.middleware.request_log import RequestLog
 from service.api.query import check_parameters
-from service.api.routes import admin, health, imagery, index, localize
+from service.api.routes import admin, drives, health, imagery, index, localize
 from service.basemap import BaseMap
 from service.locate.localizer import Localizer
+from service.runtime.drives import Drives
 from service.runtime.jobs import Jobs
 from service.runtime.live_localizer import LiveLocalizer, Reopen
 from service.runtime.metrics import Metrics
@@ -71,14 +72,17 @@ def create_app(
     app.state.pipeline = Pipeline(app.state.live, settings, metrics)
     app.state.base_map = BaseMap(settings.catalogue)
     app.state.jobs = Jobs(metrics.observe_job)
-    _watch(metrics, app.state.pipeline, app.state.live)
+    app.state.drives = Drives(
+        settings.max_drive_frames, settings.max_drive_bytes, settings.drive_ttl_s
+    )
+    _watch(metrics, app.state.pipeline, app.state.live, app.state.drives)
     errors.install(app)
     app.add_middleware(HeadAsGet)
     app.add_middleware(
         LoadShedding,
         max_requests=settings.max_requests,
         admission=app.state.pipeline.admission,
-        uploads=localize.router.routes,
+        uploads=[*localize.router.routes, *drives.router.routes],
     )
     app.add_middleware(FailureAsProblem)
     if settings.cors_origins:
@@ -86,7 +90,7 @@ def create_app(
     app.add_middleware(RequestLog, metrics=metrics)  # outermost: logs refusals too
     # check_parameters and LoadShedding answer these statuses for every route
     any_route = errors.problems(422, 503)
-    for module in (localize, index, imagery):
+    for module in (localize, drives, index, imagery):
         app.include_router(module.router, responses=any_route)
     app.include_router(health.router, responses=errors.problems(422))  # /livez is never busy
     if settings.admin_token:
@@ -113,7 +117,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     await pipeline.stop()
 
 
-def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer) -> None:
+def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer, drives: Drives) -> None:
     admission = pipeline.admission
 
     def index_behind() -> bool:
@@ -128,6 +132,7 @@ def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer) -> None:
         ("panoramas_working", "Uploaded and being located", lambda: admission.working),
         ("panoramas_working_limit", "Limit of those; more get a 503", lambda: admission.limit),
         ("panoramas_waiting", "Decoded, waiting for the model", lambda: pipeline.waiting),
+        ("drive_bytes", "Candidates of the drives that are held", lambda: drives.bytes),
         ("model_alive", "1 while the model's thread takes work", lambda: pipeline.alive),
         ("index_behind", "1 while an older version answers than CURRENT names", index_behind),
         ("weights_lost", "1 while the file of the live weights does not hold them", weights_lost),

@@ -32,6 +32,7 @@ from service.index.versions import (
 from service.locate.hints import HintError
 from service.runtime.admission import OverloadedError
 from service.runtime.batching import DeadlineExceededError, ModelStoppedError
+from service.runtime.drives import DriveFull, DriveUnknown
 from service.runtime.jobs import JobNotStarted, JobRunning, JobUnknown
 from service.runtime.live_localizer import VersionNotFound, VersionRefused, WeightsMissing
 from service.runtime.metrics import Metrics
@@ -86,6 +87,8 @@ PROBLEMS: dict[type[Exception], Problem] = {
     JobRunning: Problem(409, "job-running", "A job is running"),
     JobNotStarted: Problem(503, "job-not-started", "The job cannot be started"),
     TileUnknown: Problem(404, "tile-unknown", "There is no such tile"),
+    DriveUnknown: Problem(404, "drive-unknown", "There is no such drive"),
+    DriveFull: Problem(409, "drive-full", "The drive has no room for more frames"),
     SourceMissing: Problem(410, "imagery-gone", "The tile's imagery is no longer there"),
     SourceError: Problem(500, "imagery", "The tile's imagery cannot be read"),
     CatalogueError: Problem(500, "catalogue", "The catalogue cannot be used"),

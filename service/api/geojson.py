@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.request import parse_http_list
 
@@ -68,6 +71,27 @@ def _tile(match: dict[str, Any]) -> dict[str, Any]:
         "geometry": outline(Bounds(*bounds)),
         "properties": {"kind": "match", **match},
     }
+
+
+def line(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+    """The line through points of longitude and latitude; cut where it crosses 180 degrees.
+
+    None: fewer than two points make no line.
+    """
+    if len(points) < 2:
+        return None
+    lines = [[list(points[0])]]
+    for (west, south), (east, north) in itertools.pairwise(points):
+        if abs(east - west) > 180.0:
+            side = math.copysign(180.0, west)
+            share = (side - west) / ((east + 2.0 * side - west) or 1.0)
+            latitude = south + share * (north - south)
+            lines[-1].append([side, latitude])
+            lines.append([[-side, latitude]])
+        lines[-1].append([east, north])
+    if len(lines) == 1:
+        return {"type": "LineString", "coordinates": lines[0]}
+    return {"type": "MultiLineString", "coordinates": lines}
 
 
 def outline(bounds: Bounds) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from pydantic import (
 from starlette.requests import Request
 
 from model.panorama import ImageProjection
-from service.locate.hints import MAX_TOP_K, NUMBERS, UNKNOWN, Hints
+from service.locate.drive_times import Taken
+from service.locate.hints import MAX_TOP_K, NUMBERS, UNKNOWN, HintError, Hints
 
 
 async def check_parameters(request: Request) -> None:
@@ -101,10 +102,9 @@ HeadingText = Annotated[
 ]
 
 
-class LocateQuery(BaseModel):
-    """The query parameters of POST /localize and POST /localize/batch."""
+class HintQuery(BaseModel):
+    """The query parameters that state something about panoramas."""
 
-    top_k: int = Field(10, ge=1, le=MAX_TOP_K, description="number of matches, at most")
     heading_deg: HeadingText | None = Field(
         None, description=HEADING_DEG.description, examples=[HEADING_DEG.example]
     )
@@ -135,12 +135,41 @@ class LocateQuery(BaseModel):
         "crosses the dateline",
         examples=["-80.21,25.75,-80.18,25.78"],
     )
-    explain: bool = Field(
-        False, description="also return the view that the network read, and its attention"
-    )
 
-    _numbers = field_validator("top_k", *NUMBERS, mode="before")(_without_underscore)
+    _numbers = field_validator(*NUMBERS, mode="before")(_without_underscore)
 
     def hints(self) -> Hints:
         """The hints among the parameters. Raises HintError: unreadable or contradictory."""
         return Hints.of(self)
+
+
+class LocateQuery(HintQuery):
+    """The query parameters of POST /localize and POST /localize/batch."""
+
+    top_k: int = Field(10, ge=1, le=MAX_TOP_K, description="number of matches, at most")
+    explain: bool = Field(
+        False, description="also return the view that the network read, and its attention"
+    )
+
+    _top_k = field_validator("top_k", mode="before")(_without_underscore)
+
+
+class DriveQuery(HintQuery):
+    """The query parameters of the frames of a drive, which apply to every frame of the form."""
+
+    times: str | None = Field(
+        None,
+        max_length=10_000,
+        description="when each frame was taken, in the order of the form, separated by commas: all "
+        "in seconds or all in ISO 8601; by default EXIF's DateTimeOriginal",
+        examples=["2026-07-31T10:15:00.0Z,2026-07-31T10:15:00.5Z"],
+    )
+
+    def taken(self, frames: int) -> list[Taken | None]:
+        """The time of each frame, None where EXIF's counts. Raises HintError."""
+        if self.times is None:
+            return [None] * frames
+        times = self.times.split(",")
+        if len(times) != frames:
+            raise HintError(f"times has {len(times)} values for {frames} frames: give one for each")
+        return list(map(Taken.read, times))

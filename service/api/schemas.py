@@ -16,8 +16,8 @@ from service.runtime.jobs import Kind, Status
 
 Degrees = Annotated[float, Field(description="degrees")]
 Box = Annotated[list[float], Field(min_length=4, max_length=4)]
-_VERSION = "000007-20260731T101500Z"
-_ENCODER = "8c6976e5b5410415bde908bd4dee15dfb167a9c873fc4bb8a81f6f2ab448a918"
+VERSION = "000007-20260731T101500Z"
+ENCODER = "8c6976e5b5410415bde908bd4dee15dfb167a9c873fc4bb8a81f6f2ab448a918"
 _MATCH: JsonDict = {
     "rank": 1,
     "tile_id": "town-16m-n178034-e512",
@@ -33,8 +33,8 @@ FIX_EXAMPLE: JsonDict = {
     "confidence": 0.93,
     "in_index": True,
     "matches": [_MATCH],
-    "index_version": _VERSION,
-    "encoder": _ENCODER,
+    "index_version": VERSION,
+    "encoder": ENCODER,
     "geometry": {
         "heading_deg": {"value": 90.0, "source": "given"},
         "north": {"value": 0.25, "source": "given"},
@@ -50,10 +50,10 @@ FIX_EXAMPLE: JsonDict = {
     "note": None,
 }
 _INDEX: JsonDict = {
-    "version": _VERSION,
+    "version": VERSION,
     "live": True,
     "bounds": [-80.2131, 25.7502, -80.1782, 25.7798],
-    "encoder": _ENCODER,
+    "encoder": ENCODER,
     "preprocessing": {"aerial_footprint_m": 64.0, "aerial_pixels": 128},
     "dimension": 1024,
     "count": 1444,
@@ -70,7 +70,7 @@ _INDEX: JsonDict = {
         }
     ],
     "built_at": "2026-07-31T10:15:00+00:00",
-    "files": {"vectors.faiss": {"bytes": 2957440, "sha256": _ENCODER}},
+    "files": {"vectors.faiss": {"bytes": 2957440, "sha256": ENCODER}},
     "calibration": {"reach_m": 32.0, "spacing_m": 32.0, "depth": 32, "source": "not calibrated"},
     "engine": {"kind": "exact"},
     "metric": "squared L2 of unit vectors",
@@ -85,17 +85,17 @@ _PROBLEM: JsonDict = {
 }
 
 
-def _like(*examples: JsonDict) -> ConfigDict:
+def like(*examples: JsonDict) -> ConfigDict:
     """Examples of a schema; the rest of its configuration is its parent's."""
     return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     # JSON has no NaN, and pydantic would write null
     model_config = ConfigDict(from_attributes=True, extra="forbid", allow_inf_nan=False)
 
 
-class StatedSchema(_Answer):
+class StatedSchema(Answer):
     """One value of the panorama's geometry, and its source."""
 
     value: float | str | None = Field(description="text for projection; null when unknown")
@@ -110,7 +110,7 @@ class StatedSchema(_Answer):
     )
 
 
-class MatchSchema(_Answer):
+class MatchSchema(Answer):
     """One tile of the index, and its distance from the panorama."""
 
     rank: int = Field(ge=1, description="1 is the best")
@@ -129,7 +129,7 @@ class MatchSchema(_Answer):
     )
 
 
-class PositionSchema(_Answer):
+class PositionSchema(Answer):
     """The position that the nearest tiles agree on."""
 
     latitude: Degrees = Field(description="WGS84 degrees")
@@ -152,10 +152,10 @@ def _data_uri(pixels: NDArray[np.uint8], file_format: str) -> str:
     return f"data:image/{file_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-class ExplanationSchema(_Answer):
+class ExplanationSchema(Answer):
     """The view that the network read: the panorama projected as seen from above, north up."""
 
-    model_config = _like(
+    model_config = like(
         {
             "projected": "data:image/jpeg;base64,/9j/4AAQ",
             "attention": "data:image/png;base64,iVBORw0K",
@@ -175,10 +175,10 @@ class ExplanationSchema(_Answer):
     )
 
 
-class FixSchema(_Answer):
+class FixSchema(Answer):
     """The place where the panorama was taken, found in one index version."""
 
-    model_config = _like(FIX_EXAMPLE)
+    model_config = like(FIX_EXAMPLE)
 
     position: PositionSchema | None = Field(
         description="fused from the nearest tiles and their neighbours, whatever top_k is; null "
@@ -198,7 +198,7 @@ class FixSchema(_Answer):
         "calibration"
     )
     matches: list[MatchSchema] = Field(description="best first, at most top_k")
-    index_version: str = Field(examples=[_VERSION])
+    index_version: str = Field(examples=[VERSION])
     encoder: str = Field(description="fingerprint of the weights and their preprocessing")
     geometry: dict[str, StatedSchema] = Field(
         description="the heading_deg, north, projection, horizon, vertical_fov_deg, "
@@ -219,14 +219,14 @@ class FixSchema(_Answer):
     )
 
 
-class ReadySchema(_Answer):
+class ReadySchema(Answer):
     """The canary's answer."""
 
-    model_config = _like(  # FastAPI publishes no nulls in examples, so `trouble` has a value
+    model_config = like(  # FastAPI publishes no nulls in examples, so `trouble` has a value
         {
             "status": "ready",
-            "index_version": _VERSION,
-            "encoder": _ENCODER,
+            "index_version": VERSION,
+            "encoder": ENCODER,
             "trouble": "index version 000008-20260801T093000Z is not used: no weights with "
             "fingerprint 0b1d5e90c2a7 are in $SKYFIX_HOME/weights: put a whole copy of the "
             "checkpoint that built the index there",
@@ -248,7 +248,7 @@ class IndexSchema(BaseModel):
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_INDEX]})
 
-    version: str = Field(examples=[_VERSION])
+    version: str = Field(examples=[VERSION])
     live: bool
     bounds: Box = Field(
         description="west, south, east, north of the tiles' centres in WGS84 degrees; west > east "
@@ -256,10 +256,10 @@ class IndexSchema(BaseModel):
     )
 
 
-class VersionsSchema(_Answer):
+class VersionsSchema(Answer):
     """All index versions, oldest first."""
 
-    model_config = _like({"current": _VERSION, "versions": ["000006-20260730T093000Z", _VERSION]})
+    model_config = like({"current": VERSION, "versions": ["000006-20260730T093000Z", VERSION]})
 
     current: str | None = Field(description="the version that CURRENT names; null for none")
     versions: list[str]
@@ -279,27 +279,27 @@ class ProblemSchema(BaseModel):
     instance: str = Field(examples=["/localize"])
 
 
-class OutcomeSchema(_Answer):
+class OutcomeSchema(Answer):
     """The outcome of one panorama of a batch: a fix or a problem, the other is null."""
 
     fix: FixSchema | None = None
     problem: ProblemSchema | None = None
 
 
-class BatchSchema(_Answer):
+class BatchSchema(Answer):
     """One outcome for each panorama, in the order of the form."""
 
-    model_config = _like(
+    model_config = like(
         {"results": [{"fix": FIX_EXAMPLE, "problem": None}, {"fix": None, "problem": _PROBLEM}]}
     )
 
     results: list[OutcomeSchema]
 
 
-class JobSchema(_Answer):
+class JobSchema(Answer):
     """A job of this server. The server forgets its jobs when it stops."""
 
-    model_config = _like(
+    model_config = like(
         {
             "id": "5f2b8c0e9d3a4b6f8e1c7a9d0b2c4e6f",
             "kind": "rebuild",
@@ -308,7 +308,7 @@ class JobSchema(_Answer):
             "finished_at": "2026-07-31T10:15:00+00:00",
             "exit_code": 0,
             "log": [
-                f"{_VERSION}: 1444 tiles (12 encoded, 1432 reused) in 41.7 s; it is live",
+                f"{VERSION}: 1444 tiles (12 encoded, 1432 reused) in 41.7 s; it is live",
             ],
         }
     )
@@ -322,10 +322,10 @@ class JobSchema(_Answer):
     log: list[str] = Field(description="the last lines that the job printed")
 
 
-class ActivatedSchema(_Answer):
+class ActivatedSchema(Answer):
     """The version that answers requests from now on."""
 
-    model_config = _like({"version": _VERSION, "tiles": 1444, "bytes": 3074276})
+    model_config = like({"version": VERSION, "tiles": 1444, "bytes": 3074276})
 
     version: str
     tiles: int

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
@@ -17,10 +18,18 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from model.errors import SkyfixError
-from service.api.query import LocateQuery
+from service.api.query import DriveQuery, LocateQuery
 from service.runtime.admission import Reservation
+from service.settings import Settings
 
 FIELD = "panorama"
+FILE = {
+    "type": "string",
+    "format": "binary",
+    "description": "street panorama or photograph: JPEG, PNG, WebP, AVIF; HEIC where the server "
+    "has the extra heic",
+}
+FILES = {"type": "array", "items": FILE, "minItems": 1}
 
 
 class UploadError(SkyfixError):
@@ -41,11 +50,34 @@ class BodyTimeoutError(SkyfixError):
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """Bounds on one body, stated or chunked: its bytes, seconds to arrive, and files."""
+    """Bounds on one body, stated or chunked: its bytes, seconds to arrive, and files.
+
+    more: what a client with more files can do.
+    """
 
     max_bytes: int
     deadline_s: float
-    max_files: int
+    max_files: int = 1
+    more: str = "send them to /localize/batch"
+
+    @classmethod
+    def of(cls, settings: Settings, *files: Any) -> BodyLimits:
+        """The bounds that an operator has set. files: max_files and more."""
+        return cls(settings.max_body_bytes, settings.body_deadline_s, *files)
+
+
+def request_body(field: dict[str, Any], *alone: str) -> dict[str, Any]:
+    """OpenAPI's request body: a form with `field`, or an image of a media type of `alone`."""
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {FIELD: field},
+        "additionalProperties": False,
+    }
+    content = {"multipart/form-data": {"schema": form}} | {
+        kind: {"schema": field} for kind in alone
+    }
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def read_panorama(request: Request, limits: BodyLimits, reservation: Reservation) -> bytes:
@@ -80,7 +112,7 @@ async def read_panoramas(
             "/localize also takes an image alone, as image/jpeg or another image/…"
         )
     try:
-        form = _Form(content_type, limits.max_files)
+        form = _Form(content_type, limits)
         await _receive(request, limits, reservation, form.write)
     except FormParserError as error:
         raise UploadError(f"the multipart body cannot be read: {error}") from error
@@ -127,14 +159,14 @@ class _Form:
     A part needs no filename: many libraries send none, or only `filename*`.
     """
 
-    def __init__(self, content_type: str, max_files: int) -> None:
+    def __init__(self, content_type: str, limits: BodyLimits) -> None:
         self._boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not self._boundary:
             raise UploadError(
                 f"content-type {content_type[:80]!r} names no boundary: leave this header to the "
                 "library that writes the form"
             )
-        self._max_files = max_files
+        self._limits = limits
         self._files: list[tuple[bytes | None, BytesIO]] = []  # each with its filename
         self._header = self._value = self._disposition = b""
         self._is_complete = False
@@ -184,10 +216,11 @@ class _Form:
     def _begin_file(self) -> None:
         _, parameters = parse_options_header(self._disposition)
         _check_field(parameters.get(b"name", b"").decode(errors="replace"))
-        if len(self._files) == self._max_files:
-            one = self._max_files == 1
-            where = "send them to /localize/batch" if one else "send several forms"
-            raise UploadError(f"more than {self._max_files} files {FIELD!r} in the form: {where}")
+        if len(self._files) == self._limits.max_files:
+            raise UploadError(
+                f"more than {self._limits.max_files} files {FIELD!r} in the form: "
+                f"{self._limits.more}"
+            )
         self._files.append((parameters.get(b"filename"), BytesIO()))
 
     def _extend_file(self, data: bytes, start: int, end: int) -> None:
@@ -199,7 +232,7 @@ class _Form:
 
 
 def _check_field(field: str) -> None:
-    if field in LocateQuery.model_fields:
+    if field in LocateQuery.model_fields or field in DriveQuery.model_fields:
         raise UploadError(
             f"the form's field {field!r} is not read: send it in the query, ?{field}=…"
         )

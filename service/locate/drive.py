@@ -19,6 +19,7 @@ from model.errors import SkyfixError
 from model.geo import LatLon
 from model.heading_estimate import Rolls
 from service.index.stored_calibration import Calibration
+from service.locate.candidates import Mask
 from service.locate.confidence import fuse
 from service.locate.drive_path import USUAL, DrivePath, Frame, Motion, follow
 
@@ -75,17 +76,23 @@ class Drive:
 
 
 def frame_of(
-    index: TileIndex, rolls: Rolls, descriptors: Descriptors, seconds: float | None = None
+    index: TileIndex,
+    rolls: Rolls,
+    descriptors: Descriptors,
+    seconds: float | None = None,
+    allowed: Mask | None = None,
 ) -> Frame:
     """The candidates of one photograph.
 
     Args:
         rolls: the R headings that are tried. descriptors: (R, D), one for each heading.
+        allowed: the rows that may be candidates, one at least; None: all.
 
     Where several headings are tried, a candidate is a tile at a heading that fits better than the
     headings beside it: a street looks alike from both ends, and only the drive can tell.
     """
-    distances, rows = index.search(descriptors, STATES if rolls.count == 1 else TILES_A_ROLL)
+    depth = STATES if rolls.count == 1 else TILES_A_ROLL
+    distances, rows = index.search(descriptors, depth, allowed)
     if rolls.count == 1:
         headings = np.full(rows.shape[1], rolls.first_deg)
         return Frame(

@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.capture_time import capture_time
 from model.heading_estimate import Rolls
 from model.panorama import Panorama, PanoramaGeometry
 from model.panorama_metadata import read_panorama
@@ -28,8 +30,10 @@ from service.locate.candidates import (
     find_candidates,
 )
 from service.locate.confidence import fuse
+from service.locate.drive import frame_of
+from service.locate.drive_path import Frame
 from service.locate.fix import Explanation, Fix, Match, Stated
-from service.locate.hints import UNKNOWN, Hints, check_top_k
+from service.locate.hints import UNKNOWN, HintError, Hints, check_top_k
 
 if TYPE_CHECKING:
     from model.encoder import Encoder
@@ -44,7 +48,10 @@ NO_HINTS = Hints()
 
 @dataclass(frozen=True)
 class Query:
-    """A panorama decoded to its strip, ready for a thread that encodes."""
+    """A panorama decoded to its strip, ready for a thread that encodes.
+
+    ready_at: time.perf_counter() when it began to wait. time: when the camera says it took it.
+    """
 
     strip: Strip
     rolls: Rolls
@@ -53,7 +60,8 @@ class Query:
     explain: bool
     geometry: dict[str, Stated]
     timings_ms: dict[str, float]
-    ready_at: float  # time.perf_counter() when it began to wait
+    ready_at: float
+    time: datetime | None = None
 
 
 class Localizer:
@@ -113,7 +121,8 @@ class Localizer:
             strip = self.encoder.read_street(panorama)
         ready_at = time.perf_counter()
         rolls = self._rolls_for(panorama.heading_deg, panorama.heading_tolerance_deg)
-        return Query(strip, rolls, hints, top_k, explain, stated, timings, ready_at)
+        time_taken = capture_time(panorama.image.exif)
+        return Query(strip, rolls, hints, top_k, explain, stated, timings, ready_at, time_taken)
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
         """Encode all queries in one batch and search one index version for all of them.
@@ -135,6 +144,28 @@ class Localizer:
         return [
             self._fix(index, query, candidates, {"queue": _ms(started - query.ready_at), **timings})
             for query, candidates in zip(queries, found, strict=True)
+        ]
+
+    def frames(
+        self, index: TileIndex, queries: Sequence[Query], seconds: Sequence[float | None]
+    ) -> list[Frame]:
+        """The candidates of a drive's frames, all encoded in one batch; see `locate_drive`.
+
+        Args:
+            seconds: when each frame was taken, None where unknown.
+
+        Raises:
+            HintError: near or bbox allow no tile. VersionCorrupt: from the index.
+        """
+        allowed = [allowed_rows(index, query.hints) for query in queries]
+        for query, mask in zip(queries, allowed, strict=True):
+            if mask is not None and not mask.any():
+                raise HintError(_no_tile(query.hints))
+        return [
+            frame_of(index, query.rolls, descriptors, taken, mask)
+            for query, descriptors, taken, mask in zip(
+                queries, self._encode(queries), seconds, allowed, strict=True
+            )
         ]
 
     def candidates(

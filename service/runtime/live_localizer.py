@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from model.errors import SkyfixError
 from service.index.manifest import VersionCorrupt
 from service.index.versions import VersionReport, VersionUnknown
+from service.locate.drive_path import Frame
 from service.locate.fix import Fix
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer, Query
@@ -29,7 +30,17 @@ logger = logging.getLogger(__name__)
 FOLLOW_EVERY_S = 0.2
 
 Reopen = Callable[[str], Localizer]  # an encoder's fingerprint to a localizer with that encoder
-Prepared = tuple[Localizer, Query]
+
+
+class Prepared(NamedTuple):
+    """A query and the localizer that prepared it.
+
+    drive_in: the version in which a frame's candidates are wanted; None: a fix is wanted.
+    """
+
+    localizer: Localizer
+    query: Query
+    drive_in: TileIndex | None = None
 
 
 class WeightsMissing(SkyfixError):
@@ -161,11 +172,19 @@ def _warm_up(localizer: Localizer, index: TileIndex) -> None:
     localizer.candidates(index, query, [None])
 
 
-def answer(prepared: Sequence[Prepared]) -> list[Fix]:
+def answer(prepared: Sequence[Prepared]) -> list[Fix | Frame]:
     """Answer a batch, each query by the localizer that prepared it; see `Localizer.answer`."""
-    fixes: dict[int, Fix] = {}
-    for localizer in {id(localizer): localizer for localizer, _ in prepared}.values():
-        own = [number for number, (other, _) in enumerate(prepared) if other is localizer]
-        found = localizer.answer([prepared[number][1] for number in own])
-        fixes.update(zip(own, found, strict=True))
-    return [fixes[number] for number in range(len(prepared))]
+    groups: dict[tuple[int, int], list[int]] = {}
+    for number, (localizer, _, index) in enumerate(prepared):
+        groups.setdefault((id(localizer), id(index)), []).append(number)
+    answers: dict[int, Fix | Frame] = {}
+    for numbers in groups.values():
+        localizer, _, index = prepared[numbers[0]]
+        queries = [prepared[number].query for number in numbers]
+        found: Sequence[Fix | Frame] = (
+            localizer.answer(queries)
+            if index is None
+            else localizer.frames(index, queries, [None] * len(queries))
+        )
+        answers.update(zip(numbers, found, strict=True))
+    return [answers[number] for number in range(len(prepared))]

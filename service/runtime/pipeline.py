@@ -10,17 +10,24 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from model.errors import SkyfixError
+from service.locate.drive_path import Frame
+from service.locate.drive_times import Taken
 from service.locate.fix import Fix
 from service.locate.hints import Hints
-from service.locate.localizer import Query
+from service.locate.localizer import Localizer, Query
 from service.runtime.admission import Admission
 from service.runtime.batching import Batcher, awaited
 from service.runtime.canary import canary_panorama
+from service.runtime.drives import HeldDrive, HeldFrame, Located, locate
 from service.runtime.live_localizer import LiveLocalizer, Prepared, answer
 from service.runtime.metrics import Metrics
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
 
 DECODER_NICENESS = 5  # from 0 to 19
 
@@ -46,7 +53,8 @@ class Pipeline:
             settings.max_stretch,
         )
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode", _give_way)
-        self._batcher: Batcher[Prepared, Fix] = Batcher(
+        self._followers = ThreadPoolExecutor(1, "drive", _give_way)  # a long drive takes memory
+        self._batcher: Batcher[Prepared, Fix | Frame] = Batcher(
             answer,
             max_batch=settings.max_batch,
             max_waiting=settings.max_in_flight + 1,  # the canary is not admitted
@@ -73,12 +81,44 @@ class Pipeline:
         Raises:
             DeadlineExceededError: not answered in time. ModelStoppedError: no thread will answer.
         """
-        deadline = time.monotonic() + self._deadline_s
-        async with awaited("answer", self._deadline_s):
-            prepared = await self._prepare(data, hints, top_k, explain)
-            fix = await asyncio.wrap_future(self._batcher.submit(prepared, deadline))
+        _, fix = await self._answer(self._live.localizer, None, data, hints, top_k, explain)
+        assert isinstance(fix, Fix)
         self._metrics.observe_stages(fix.timings_ms)
         return fix
+
+    async def new_drive(self) -> HeldDrive:
+        """A drive without frames, for the live index. Raises the errors of `LiveIndex.get`."""
+        localizer = self._live.localizer
+        return HeldDrive(localizer, await asyncio.to_thread(localizer.live.get))
+
+    async def frame(
+        self, drive: HeldDrive, data: bytes, hints: Hints, taken: Taken | None
+    ) -> HeldFrame:
+        """An image's candidates in the drive's index version. Raises the errors of `locate`.
+
+        Args:
+            taken: when the image was taken; None: as its EXIF says.
+        """
+        query, frame = await self._answer(drive.localizer, drive.index, data, hints)
+        assert isinstance(frame, Frame)
+        return HeldFrame.of(frame, taken or (Taken.at(query.time) if query.time else None))
+
+    async def locate_drive(self, drive: HeldDrive) -> Located:
+        """The drives that the frames up to now make. Callers at the same time share the work.
+
+        Raises:
+            DeadlineExceededError: the work goes on, and a later call gets its result.
+        """
+        loop, images = asyncio.get_running_loop(), len(drive.outcomes)
+        async with awaited("answer", self._deadline_s):
+            while True:
+                work = drive.located
+                if work is None or (work.done() and _images(work) < images):
+                    outcomes = tuple(drive.outcomes)
+                    work = loop.run_in_executor(self._followers, locate, drive.index, outcomes)
+                    drive.located = work
+                if (located := await asyncio.shield(work)).images >= images:
+                    return located
 
     async def canary(self) -> Fix:
         """Locate the made-up panorama. Callers at the same time share an answer.
@@ -101,8 +141,24 @@ class Pipeline:
         finally:
             self._metrics.observe_canary(answered=answered)
 
-    async def _prepare(self, data: bytes, hints: Hints, top_k: int, explain: bool) -> Prepared:
-        localizer = self._live.localizer
+    async def _answer(
+        self,
+        localizer: Localizer,
+        index: TileIndex | None,
+        data: bytes,
+        hints: Hints,
+        top_k: int = 1,
+        explain: bool = False,
+    ) -> tuple[Query, Fix | Frame]:
+        deadline = time.monotonic() + self._deadline_s
+        async with awaited("answer", self._deadline_s):
+            query = await self._prepare(localizer, data, hints, top_k, explain)
+            work = self._batcher.submit(Prepared(localizer, query, index), deadline)
+            return query, await asyncio.wrap_future(work)
+
+    async def _prepare(
+        self, localizer: Localizer, data: bytes, hints: Hints, top_k: int, explain: bool
+    ) -> Query:
         upload = [data]
 
         def prepare() -> Query:
@@ -111,14 +167,20 @@ class Pipeline:
         run = contextvars.copy_context().run  # log lines get the request's id
         loop = asyncio.get_running_loop()
         try:
-            return localizer, await loop.run_in_executor(self._decoders, run, prepare)
+            return await loop.run_in_executor(self._decoders, run, prepare)
         finally:
             upload.clear()  # cancelled work stays queued until a decoder is free, without its bytes
 
     async def stop(self) -> None:
         """Answer what waits, then end the threads."""
         await asyncio.to_thread(self._batcher.stop)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._decoders, self._followers):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _images(work: asyncio.Future[Located]) -> int:
+    """How many images the finished work has looked at; -1: it failed."""
+    return -1 if work.cancelled() or work.exception() else work.result().images
 
 
 def _give_way() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
@@ -17,7 +17,14 @@ from service.api.errors import document, problems
 from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
 from service.api.query import LocateQuery
 from service.api.schemas import BatchSchema, FixSchema, OutcomeSchema, ProblemSchema
-from service.api.upload import FIELD, BodyLimits, read_panorama, read_panoramas
+from service.api.upload import (
+    FILE,
+    FILES,
+    BodyLimits,
+    read_panorama,
+    read_panoramas,
+    request_body,
+)
 from service.locate.fix import Fix
 from service.locate.hints import Hints
 from service.runtime.batching import DeadlineExceededError
@@ -28,28 +35,8 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["localize"])
 
-_FILE = {
-    "type": "string",
-    "format": "binary",
-    "description": "street panorama or photograph: JPEG, PNG, WebP, AVIF; HEIC where the server "
-    "has the extra heic",
-}
 _ALONE = ("image/jpeg", "image/png", "image/webp", "image/avif", "image/heic")
 _PROBLEMS = problems(400, 408, 413, 415)
-
-
-def _body(field: dict[str, Any], *alone: str) -> dict[str, Any]:
-    """OpenAPI's request body: a form with `field`, or an image of a media type of `alone`."""
-    form = {
-        "type": "object",
-        "required": [FIELD],
-        "properties": {FIELD: field},
-        "additionalProperties": False,
-    }
-    content = {"multipart/form-data": {"schema": form}} | {
-        kind: {"schema": field} for kind in alone
-    }
-    return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post(
@@ -57,7 +44,7 @@ def _body(field: dict[str, Any], *alone: str) -> dict[str, Any]:
     summary="Where was this panorama taken?",
     response_model=FixSchema,
     responses={200: {"content": {MEDIA_TYPE: {"schema": SCHEMA}}}, **_PROBLEMS},
-    openapi_extra=_body(_FILE, *_ALONE),
+    openapi_extra=request_body(FILE, *_ALONE),
 )
 async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
     """Match one panorama to the live index. `Accept: application/geo+json` gives GeoJSON.
@@ -68,8 +55,9 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
     """
     hints = query.hints()
     pipeline: Pipeline = request.app.state.pipeline
+    settings: Settings = request.app.state.settings
     with pipeline.admission.reserve() as reservation:
-        data = await read_panorama(request, _limits(request), reservation)
+        data = await read_panorama(request, BodyLimits.of(settings), reservation)
         reservation.start()
         work = pipeline.locate(data, hints, query.top_k, query.explain)
         try:
@@ -90,7 +78,7 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
     summary="Where were these panoramas taken?",
     response_model=BatchSchema,
     responses=_PROBLEMS,
-    openapi_extra=_body({"type": "array", "items": _FILE, "minItems": 1}),
+    openapi_extra=request_body(FILES),
 )
 async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()]) -> Response:
     """Repeat the field `panorama`; the parameters apply to every panorama.
@@ -102,7 +90,8 @@ async def localize_batch(request: Request, query: Annotated[LocateQuery, Query()
     pipeline: Pipeline = request.app.state.pipeline
     settings: Settings = request.app.state.settings
     with pipeline.admission.reserve() as reservation:
-        uploads = await read_panoramas(request, _limits(request, settings.max_files), reservation)
+        limits = BodyLimits.of(settings, settings.max_files, "send several forms")
+        uploads = await read_panoramas(request, limits, reservation)
         reservation.start(len(uploads))
         work = asyncio.gather(*(_outcome(request, data, hints, query) for data in uploads))
         outcomes = await unless_disconnected(request, work)
@@ -125,11 +114,6 @@ async def _outcome(
 
 def _json(body: BaseModel, headers: dict[str, str]) -> Response:
     return Response(body.model_dump_json(), headers=headers, media_type="application/json")
-
-
-def _limits(request: Request, max_files: int = 1) -> BodyLimits:
-    settings: Settings = request.app.state.settings
-    return BodyLimits(settings.max_body_bytes, settings.body_deadline_s, max_files)
 
 
 def _record(request: Request, fixes: Sequence[Fix | FixSchema]) -> dict[str, str]:

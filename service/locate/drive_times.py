@@ -1,0 +1,56 @@
+"""When frames were taken, and the order that follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from service.locate.hints import HintError
+
+
+class Taken(NamedTuple):
+    """When a frame was taken.
+
+    seconds: since the zero of `clock`; seconds of different clocks do not compare. A camera that
+        states no offset from UTC shows local time. text: the time as it was stated.
+    """
+
+    seconds: float
+    text: str
+    clock: Literal["UTC", "local", "stated"]
+
+    @classmethod
+    def at(cls, time: datetime) -> Taken:
+        """A moment, or a local time without an offset."""
+        if time.tzinfo is None:
+            return cls(time.replace(tzinfo=UTC).timestamp(), time.isoformat(), "local")
+        return cls(time.timestamp(), time.isoformat(), "UTC")
+
+    @classmethod
+    def read(cls, text: str) -> Taken:
+        """Seconds, or an ISO 8601 time. Raises HintError."""
+        try:
+            if "_" not in text and math.isfinite(seconds := float(text)):
+                return cls(seconds, text, "stated")
+        except ValueError:
+            pass
+        try:
+            return cls.at(datetime.fromisoformat(text))
+        except (ValueError, OverflowError):
+            raise HintError(
+                f"time {text[:80]!r} cannot be read: give seconds, as 12.5, or ISO 8601, as "
+                "2026-07-31T10:15:00.250Z; in a URL a + is written %2B"
+            ) from None
+
+
+def by_time(times: Sequence[Taken | None]) -> tuple[list[int], bool]:
+    """The numbers of the frames in the order of their times, equal times in the given order.
+
+    False, and the given order, where a time is unknown or the times are of different clocks.
+    """
+    known = [time for time in times if time is not None]
+    if len(known) < len(times) or len({time.clock for time in known}) > 1:
+        return list(range(len(times))), False
+    return sorted(range(len(known)), key=lambda number: known[number].seconds), True
