@@ -20,7 +20,7 @@ from service.imagery.image_folder import ImageFolderSource
 from service.imagery.map_tiles import MapTileSource
 from service.imagery.mosaic import MosaicSource
 from service.imagery.raster import RasterSource
-from service.imagery.reading import AS_STATED
+from service.imagery.reading import AS_STATED, Reading
 from service.imagery.source import Source, SourceError
 from service.imagery.source_kinds import open_again, open_source
 from service.index.catalogue import Catalogue
@@ -168,6 +168,26 @@ def test_one_level_alone_points_to_the_folder_above(tmp_path: Path) -> None:
     folder = write_map_tiles(tmp_path / "map", (18,))
     with pytest.raises(SourceError, match=f"give the folder above the levels, {folder}$"):
         open_source(folder / "18")
+
+
+def test_numbered_folders_above_make_no_map_tiles(tmp_path: Path) -> None:
+    """As of a dataset in /data/18/2024, whose pictures are numbered."""
+    write_folder(tmp_path / "18" / "2024" / "listed")
+    assert isinstance(open_source(tmp_path / "18" / "2024" / "listed"), ImageFolderSource)
+    write_folder(tmp_path / "18" / "2025")
+    assert isinstance(open_source(tmp_path / "18" / "2025"), ImageFolderSource)
+    write_picture(tmp_path / "18" / "2026" / "1.png", patchwork(200, 200), ".pgw")
+    assert isinstance(open_source(tmp_path / "18" / "2026"), MosaicSource)
+
+
+def test_options_of_other_kinds_are_said_to_be_unused(tmp_path: Path) -> None:
+    write_map_tiles(tmp_path / "map", (18,))
+    options = Reading(bands=(3, 2, 1), crs="EPSG:32633", scheme="xyz")
+    note = open_source(tmp_path / "map", reading=options).notes[-1]
+    assert note == "map: nothing uses --bands and --crs here"
+    write_tif(tmp_path / "a.tif", patchwork(50, 50))
+    note = open_source(tmp_path / "a.tif", reading=Reading(scheme="tms")).notes[-1]
+    assert note == "a.tif: nothing uses --scheme here"
 
 
 def test_a_list_one_folder_too_deep_is_found(tmp_path: Path) -> None:

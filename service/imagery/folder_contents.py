@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class FolderContents:
 
     rasters: with a georeference of their own, or placed by a world file; sorted.
     map_tiles: how many z/x/y there are, by the folder of their levels.
+    above: the folder of the levels, also where the walk began inside one level.
     quadkeys: how many map tiles are named by quadkeys.
     lists: CSVs with the columns of tiles.csv.
     unplaced: how many pictures nothing places, by suffix; `small` of them are thumbnails.
@@ -63,6 +64,7 @@ class FolderContents:
         self.folder = folder
         self.rasters: list[Path] = []
         self.map_tiles: Counter[Path] = Counter()
+        self.above: Path | None = None
         self.quadkeys = self.exploded = self.small = 0
         self.lists: list[Path] = []
         self.unplaced: Counter[str] = Counter()
@@ -79,21 +81,26 @@ class FolderContents:
         self.rasters.sort()
 
     def _sort(self, here: Path, names: list[str]) -> None:
-        level, column = here.parts[-2:] if len(here.parts) > 1 else ("", "")
+        level, column = here.parts[-2:] if len(here.parts) > 2 else ("", "")
         numbered = NUMBER.fullmatch(level) and int(level) <= MAX_ZOOM and NUMBER.fullmatch(column)
-        beside = {name.lower() for name in names}
+        root = here.parent.parent if numbered else None
+        inside = root is not None and root.is_relative_to(self.folder)
+        beside = {name.lower(): here / name for name in names}
         for name in names:
             stem, suffix = os.path.splitext(name)
             suffix = suffix.lower()
             tile = suffix in TILE_SUFFIXES
-            if tile and numbered and TILE.fullmatch(stem):
-                self.map_tiles[here.parent.parent] += 1
+            if root and tile and TILE.fullmatch(stem):
+                self.above = root
+                if inside:
+                    self.map_tiles[root] += 1
+                    continue
+            if suffix in RASTERS or (suffix in PICTURES and _placed(stem, suffix, beside)):
+                self.rasters.append(here / name)
             elif tile and QUADKEY.fullmatch(stem):
                 self.quadkeys += 1
             elif tile and EXPLODED.fullmatch(stem):
                 self.exploded += 1
-            elif suffix in RASTERS or (suffix in PICTURES and _placed(here, stem, suffix, beside)):
-                self.rasters.append(here / name)
             elif suffix in PICTURES:
                 self.unplaced[suffix] += 1
                 self.small += bool(SMALL.search(stem))
@@ -148,16 +155,14 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             yield here, names
 
 
-def _placed(folder: Path, stem: str, suffix: str, beside: set[str]) -> bool:
+def _placed(stem: str, suffix: str, beside: Mapping[str, Path]) -> bool:
     """Whether a world file or GDAL's sidecar says where a picture lies."""
     stem, ending = stem.lower(), suffix[1:]
-    world = {f"{stem}.{ending[0]}{ending[-1]}w", f"{stem}.{ending}w", f"{stem}.wld"}
-    if world & beside:
-        return True
-    if f"{stem}{suffix}.aux.xml" not in beside:
-        return False
-    aux = next(f for f in folder.iterdir() if f.name.lower() == f"{stem}{suffix}.aux.xml")
-    return any(mark in aux.read_bytes() for mark in PLACED_BY)
+    world = (f"{stem}.{ending[0]}{ending[-1]}w", f"{stem}.{ending}w", f"{stem}.wld")
+    aux = beside.get(f"{stem}{suffix}.aux.xml")
+    return any(name in beside for name in world) or (
+        aux is not None and any(mark in aux.read_bytes() for mark in PLACED_BY)
+    )
 
 
 def _opens(file: Path) -> bool:

@@ -17,6 +17,8 @@ NEEDED = (
     "imagery is a raster with a georeference, a JPEG or PNG with a world file (.jgw, .pgw), map "
     "tiles z/x/y.png, or images with a tiles.csv (id, latitude, longitude, size_m)"
 )
+OF_RASTERS, OF_MAP_TILES = ("bands", "nodata", "crs"), ("scheme",)
+ABOVE = "give the folder above the levels"
 ONE_KIND = "one source is of one kind: ingest each kind from a folder of its own"
 
 
@@ -39,14 +41,24 @@ def open_source(
         found = FolderContents(resolved)
         source = _open_folder(found, name, former, reading)
         source.notes = [f"{resolved.name}/: {found}", *source.notes]
-        return source
-    if resolved.suffix.lower() == ".pmtiles" and resolved.is_file():
-        return PmtilesSource(resolved, name, reading)
-    if resolved.is_file():
-        return RasterSource(resolved, name, former, reading)
-    raise SourceMissing(
-        f"{path} is neither a raster file nor a folder of rasters, map tiles or images"
-    )
+    elif not resolved.is_file():
+        raise SourceMissing(
+            f"{path} is neither a raster file nor a folder of rasters, map tiles or images"
+        )
+    elif resolved.suffix.lower() == ".pmtiles":
+        source = PmtilesSource(resolved, name, reading)
+    else:
+        source = RasterSource(resolved, name, former, reading)
+    source.notes = [*source.notes, *_unused(source, reading)]
+    return source
+
+
+def _unused(source: Source, reading: Reading) -> list[str]:
+    """A note of the options that say nothing of this kind of source."""
+    used = {"raster": OF_RASTERS, "mosaic": OF_RASTERS, "folder": ()}.get(source.kind, OF_MAP_TILES)
+    stated = (name for name in (*OF_RASTERS, *OF_MAP_TILES) if getattr(reading, name) is not None)
+    unused = " and ".join(f"--{name}" for name in stated if name not in used)
+    return [f"{source.path.name}: nothing uses {unused} here"] if unused else []
 
 
 def open_again(kind: str, path: Path, name: str, former: str, reading: Reading) -> Source:
@@ -109,17 +121,16 @@ def _check_all_placed(found: FolderContents) -> None:
 
 
 def _check_one_root(found: FolderContents) -> None:
-    """Raises SourceError where map tiles are not one pyramid in the folder."""
-    roots = sorted(found.map_tiles)
-    if len(roots) > 1 or (roots and not roots[0].is_relative_to(found.folder)):
-        named = " or ".join(map(str, roots[:3]))
-        raise SourceError(
-            f"{found.folder} holds {found}: give the folder above the levels, {named}"
-        )
+    """Raises SourceError where there are several pyramids of map tiles."""
+    if len(found.map_tiles) > 1:
+        named = " or ".join(str(root) for root in sorted(found.map_tiles)[:3])
+        raise SourceError(f"{found.folder} holds {found}: {ABOVE}, {named}")
 
 
 def _remedy(found: FolderContents) -> str:
     """What to do with a folder without imagery."""
+    if found.above:
+        return f"{ABOVE}, {found.above}"
     if found.exploded:
         return (
             "this layout of files is not read: export the cache from ArcGIS as a tile package "
