@@ -197,6 +197,8 @@ def _pillow_image(data: bytes, max_pixels: int) -> Image.Image:
         found = f"but {kind}" if (kind := kind_of(data)) else f"({len(data)} bytes)"
         if "HEIC" in kind and not _reads_heic():
             found += ", or install skyfix[heic]"
+        if kind.upper().endswith(tuple(f"{form} IMAGE" for form in FORMATS)):
+            found += " that is damaged"
         raise ImageError(f"not a {', '.join(FORMATS)} image {found}") from None
     except Exception as error:  # Pillow's parsers raise whatever hostile bytes provoke
         raise ImageError(

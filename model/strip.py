@@ -56,7 +56,7 @@ def cut_band(
         raise GeometryError(
             f"the image covers elevations {extent.bottom_deg:.0f} to {extent.top_deg:.0f} degrees; "
             f"nothing of it lies within {wanted.bottom_deg:.0f} to {wanted.top_deg:.0f}: check "
-            "horizon and vertical_fov_deg"
+            "horizon, vertical_fov_deg and pitch_deg"
         )
     return strip
 

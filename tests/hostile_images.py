@@ -22,6 +22,8 @@ ENTITIES = (
 GPANO = (
     "ProjectionType",
     "PoseHeadingDegrees",
+    "PosePitchDegrees",
+    "PoseRollDegrees",
     "FullPanoWidthPixels",
     "FullPanoHeightPixels",
     "CroppedAreaImageWidthPixels",
@@ -29,9 +31,11 @@ GPANO = (
     "CroppedAreaLeftPixels",
     "CroppedAreaTopPixels",
 )
-VALUES = ("nan", "inf", "-1", "0", "1e308", "4096", "equirectangular", "", "९", "0x10", "x" * 5000)
+PROJECTIONS = ("equirectangular", "cylindrical", "rectilinear")
+VALUES = ("nan", "inf", "-1", "0", "30", "1e308", "4096", *PROJECTIONS, "", "९", "0x10", "x" * 5000)
 MODES = ("RGB", "L", "CMYK", "RGBA", "P", "1", "I;16", "LA")
 FORMATS = {"JPEG": ("RGB", "L", "CMYK"), "PNG": MODES[:2] + MODES[3:], "WEBP": ("RGB", "RGBA")}
+FORMATS["AVIF"] = FORMATS["WEBP"]
 Random = np.random.Generator
 
 
@@ -64,16 +68,17 @@ def by_hand(random: Random) -> Iterator[bytes]:
 
 
 def borders(data: bytes) -> list[int]:
-    """Where a JPEG's markers begin and end, a PNG's or a WebP's chunks begin."""
+    """Where a JPEG's markers begin and end, where the chunks of other formats begin."""
     if data.startswith(b"\xff\xd8"):
         markers = re.finditer(rb"\xff[\x01-\xfe]", data)
         return [at for marker in markers for at in marker.span()]
-    png = data.startswith(b"\x89PNG")
-    found, at = [], 8 if png else 12
+    riff = data.startswith(b"RIFF")
+    extra = {b"\x89PNG": 12, b"RIFF": 8}.get(data[:4], 0)  # bytes that a chunk's length leaves out
+    found, at = [], {b"\x89PNG": 8, b"RIFF": 12}.get(data[:4], 0)
     while at < len(data):
         found.append(at)
-        length = int.from_bytes(data[at : at + 4], "big") if png else _even(data[at + 4 : at + 8])
-        at += length + (12 if png else 8)
+        length = _even(data[at + 4 : at + 8]) if riff else int.from_bytes(data[at : at + 4], "big")
+        at += length + extra
     return found
 
 
@@ -133,9 +138,13 @@ def whole(random: Random, file_format: str) -> bytes:
         image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
     options = with_xmp(file_format, xmp(random))
     if random.random() < 0.5:
-        options["exif"] = exif(random)
+        fields = exif(random)
+        if file_format != "AVIF" or fields[6:10] in (b"MM\0*", b"II*\0"):  # else it is not written
+            options["exif"] = fields
     if file_format == "JPEG":
         options["progressive"] = bool(random.random() < 0.3)
+    if file_format == "AVIF":
+        options["speed"] = 10
     if mode != "I;16" and random.random() < 0.2:
         file_format = "MPO" if file_format == "JPEG" else file_format
         options |= {"save_all": True, "append_images": [image.rotate(90)]}

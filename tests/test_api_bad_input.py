@@ -72,8 +72,8 @@ def bomb() -> bytes:
 JPEG = encoded(colours(0).repeat(2, axis=1), "JPEG")
 UNUSABLE = {
     "empty": (b"", "0 bytes"),
-    "unknown": (b"\7\0 nothing of the kind", "not a JPEG, PNG, WEBP image (22 bytes)"),
-    "name": (b"street.jpg", "not a JPEG, PNG, WEBP image but text, 'street.jpg'"),
+    "unknown": (b"\7\0 nothing of the kind", "not a JPEG, PNG, WEBP, AVIF image (22 bytes)"),
+    "name": (b"street.jpg", "not a JPEG, PNG, WEBP, AVIF image but text, 'street.jpg'"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "git lfs pull"),
     "page": (b"<!DOCTYPE html><title>404</title>", "but an HTML page"),
     "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC photograph: save it as JPEG"),

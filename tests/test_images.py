@@ -71,13 +71,24 @@ def test_exif_orientation_is_undone(orientation, form):
         (b"", "empty"),
         (b"not an image", "not a JPEG"),
         (encoded(RED, "GIF"), "not a JPEG"),
+        (encoded(RED).replace(b"IHDR", b"IHDR\xff"), "but a PNG image that is damaged"),
         (encoded(NOISE)[:-600], "damaged"),
         (encoded(RED, "JPEG")[:-200], "damaged|not a"),
         (encoded(RED[:1, :1]), "1x1"),
         (png_of_size(60000, 60000), "limit"),
         (png_of_size(16384, 8193), "134234112"),
     ],
-    ids=["empty", "text", "gif", "png cut", "jpeg cut", "1x1", "bomb", "one row too many"],
+    ids=[
+        "empty",
+        "text",
+        "gif",
+        "png head",
+        "png cut",
+        "jpeg cut",
+        "1x1",
+        "bomb",
+        "one row too many",
+    ],
 )
 def test_bad_input_is_refused_by_name(data, reason):
     with pytest.raises(ImageError, match=reason):

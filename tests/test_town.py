@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from model.panorama_metadata import read_panorama
 from model.preprocessing import Preprocessing
 from model.tilt import Tilt
 from training.town import (
+    Camera,
     Day,
     Pose,
     Town,
@@ -30,6 +32,7 @@ from training.town import (
     write_town,
 )
 from training.town import solids as box
+from training.town.camera import RECTILINEAR, Shot
 from training.town.solids import solid, stamp_solids
 from training.town.style import PATTERNS, style
 from training.town.surfaces import GRASS, ROAD
@@ -163,6 +166,23 @@ def test_the_strip_of_a_tilted_panorama_is_that_of_a_level_one(town: Town, tilt:
     expected = strip(level, PanoramaGeometry()).astype(int)
     assert np.abs(strip(tilted, PanoramaGeometry(tilt=tilt)) - expected).mean() < 2
     assert np.abs(strip(tilted, PanoramaGeometry()) - expected).mean() > 15
+
+
+@pytest.mark.parametrize("film_focal_mm", [18, 24])
+def test_the_strip_of_a_photograph_is_that_of_its_panorama(town: Town, film_focal_mm: int) -> None:
+    """Through JPEG and EXIF: within 2 grey levels where both see something."""
+    pose = sample_poses(town, 1, 0)[0]._replace(pitch_deg=0.0, roll_deg=0.0)
+    sphere = render_street(town, pose, day(4), (1024, 2048))
+    fov_deg = 2 * math.degrees(math.atan(18 / film_focal_mm))
+    shot = Shot("", pose, day(4), Camera(fov_deg, RECTILINEAR))
+    preprocessing = Preprocessing()
+    strip = preprocessing.read_strip(read_panorama(shot.encode(sphere))).astype(int)
+    seen = (strip != preprocessing.fill).any(-1)
+    low = math.degrees(math.atan(12 / film_focal_mm))
+    assert seen[:, 256].sum() == pytest.approx(96 * (15 + low) / 60, abs=2)
+    assert seen.any(0).sum() == pytest.approx(512 * fov_deg / 360, abs=2)
+    whole = preprocessing.strip(sphere, PanoramaGeometry())
+    assert np.abs(strip - whole)[seen].mean() < 2
 
 
 def test_poses_stand_free_on_roads_apart_and_inside() -> None:

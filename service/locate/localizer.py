@@ -278,5 +278,5 @@ def _shown_heading(heading_deg: float) -> float:
 
 
 def _shown(value: float) -> float:
-    """Rounded to hide floating-point noise: 2.1 - 1.1 is 1.0000000000000002."""
-    return round(value, 6)
+    """Rounded to hide floating-point noise: 2.1 - 1.1 is 1.0000000000000002, and -0.0 is 0.0."""
+    return round(value, 6) + 0.0
