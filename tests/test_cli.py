@@ -84,12 +84,15 @@ def test_locate_writes_the_table_of_a_folder(
     )
     assert "exists already: give --overwrite" in error_line(survey, capsys)
     (drive / "9.png").write_bytes(b"nothing")
-    assert main([*survey, "--overwrite"]) == 3
+    copies = ["--write-metadata", str(tmp_path / "copies")]
+    assert main([*survey, "--overwrite", *copies, "--min-confidence", "0"]) == 3
     assert "1 of 4 images have a problem" in capsys.readouterr().err
+    assert len(list((tmp_path / "copies").iterdir())) == 3
     assert main(["locate", str(drive / "0.png"), str(drive / "2.png"), *options]) == 0
     printed = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
     assert printed == ["file", str(drive / "0.png"), str(drive / "2.png")]
-    for wrong in (["--json"], ["--out", str(tmp_path / "no" / "a.csv")]):
+    nowhere = ["--out", str(tmp_path / "no" / "a.csv")]
+    for wrong in (["--json"], nowhere, ["--dry-run"], ["--in-place", *copies]):
         assert "skyfix: " in error_line(["locate", str(drive), *wrong, *options], capsys)
 
 

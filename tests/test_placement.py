@@ -56,6 +56,7 @@ def files() -> dict[str, bytes]:
     bare = Image.Exif()
     bare[0x010F] = "Maker"
     second = Image.fromarray(PICTURE[:, ::-1])
+    clear = np.dstack([PICTURE, PICTURE[..., 0]])
     many = io.BytesIO()
     Image.fromarray(PICTURE).save(
         many, "MPO", save_all=True, append_images=[second], exif=exif, quality=90
@@ -67,6 +68,8 @@ def files() -> dict[str, bytes]:
         "two pictures.jpg": many.getvalue(),
         "plain.png": encoded(PICTURE, "PNG"),
         "camera.png": encoded(PICTURE, "PNG", exif=exif),
+        "plain.webp": encoded(PICTURE, "WEBP"),
+        "clear.webp": encoded(clear, "WEBP", lossless=True),
         "camera.webp": encoded(PICTURE, "WEBP", exif=exif, xmp=CROPPED),
     }
 
@@ -161,7 +164,7 @@ def test_the_written_heading_is_read_as_the_image_s() -> None:
     [
         (b"\0\0\0\x18ftypheic", "HEIC"),
         (b"\0\0\0\x18ftypavif", "AVIF"),
-        (encoded(PICTURE, "WEBP"), "VP8X"),
+        (b"RIFF\x0c\0\0\0WEBPALPH\0\0\0\0", "no picture comes first"),
         (encoded(PICTURE, "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 20), "EXIF is damaged"),
         (encoded(PICTURE, "JPEG", xmp=CROPPED.decode().encode("utf-16")), "not UTF-8"),
         (encoded(PICTURE, "JPEG", exif=b"Exif\0\0II*\0\x08" + bytes(65_500)), "64 KiB"),
@@ -237,4 +240,9 @@ def test_copies_that_would_lose_a_file_are_refused(image: SurveyImage, tmp_path:
         copies.check([image._replace(copy=Path("a.jpg"))], replace=True)
     with pytest.raises(SurveyError, match="is not empty: give --overwrite"):
         copies.check([image], replace=False)
+    left = [tmp_path / "in" / "later" / name for name in (".a.jpg.12.tmp", ".b.jpg.12.tmp")]
+    left[0].parent.mkdir()
+    for part in left:
+        part.write_bytes(b"half")
     copies.check([image], replace=True)
+    assert [part.exists() for part in left] == [False, True]

@@ -178,8 +178,10 @@ def _webp(data: bytes, exif: Change, xmp: Change | None) -> bytes:
         end = at + 8 + length + length % 2
         parts.append(_Part(kind, data[at:end], data[at + 8 : at + 8 + length]))
         at = end
-    if at != len(data) or not parts or parts[0].kind != b"VP8X":
-        raise MetadataError("a WebP without the chunk VP8X has no room for metadata")
+    if at != len(data) or not parts:
+        raise MetadataError("it is damaged, or bytes follow behind its end")
+    if parts[0].kind != b"VP8X":
+        parts.insert(0, _extended_header(parts[0]))
     flags = parts[0].content[0]
     _put(parts, b"EXIF", b"", partial(_riff, b"EXIF", exif), len(parts))
     flags |= _HAS_EXIF
@@ -190,6 +192,21 @@ def _webp(data: bytes, exif: Change, xmp: Change | None) -> bytes:
     parts[0] = parts[0]._replace(whole=whole[:8] + bytes([flags]) + whole[9:])
     body = b"WEBP" + _joined(parts)
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _extended_header(picture: _Part) -> _Part:
+    """The chunk VP8X, which a WebP with metadata needs: its flags, and the picture's size."""
+    alpha, start = 0, picture.content[:10]
+    if picture.kind == b"VP8L" and len(start) == 10:
+        bits = int.from_bytes(start[1:5], "little")
+        width, height, alpha = bits & 0x3FFF, bits >> 14 & 0x3FFF, bits >> 28 & 1
+    elif picture.kind == b"VP8 " and start[3:6] == b"\x9d\x01\x2a":
+        width, height = (int.from_bytes(start[i : i + 2], "little") - 1 & 0x3FFF for i in (6, 8))
+    else:
+        raise MetadataError("it is damaged: no picture comes first")
+    content = struct.pack("<I", alpha << 4) + width.to_bytes(3, "little")
+    content += height.to_bytes(3, "little")
+    return _Part(b"VP8X", struct.pack("<4sI", b"VP8X", len(content)) + content, content)
 
 
 def _riff(kind: bytes, change: Change, old: bytes | None) -> _Part:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from service.survey.xmp_heading import with_heading
 
 ORIGINAL = "_original"  # behind the name of an image that was changed, as ExifTool does
 _PROBE_DEG = 90.0
+_PART = re.compile(r"\.(.+)\.\d+\.tmp")
 
 
 class Placement(NamedTuple):
@@ -41,7 +44,7 @@ class Placement(NamedTuple):
     dry_run: bool = False
 
     def check(self, images: Sequence[SurveyImage], *, replace: bool) -> None:
-        """Refuses a folder of copies that would lose files.
+        """Refuses a folder of copies that would lose files, and removes a killed run's parts.
 
         Args:
             replace: files in the folder may be replaced.
@@ -49,11 +52,23 @@ class Placement(NamedTuple):
         Raises:
             SurveyError: copies would have the same name, or replace a file.
         """
-        if self.copies is None or self.dry_run:
+        if self.dry_run:
             return
+        targets = [self._target(image) for image in images]
+        if self.copies is not None:
+            self._check_copies(images, targets, replace=replace)
+        if replace:
+            _sweep(set(targets))
+
+    def _target(self, image: SurveyImage) -> Path:
+        return image.path.resolve() if self.copies is None else self.copies / image.copy
+
+    def _check_copies(
+        self, images: Sequence[SurveyImage], targets: Sequence[Path], *, replace: bool
+    ) -> None:
+        assert self.copies is not None
         sources: dict[Path, SurveyImage] = {}
-        for image in images:
-            target = self.copies / image.copy
+        for image, target in zip(images, targets, strict=True):
             other = sources.setdefault(target, image)
             if other is not image:
                 raise SurveyError(f"{other.file} and {image.file} would both become {target}")
@@ -81,16 +96,24 @@ class Placement(NamedTuple):
         return outcome._replace(metadata="would be written" if self.dry_run else "written")
 
     def _save(self, image: SurveyImage, data: bytes, placed: bytes) -> None:
-        source = image.path.resolve()
+        target = self._target(image)
         if self.copies is not None:
-            target = self.copies / image.copy
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, placed)
             return
-        _keep_original(source, data)
-        mode = source.stat().st_mode
-        write_atomically(source, placed)
-        source.chmod(mode)
+        _keep_original(target, data)
+        mode = target.stat().st_mode
+        write_atomically(target, placed)
+        target.chmod(mode)
+
+
+def _sweep(targets: AbstractSet[Path]) -> None:
+    """Removes the hidden parts of files that a killed run left (see `write_atomically`)."""
+    for folder in {target.parent for target in targets}:
+        for part in folder.glob(".*.tmp"):
+            name = _PART.fullmatch(part.name)
+            if name and folder / name[1] in targets:
+                part.unlink(missing_ok=True)
 
 
 def _keep_original(source: Path, data: bytes) -> None:
