@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from service.cli.options import OTHERS, POSES, arg, command, folders
@@ -13,6 +14,8 @@ from service.settings import Settings
 
 INSIDE = f"Folder of {POSES} of this region."
 ELSEWHERE = f'Folder of {POSES} from elsewhere, to measure "not in this index".'
+
+DRIVES = "FOLDER is a drive, or a folder of drives: locate the frames of each drive together."
 
 
 @command(
@@ -41,6 +44,7 @@ def _calibrate(arguments: argparse.Namespace, settings: Settings) -> None:
     arg("folder", type=Path, help=INSIDE),
     arg("--other", type=Path, metavar="FOLDER", help=ELSEWHERE),
     arg("--heading-unknown", action="store_true", help="Ignore the headings in the panoramas."),
+    arg("--drive", action="store_true", help=DRIVES),
     arg("--json", action="store_true", help="Print one JSON document."),
 )
 def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -48,6 +52,9 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
     from service.cli.wiring import open_localizer
     from service.locate.known_panoramas import evaluate
 
+    if arguments.drive:
+        _evaluate_drives(arguments, settings)
+        return
     with progress_bar("locating panoramas") as progress:
         report = evaluate(
             open_localizer(settings),
@@ -60,7 +67,32 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
         print(json.dumps(dataclasses.asdict(report), indent=2))
         return
     print(f"index {report.index_version}, calibration: {report.calibration}")
-    for name, value in {**report.inside, **report.certainty}.items():
+    _print({**report.inside, **report.certainty})
+
+
+def _evaluate_drives(arguments: argparse.Namespace, settings: Settings) -> None:
+    from service.cli.wiring import open_localizer
+    from service.locate.known_drives import evaluate_drives
+    from service.locate.known_panoramas import ValidationError
+
+    if arguments.other:
+        raise ValidationError("--other measures single panoramas: leave it out beside --drive")
+    with progress_bar("locating drives") as progress:
+        report = evaluate_drives(
+            open_localizer(settings),
+            arguments.folder,
+            progress,
+            heading_known=not arguments.heading_unknown,
+        )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+        return
+    print(f"index {report.index_version}")
+    _print(report.figures)
+
+
+def _print(figures: Mapping[str, float | None]) -> None:
+    for name, value in figures.items():
         print(f"{name:24} {'-' if value is None else format(value, '.4g')}")
 
 

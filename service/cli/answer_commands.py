@@ -36,6 +36,12 @@ def _share(text: str) -> float:
     return share
 
 
+DRIVE = (
+    "Locate the images of each folder together, as frames that one camera took on its way. Their "
+    "times order them, else their names."
+)
+
+
 def _heading(text: str) -> Heading:
     if text == UNKNOWN:
         return UNKNOWN
@@ -60,6 +66,7 @@ def _hint(name: str) -> Argument:
     arg("--json", action="store_true", help="Print the JSON of POST /localize, for one image."),
     arg("--out", type=table, metavar="FILE", help=OUT),
     arg("--overwrite", action="store_true", help="Replace files that exist."),
+    arg("--drive", action="store_true", help=DRIVE),
     arg("--write-metadata", type=Path, metavar="FOLDER", help=COPIES),
     arg("--in-place", action="store_true", help=IN_PLACE),
     arg("--min-confidence", type=_share, default=0.5, metavar="P", help=MIN_CONFIDENCE),
@@ -70,7 +77,7 @@ def _locate(arguments: argparse.Namespace, settings: Settings) -> None:
     """Locate an image, or all images of a survey, with the live version of the index. Write \
 negative coordinates with an equals sign: --near=-33.8,151.2. A survey is a table: its columns are \
 file, latitude, longitude, radius_m, confidence, in_index, heading_deg, tile_id, time, \
-index_version, metadata and problem. Its exit code is 3 when images have a problem."""
+index_version, metadata, problem and drive. Its exit code is 3 when images have a problem."""
     from service.api.schemas import FixSchema
     from service.cli.wiring import open_localizer
 

@@ -41,9 +41,8 @@ def is_survey(arguments: argparse.Namespace) -> bool:
     """Whether the arguments ask for more than the answer for an image."""
     (first, *more) = arguments.path
     metadata = arguments.write_metadata or arguments.in_place
-    return bool(
-        more or metadata or arguments.out or first.suffix.lower() == ".csv" or first.is_dir()
-    )
+    survey = arguments.out or arguments.drive or metadata
+    return bool(more or survey or first.suffix.lower() == ".csv" or first.is_dir())
 
 
 def run_survey(arguments: argparse.Namespace, settings: Settings, hints: Hints) -> None:
@@ -54,6 +53,7 @@ def run_survey(arguments: argparse.Namespace, settings: Settings, hints: Hints) 
         SomeImagesFailed: it is written, and some images have a problem.
     """
     from service.cli.wiring import open_localizer
+    from service.survey.drives import survey_drives
     from service.survey.run import survey
 
     out: Path | None = arguments.out
@@ -65,9 +65,11 @@ def run_survey(arguments: argparse.Namespace, settings: Settings, hints: Hints) 
         placement.check(images, replace=arguments.overwrite or goes_on)
     localizer = open_localizer(settings)
     outcomes = []
-    with Journal.of(out, f"{localizer.live.get().version} {placement}") as journal:
+    run = survey_drives if arguments.drive else survey
+    kind = " in drives" if arguments.drive else ""
+    with Journal.of(out, f"{localizer.live.get().version} {placement}{kind}") as journal:
         with _progress(None if out else sys.stdout) as (write, progress):
-            for outcome in survey(
+            for outcome in run(
                 localizer,
                 images,
                 journal,

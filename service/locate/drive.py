@@ -35,10 +35,12 @@ STATES, STATES_OF_ROLLS = 1000, 3000
 TILES_A_ROLL = 500  # of each heading that is tried, before the best states are taken
 GAP_S = 120.0  # a longer pause ends a drive
 # The confidence is the logistic function of these numbers times (1, log odds of the weight around
-# the position, log likelihood, steadiness). Fitted by `benchmarks.drives`.
-CONFIDENCE = (0.0, 1.0, 0.0, 0.0)
-RADIUS_SCALE = 1.5  # radius over spread that holds for nine in ten
+# the position, steadiness, excess): fitted to the drives of docs/benchmarks.md.
+CONFIDENCE = (-9.97, 0.543, 11.8, -0.495)
+RADIUS_SCALE = 1.0  # radius over spread that holds for nine in ten frames
 STEADY = 0.7  # mean steadiness from which a mount is stated
+LEAST_DEVIATION = 0.02  # of squared distances
+MOST_DOUBT = 1e-3  # of a weight: beyond, the model is surer than its assumptions
 LEAST = 1e-6  # weight, lest its logarithm is infinite
 
 
@@ -141,13 +143,32 @@ def _located(index: TileIndex, path: DrivePath) -> Drive:
         radius_scale=RADIUS_SCALE,
         weights=None,
     )
-    steadiness = float(path.steadiness.mean())
-    around = zip(path.frames, path.weights, path.log_likelihood, path.steadiness, strict=True)
+    steady = float(path.steadiness.mean()) >= STEADY
     return Drive(
-        tuple(_frame(index, numbers, *values) for values in around),
-        path.mount_deg if steadiness >= STEADY else None,
+        tuple(
+            _frame(index, numbers, *values)
+            for values in zip(
+                path.frames, path.weights, path.steadiness, _excess(path), strict=True
+            )
+        ),
+        path.mount_deg if steady else None,
         index.version,
     )
+
+
+def _excess(path: DrivePath) -> Numbers:
+    """(T,) how far a frame's distance lies above the drive's median, in median deviations.
+
+    Where the index has no imagery, even the best path leads through tiles that look otherwise.
+    """
+    expected = np.array(
+        [
+            weights @ frame.distances
+            for frame, weights in zip(path.frames, path.weights, strict=True)
+        ]
+    )
+    above = expected - np.median(expected)
+    return np.asarray(np.maximum(above, 0.0) / (np.median(np.abs(above)) + LEAST_DEVIATION))
 
 
 def _frame(
@@ -155,14 +176,14 @@ def _frame(
     numbers: Calibration,
     frame: Frame,
     weights: Numbers,
-    log_likelihood: float,
     steadiness: float,
+    excess: float,
 ) -> DriveFrame:
     """The position on which the weights agree: `fuse` reads a weight's logarithm as a distance."""
     distances = -numbers.temperature * np.log(np.maximum(weights, LEAST))
     fused = fuse(frame.centres, distances, numbers)
-    share = min(max(fused.agreement, LEAST), 1.0 - LEAST)
-    features = (1.0, np.log(share / (1.0 - share)), log_likelihood, steadiness)
+    share = min(max(fused.agreement, MOST_DOUBT), 1.0 - MOST_DOUBT)
+    features = (1.0, np.log(share / (1.0 - share)), steadiness, excess)
     confidence = float(expit(np.dot(CONFIDENCE, features)))
     near = index.tiles.distance_m(frame.rows, fused.position) <= numbers.reach_m
     turned = np.exp(1j * np.radians(frame.headings_deg)) * weights * near

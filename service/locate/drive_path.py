@@ -99,7 +99,6 @@ class DrivePath(NamedTuple):
         probabilities of its candidates.
     mount_deg: from the camera's heading to the direction of travel.
     steadiness: (T,) 0 to 1, how well the camera keeps to that angle around each frame.
-    log_likelihood: (T,) of a step, mean around each frame; low where the path needs jumps.
     together: share of the steps that need no jump.
     """
 
@@ -107,7 +106,6 @@ class DrivePath(NamedTuple):
     weights: list[Numbers]
     mount_deg: float
     steadiness: Numbers
-    log_likelihood: Numbers
     together: float
 
 
@@ -179,7 +177,7 @@ def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
     def towards(mount_deg: float) -> _Chain:
         return _Chain(frames, [move.towards(mount_deg, motion) for move in moves], motion)
 
-    chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.log_likelihoods.sum())
+    chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.log_likelihood)
     mount_deg = float(np.degrees(np.angle(chain.driven()[0].sum())))
     chain = towards(mount_deg)
     towards_mount, metres, stayed = chain.driven()
@@ -189,7 +187,6 @@ def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
         chain.weights(),
         mount_deg,
         _around(straight) / np.maximum(_around(metres), 1e-9),
-        _around(chain.log_likelihoods) / np.maximum(_around(np.ones(len(moves))), 1.0),
         float(np.mean(stayed)) if moves else 1.0,
     )
 
@@ -256,7 +253,7 @@ class _Chain:
             total = float(state.sum())
             totals.append(total)
             self._forward.append(state / total)
-        self.log_likelihoods: Numbers = np.log(np.array(totals))
+        self.log_likelihood = float(np.log(np.array(totals)).sum())
 
     def _backward(self) -> list[Numbers]:
         behind = [np.ones(len(self._seen[-1]))]

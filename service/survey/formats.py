@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from xml.etree import ElementTree
 
 from service.survey.outcome import Outcome
 
 KML = "http://www.opengis.net/kml/2.2"
-Text = Callable[[Iterable[Outcome]], str]
+Text = Callable[[Sequence[Outcome]], str]
 
 
 def csv_line(values: Iterable[object]) -> str:
@@ -26,15 +26,15 @@ def _cell(value: object) -> object:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def _csv(outcomes: Iterable[Outcome]) -> str:
+def _csv(outcomes: Sequence[Outcome]) -> str:
     return "".join(map(csv_line, [Outcome._fields, *outcomes]))
 
 
-def _jsonl(outcomes: Iterable[Outcome]) -> str:
+def _jsonl(outcomes: Sequence[Outcome]) -> str:
     return "".join(json.dumps(outcome._asdict()) + "\n" for outcome in outcomes)
 
 
-def _geojson(outcomes: Iterable[Outcome]) -> str:
+def _geojson(outcomes: Sequence[Outcome]) -> str:
     """RFC 7946; an image without a position is a feature without geometry."""
     features = [
         {
@@ -50,11 +50,33 @@ def _geojson(outcomes: Iterable[Outcome]) -> str:
         }
         for outcome in outcomes
     ]
+    for drive, frames in _drives(outcomes):
+        line = [[frame.longitude, frame.latitude] for frame in frames]
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "LineString", "coordinates": line},
+                "properties": {"drive": drive},
+            }
+        )
     return json.dumps({"type": "FeatureCollection", "features": features}, indent=1) + "\n"
 
 
-def _gpx(outcomes: Iterable[Outcome]) -> str:
-    """A waypoint for each image that has a position."""
+def _drives(outcomes: Sequence[Outcome]) -> Iterator[tuple[int, list[Outcome]]]:
+    """Drives of two frames or more, by time where times are known."""
+    found: dict[int, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.drive is not None and outcome.latitude is not None:
+            found.setdefault(outcome.drive, []).append(outcome)
+    for drive, frames in found.items():
+        if all(frame.time for frame in frames):
+            frames.sort(key=lambda frame: datetime.fromisoformat(frame.time or ""))
+        if len(frames) > 1:
+            yield drive, frames
+
+
+def _gpx(outcomes: Sequence[Outcome]) -> str:
+    """A waypoint for each image that has a position, and a track for each drive."""
     import gpxpy.gpx
 
     document = gpxpy.gpx.GPX()
@@ -65,10 +87,20 @@ def _gpx(outcomes: Iterable[Outcome]) -> str:
             point = gpxpy.gpx.GPXWaypoint(outcome.latitude, outcome.longitude, time=time)
             point.name, point.description = outcome.file, _words(outcome)
             document.waypoints.append(point)
+    for drive, frames in _drives(outcomes):
+        track = gpxpy.gpx.GPXTrack(name=f"drive {drive}")
+        segment = gpxpy.gpx.GPXTrackSegment()
+        for frame in frames:
+            time = datetime.fromisoformat(frame.time) if frame.time else None
+            segment.points.append(
+                gpxpy.gpx.GPXTrackPoint(frame.latitude, frame.longitude, time=time)
+            )
+        track.segments.append(segment)
+        document.tracks.append(track)
     return document.to_xml() + "\n"
 
 
-def _kml(outcomes: Iterable[Outcome]) -> str:
+def _kml(outcomes: Sequence[Outcome]) -> str:
     """A placemark for each image that has a position, with all columns as data."""
     root = ElementTree.Element("kml", xmlns=KML)
     document = ElementTree.SubElement(root, "Document")
@@ -89,6 +121,13 @@ def _kml(outcomes: Iterable[Outcome]) -> str:
         point = ElementTree.SubElement(mark, "Point")
         place = f"{outcome.longitude},{outcome.latitude}"
         ElementTree.SubElement(point, "coordinates").text = place
+    for drive, frames in _drives(outcomes):
+        mark = ElementTree.SubElement(document, "Placemark")
+        ElementTree.SubElement(mark, "name").text = f"drive {drive}"
+        line = ElementTree.SubElement(mark, "LineString")
+        ElementTree.SubElement(line, "coordinates").text = " ".join(
+            f"{frame.longitude},{frame.latitude}" for frame in frames
+        )
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
 
 

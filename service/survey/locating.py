@@ -52,7 +52,7 @@ def locate_images(
         try:
             if image.problem is not None:
                 return Outcome(image.file, problem=image.problem)
-            data = _read(image)
+            data = read_file(image)
             with decoding:
                 query = localizer.prepare(data, image.hints, top_k=1)
                 time = image.time or capture_time(open_image(data).exif)
@@ -88,7 +88,8 @@ def _as_completed(
             yield running.pop(done), done.result()
 
 
-def _read(image: SurveyImage) -> bytes:
+def read_file(image: SurveyImage) -> bytes:
+    """The image's file. Raises SurveyError."""
     try:
         if (size := image.path.stat().st_size) > MAX_FILE_BYTES:
             raise SurveyError(f"the file has {size} bytes; the limit is {MAX_FILE_BYTES}")

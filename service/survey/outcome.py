@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from service.locate.drive import DriveFrame
 from service.locate.fix import Fix
 
 
@@ -15,6 +16,7 @@ class Outcome(NamedTuple):
     time: ISO 8601; without an offset it is the camera's local time. None: unknown.
     metadata: what was done to the image's own metadata; None: nothing was asked.
     problem: why there is no position, or why the metadata was not written.
+    drive: number of the drive, from 1, that the image is a frame of; None: located alone.
     """
 
     file: str
@@ -29,6 +31,7 @@ class Outcome(NamedTuple):
     index_version: str | None = None
     metadata: str | None = None
     problem: str | None = None
+    drive: int | None = None
 
     @classmethod
     def of(cls, file: str, fix: Fix, time: str | None) -> Outcome:
@@ -46,6 +49,25 @@ class Outcome(NamedTuple):
             tile_id=fix.matches[0].tile_id,
             time=time,
             index_version=fix.index_version,
+        )
+
+    @classmethod
+    def of_drive(
+        cls, file: str, frame: DriveFrame, drive: int, time: str | None, index_version: str
+    ) -> Outcome:
+        """A frame of a drive."""
+        return cls(
+            file,
+            latitude=round(frame.position.latitude, 7),
+            longitude=round(frame.position.longitude, 7),
+            radius_m=round(frame.radius_m, 1),
+            confidence=round(frame.confidence, 4),
+            in_index=frame.in_index,
+            heading_deg=round(frame.heading_deg, 2) % 360.0,
+            tile_id=frame.tile_id,
+            time=time,
+            index_version=index_version,
+            drive=drive,
         )
 
 

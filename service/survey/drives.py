@@ -1,0 +1,154 @@
+"""Locates drives: the images of a folder are the frames of a drive, or of several after pauses."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from model.errors import SkyfixError
+from service.locate.drive import locate_drive
+from service.locate.drive_path import Frame
+from service.locate.drive_times import Taken, by_time
+from service.locate.localizer import Localizer, Query
+from service.survey.images import SurveyError, SurveyImage
+from service.survey.journal import Journal
+from service.survey.locating import Finish, read_file
+from service.survey.outcome import Outcome
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
+
+Prepared = tuple[SurveyImage, Query | SkyfixError]
+Report = Callable[[int, int], None]
+
+
+class Shot(NamedTuple):
+    """An image of a drive: its candidates, or the problem that it has."""
+
+    image: SurveyImage
+    taken: Taken | None
+    frame: Frame | None = None
+    problem: str | None = None
+
+
+def survey_drives(
+    localizer: Localizer,
+    images: Sequence[SurveyImage],
+    journal: Journal,
+    finish: Finish | None = None,
+    progress: Report = lambda done, expected: None,
+    *,
+    decode_threads: int = 2,
+    max_batch: int = 8,
+) -> Iterator[Outcome]:
+    """Outcomes of the images, drive by drive in the order of the folders.
+
+    A drive's frames are in the order of their times where all state one, else in the images' order.
+
+    Args:
+        journal: knows the outcomes of an earlier run. A drive counts as a whole.
+        finish, decode_threads, max_batch: see `locate_images`.
+
+    Raises:
+        IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.
+        HintError: near or bbox allow no tile.
+        SurveyError: the journal's disk refuses.
+    """
+    index, done, number = localizer.live.get(), 0, 1
+    progress(0, len(images))
+    for _, group in itertools.groupby(images, lambda image: image.path.parent):
+        folder = list(group)
+        known = [journal.recall(image) for image in folder]
+        outcomes = [outcome for outcome in known if outcome is not None]
+        if len(outcomes) < len(folder):
+            shots = []
+            prepared = _prepared(localizer, folder, decode_threads)
+            for shot in _shots(localizer, index, prepared, max_batch):
+                shots.append(shot)
+                progress(done + len(shots), len(images))
+            outcomes = list(_located(index, shots, number))
+            if finish is not None:
+                outcomes = [
+                    _finished(finish, image, outcome)
+                    for image, outcome in zip(folder, outcomes, strict=True)
+                ]
+            for image, outcome in zip(folder, outcomes, strict=True):
+                journal.add(image, outcome)
+        done += len(folder)
+        progress(done, len(images))
+        number = max([number, *(1 + outcome.drive for outcome in outcomes if outcome.drive)])
+        yield from outcomes
+
+
+def _finished(finish: Finish, image: SurveyImage, outcome: Outcome) -> Outcome:
+    """Reads the file once more: a drive's files are too many to be kept."""
+    if outcome.problem is not None:
+        return outcome
+    try:
+        return finish(image, read_file(image), outcome)
+    except SurveyError as error:
+        return outcome._replace(problem=str(error))
+
+
+def _prepared(
+    localizer: Localizer, images: Sequence[SurveyImage], threads: int
+) -> Iterator[Prepared]:
+    """The images decoded in their order, a few ahead of the encoder."""
+    waiting: deque[Future[Prepared]] = deque()
+    with ThreadPoolExecutor(threads, "drive") as pool:
+        for image in images:
+            waiting.append(pool.submit(_prepare, localizer, image))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        for ready in waiting:
+            yield ready.result()
+
+
+def _prepare(localizer: Localizer, image: SurveyImage) -> Prepared:
+    try:
+        if image.problem is not None:
+            raise SurveyError(image.problem)
+        return image, localizer.prepare(read_file(image), image.hints, top_k=1)
+    except SkyfixError as error:
+        return image, error
+
+
+def _shots(
+    localizer: Localizer, index: TileIndex, prepared: Iterator[Prepared], max_batch: int
+) -> Iterator[Shot]:
+    """Of a frame that is encoded only its candidates are kept."""
+    while batch := list(itertools.islice(prepared, max_batch)):
+        queries = [query for _, query in batch if isinstance(query, Query)]
+        frames = iter(localizer.frames(index, queries, [None] * len(queries)))
+        for image, query in batch:
+            if isinstance(query, Query):
+                time = image.time or query.time
+                yield Shot(image, Taken.at(time) if time else None, next(frames))
+            else:
+                yield Shot(image, None, problem=str(query))
+
+
+def _located(index: TileIndex, shots: Sequence[Shot], first: int) -> Iterator[Outcome]:
+    """Outcomes in the order of the images. The drives are numbered from `first`."""
+    seen = [shot for shot in shots if shot.frame is not None]
+    order, timed = by_time([shot.taken for shot in seen])
+    frames = [
+        shot.frame._replace(seconds=shot.taken.seconds if timed and shot.taken else None)
+        for shot in (seen[number] for number in order)
+        if shot.frame is not None
+    ]
+    drives = locate_drive(index, frames) if frames else []
+    found = [
+        (number, frame) for number, drive in enumerate(drives, first) for frame in drive.frames
+    ]
+    places = {seen[number].image: place for number, place in zip(order, found, strict=True)}
+    for shot in shots:
+        time = shot.taken.text if shot.taken else None
+        if shot.image in places:
+            number, frame = places[shot.image]
+            yield Outcome.of_drive(shot.image.file, frame, number, time, index.version)
+        else:
+            yield Outcome(shot.image.file, time=time, problem=shot.problem)

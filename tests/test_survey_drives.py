@@ -1,0 +1,104 @@
+"""Drives of a survey: the folders' images located together."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from xml.etree import ElementTree
+
+import gpxpy
+import pytest
+from api_harness import publish
+from fakes import FakeEncoder, panorama_of
+
+from service.index.live_index import LiveIndex
+from service.locate.hints import Hints
+from service.locate.localizer import Localizer
+from service.survey.drives import survey_drives
+from service.survey.formats import FORMATS
+from service.survey.images import SurveyImage, find_images
+from service.survey.journal import Journal
+from service.survey.outcome import Outcome
+
+NORTH = Hints(heading_deg=0.0)
+SEEDS = range(6)
+
+
+@pytest.fixture
+def localizer(tmp_path: Path) -> Localizer:
+    encoder = FakeEncoder()
+    publish(tmp_path / "home", "town", SEEDS, encoder)
+    return Localizer(encoder, LiveIndex(tmp_path / "home", encoder.fingerprint), rolls=4)
+
+
+def drive_of(folder: Path, pauses_s: list[float]) -> list[SurveyImage]:
+    """An image more than there are pauses, named against the order of their times."""
+    folder.mkdir()
+    moments = itertools.accumulate(pauses_s, initial=0.0)
+    count = len(pauses_s) + 1
+    images = []
+    for seed, moment in enumerate(moments):
+        path = folder / f"{count - seed}.png"
+        path.write_bytes(panorama_of(seed))
+        time = datetime(2026, 5, 1) + timedelta(seconds=moment)
+        images.append(SurveyImage.at(path, Path(path.name), NORTH, time=time))
+    return sorted(images)
+
+
+def test_each_folder_is_a_drive_and_an_unreadable_image_a_problem(
+    localizer: Localizer, tmp_path: Path
+) -> None:
+    images = [*drive_of(tmp_path / "a", [1.0, 1.0]), *drive_of(tmp_path / "b", [1.0])]
+    images[1].path.write_bytes(b"no image")
+    found = list(survey_drives(localizer, images, Journal("any")))
+    assert [outcome.file for outcome in found] == [image.file for image in images]
+    assert [outcome.drive for outcome in found] == [1, None, 1, 2, 2]
+    assert [outcome.problem is None for outcome in found] == [True, False, True, True, True]
+    assert found[1].latitude is None
+
+
+def test_a_long_pause_begins_another_drive(localizer: Localizer, tmp_path: Path) -> None:
+    images = drive_of(tmp_path / "a", [1.0, 500.0, 1.0])
+    found = list(survey_drives(localizer, images, Journal("any")))
+    assert [outcome.drive for outcome in found] == [2, 2, 1, 1]  # the names run backwards
+
+
+def test_frames_without_times_keep_their_order(localizer: Localizer, tmp_path: Path) -> None:
+    drive_of(tmp_path / "a", [1.0, 1.0])
+    found = list(survey_drives(localizer, find_images([tmp_path / "a"], NORTH), Journal("any")))
+    assert [Path(outcome.file).name for outcome in found] == ["1.png", "2.png", "3.png"]
+    assert {outcome.time for outcome in found} == {None}
+
+
+def test_a_drive_that_was_located_is_not_located_again(
+    localizer: Localizer, tmp_path: Path
+) -> None:
+    images, out = drive_of(tmp_path / "a", [1.0, 1.0]), tmp_path / "places.csv"
+    encoder = localizer.encoder
+    assert isinstance(encoder, FakeEncoder)
+    with suppress(KeyboardInterrupt), Journal.of(out, "v1 in drives") as journal:
+        first = list(survey_drives(localizer, images, journal))
+        raise KeyboardInterrupt
+    calls = encoder.calls
+    with Journal.of(out, "v1 in drives") as journal:
+        assert list(survey_drives(localizer, images, journal)) == first
+    assert encoder.calls == calls
+
+
+def test_a_drive_is_a_line_in_every_format_that_has_lines() -> None:
+    outcomes = [
+        Outcome(f"{k}.jpg", 50.0, 15.0 + k, 9.0, 0.9, True, 0.0, "t", f"2026-05-01T00:00:0{9 - k}")
+        for k in range(3)
+    ]
+    outcomes = [outcome._replace(drive=1) for outcome in outcomes]
+    line = [17.0, 16.0, 15.0]  # by time
+    features = json.loads(FORMATS[".geojson"](outcomes))["features"]
+    assert [place[0] for place in features[-1]["geometry"]["coordinates"]] == line
+    (track,) = gpxpy.parse(FORMATS[".gpx"](outcomes)).tracks
+    assert [point.longitude for point in track.segments[0].points] == line
+    kml = ElementTree.fromstring(FORMATS[".kml"](outcomes))
+    (places,) = kml.iterfind(".//{*}LineString/{*}coordinates")
+    assert [float(place.split(",")[0]) for place in (places.text or "").split()] == line
