@@ -114,7 +114,7 @@ async def test_an_unusable_image_is_refused(client: httpx.AsyncClient, name: str
         ("bbox=1,2,3", "west,south,east,north"),
         ("bbox=0,20,1,10", "south"),
         ("heading=90", "query.heading=90: no such parameter: did you mean heading_deg? known are"),
-        ("where=here", "top_k, heading_deg"),
+        ("where=here", "known are heading_deg, heading"),
         ("top_k=1&heading_deg=1&heading_deg=2", "query.heading_deg=['1', '2']: given 2 times"),
         ("near=25,-80&near=25,-80", "near"),
         ("near=5_5.6,1", "near='5_5.6,1'"),
