@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.geo import LatLon, distance_m, offset
-from service.locate.drive_path import Frame, Motion, follow, moves_between
+from service.locate.drive_path import PART, Frame, Motion, _settled, follow, moves_between
 
 ORIGIN = LatLon(50.0, 15.0)
 
@@ -78,6 +78,15 @@ def test_a_frame_that_looks_like_elsewhere_is_settled_by_its_neighbours() -> Non
     assert found.count(0) == 20
     assert path.mount_deg == pytest.approx(90.0, abs=10.0)
     assert path.steadiness.min() > 0.8
+
+
+def test_a_long_drive_in_parts_has_the_weights_of_the_whole() -> None:
+    frames = street(2 * PART + 7, truth=0.6, others=8)
+    parts, whole = follow(frames), _settled(frames, Motion())
+    assert len(parts.frames) == len(whole.frames) == len(parts.steadiness) == len(frames)
+    for number, (one, other) in enumerate(zip(parts.weights, whole.weights, strict=True)):
+        assert one.max() == pytest.approx(other.max(), abs=1e-3), number
+    assert parts.mount_deg == pytest.approx(whole.mount_deg, abs=1.0)
 
 
 def test_a_jump_is_taken_where_a_drive_was_interrupted() -> None:

@@ -15,7 +15,7 @@ of travel: constant in a drive, and estimated. s^2 = lead_sigma_deg^2 + atan(til
 |p_j - p_i|)^2: the centres of two near tiles say little about a direction. `jump` bounds the cost
 of any step, so that one bad frame or a gap breaks nothing.
 
-Forward-backward gives every state's probability, in time and memory linear in the frames.
+Forward-backward gives every state's probability, in time linear in the frames.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ Leads = NDArray[np.complex128]
 # the work, then costs less than the first pass.
 NEGLIGIBLE = 1e-8
 MOUNTS_DEG = np.arange(-180.0, 180.0, 45.0)
+PART, MARGIN = 200, 20  # frames; 200 of unknown heading take up to half a gigabyte
 WINDOW = 4  # steps before a frame, and steps after
 STEP_TIMES = (1.0, 2.0, 4.0, 8.0)  # of step_m
 TOGETHER = 0.8  # share of steps without a jump that needs no longer steps
@@ -99,7 +100,7 @@ class DrivePath(NamedTuple):
         probabilities of its candidates.
     mount_deg: from the camera's heading to the direction of travel.
     steadiness: (T,) 0 to 1, how well the camera keeps to that angle around each frame.
-    together: share of the steps that need no jump.
+    together: share of the steps that need no jump, in the worst PART.
     """
 
     frames: list[Frame]
@@ -146,6 +147,33 @@ class Moves(NamedTuple):
 
 def follow(frames: Sequence[Frame], motion: Motion = USUAL) -> DrivePath:
     """The path through the frames, in their order; each has a candidate at least.
+
+    Memory holds the moves of one PART at a time: a frame says next to nothing about another frame
+    MARGIN away. The mount is the mean of the parts' mounts.
+    """
+    parts = [_part(frames, start, motion) for start in range(0, len(frames), PART)]
+    steady = [np.exp(1j * np.radians(part.mount_deg)) * part.steadiness.sum() for part in parts]
+    return DrivePath(
+        [frame for part in parts for frame in part.frames],
+        [weights for part in parts for weights in part.weights],
+        float(np.degrees(np.angle(np.sum(steady)))),
+        np.concatenate([part.steadiness for part in parts]),
+        min(part.together for part in parts),
+    )
+
+
+def _part(frames: Sequence[Frame], start: int, motion: Motion) -> DrivePath:
+    """The path from frame `start` on, found together with the frames around it."""
+    first = max(0, start - MARGIN)
+    path = _settled(frames[first : start + PART + MARGIN], motion)
+    own = slice(start - first, start - first + PART)
+    return path._replace(
+        frames=path.frames[own], weights=path.weights[own], steadiness=path.steadiness[own]
+    )
+
+
+def _settled(frames: Sequence[Frame], motion: Motion) -> DrivePath:
+    """The path at the best length of steps.
 
     Nobody states how far apart frames are. So longer steps are tried until the frames hold
     together, since a step that is longer than need be settles less.
