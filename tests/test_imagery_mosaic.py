@@ -20,8 +20,8 @@ from service.imagery.mosaic import MAX_OPEN, MosaicSource
 from service.imagery.raster import RasterSource
 from service.imagery.reading import AS_STATED
 from service.imagery.sheets import Sheet, SheetIndex
-from service.imagery.source import Ground, SourceError
-from service.imagery.source_kinds import open_source
+from service.imagery.source import Ground, SourceError, SourceMissing
+from service.imagery.source_kinds import open_again, open_source
 
 ON_THE_DATELINE = "+proj=tmerc +lat_0=0 +lon_0=180 +k=0.9996 +x_0=500000 +datum=WGS84"
 
@@ -262,3 +262,7 @@ def test_a_bad_sheet_is_named_and_a_changed_sheet_noticed(tmp_path: Path) -> Non
     (tmp_path / "c.tif").write_text("nothing")
     with pytest.raises(SourceError, match=r"c\.tif"):
         open_source(tmp_path)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    with pytest.raises(SourceMissing, match="holds no raster any more"):
+        open_again("mosaic", tmp_path, "town", "", AS_STATED)

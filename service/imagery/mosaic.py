@@ -23,7 +23,7 @@ from service.imagery.raster import RasterSource, stamp_of
 from service.imagery.reading import AS_STATED, Reading
 from service.imagery.sheets import Sheet, SheetIndex, check_one_kind, shown, summary
 from service.imagery.signature import ValueRange, range_to_show, signature
-from service.imagery.source import Cut, Ground, source_name
+from service.imagery.source import Cut, Ground, SourceMissing, source_name
 
 MAX_OPEN = 32  # rasters; each may hold its overviews and its mask open as well
 BLOCK = 32  # rows and columns of the grid
@@ -49,6 +49,7 @@ class MosaicSource(SampledSource):
             files: the rasters that were found; None: as at the ingest.
 
         Raises:
+            SourceMissing: all rasters are gone.
             SourceError: a sheet cannot be used, or the rasters are no sheets of one source.
         """
         self.path = path
@@ -56,6 +57,8 @@ class MosaicSource(SampledSource):
         self._reading = reading
         self._opened: dict[Path, RasterSource] = {}  # the last used last
         rasters = FolderContents(path).rasters if files is None else files
+        if not rasters:
+            raise SourceMissing(f"{path} holds no raster any more")
         self._all = [Sheet.of(file, reading) for file in rasters]
         self._sheets = sorted(shown(self._all), key=self._rank)
         if files is not None:
