@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,11 +13,16 @@ from xml.etree import ElementTree
 import gpxpy
 import pytest
 from api_harness import publish
-from fakes import FakeEncoder, panorama_of
+from fakes import FakeEncoder, coloured_region, panorama_of
 
+from service.build import build
+from service.cli.wiring import open_encoder
+from service.index.catalogue import Catalogue
 from service.index.live_index import LiveIndex
+from service.ingest import ingest
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer
+from service.settings import Settings
 from service.survey.drives import survey_drives
 from service.survey.formats import FORMATS
 from service.survey.images import SurveyImage, find_images
@@ -102,3 +108,24 @@ def test_a_drive_is_a_line_in_every_format_that_has_lines() -> None:
     kml = ElementTree.fromstring(FORMATS[".kml"](outcomes))
     (places,) = kml.iterfind(".//{*}LineString/{*}coordinates")
     assert [float(place.split(",")[0]) for place in (places.text or "").split()] == line
+
+
+def test_the_python_of_the_documents_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the shipped weights, on a region of six tiles."""
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "survey.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    home = tmp_path / "skyfix-data"
+    with Catalogue.of(home) as catalogue:
+        ingest(catalogue, coloured_region(tmp_path / "town", SEEDS), size_m=64.0)
+    build(home, open_encoder(Settings(home=home)))
+    (tmp_path / "photo.jpg").write_bytes(panorama_of(0))
+    drive_of(tmp_path / "photos", [1.0])
+    drive_of(tmp_path / "drive", [1.0, 1.0])
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {})
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("LatLon(")
+    assert len(rest) == 5
+    assert all("latitude=2" in line for line in rest)

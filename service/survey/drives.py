@@ -37,7 +37,7 @@ class Shot(NamedTuple):
 def survey_drives(
     localizer: Localizer,
     images: Sequence[SurveyImage],
-    journal: Journal,
+    journal: Journal | None = None,
     finish: Finish | None = None,
     progress: Report = lambda done, expected: None,
     *,
@@ -57,6 +57,7 @@ def survey_drives(
         HintError: near or bbox allow no tile.
         SurveyError: the journal's disk refuses.
     """
+    journal = journal or Journal("")
     index, done, number = localizer.live.get(), 0, 1
     progress(0, len(images))
     for _, group in itertools.groupby(images, lambda image: image.path.parent):

@@ -15,7 +15,7 @@ from service.survey.outcome import Outcome
 def survey(
     localizer: Localizer,
     images: Sequence[SurveyImage],
-    journal: Journal,
+    journal: Journal | None = None,
     finish: Finish | None = None,
     progress: Callable[[int, int], None] = lambda done, expected: None,
     *,
@@ -31,6 +31,7 @@ def survey(
     Raises:
         SurveyError: the journal's disk refuses. Else see `locate_images`.
     """
+    journal = journal or Journal("")
     ready = {image: known for image in images if (known := journal.recall(image))}
     rest = [image for image in images if image not in ready]
     expected = deque(images)
