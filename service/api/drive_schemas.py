@@ -80,7 +80,7 @@ class DriveSchema(Answer):
 
     frames: list[int] = Field(description="numbers in `frames`, from 0, in the order driven")
     mount_deg: float | None = Field(
-        description="degrees from the camera's heading to the direction of travel; null where the "
+        description="degrees from the direction of travel to the camera's heading; null where the "
         "camera does not keep to an angle, or the drive stands still"
     )
     track: dict[str, Any] | None = Field(

@@ -36,7 +36,7 @@ TILES_A_ROLL = 500  # of each heading that is tried, before the best states are 
 GAP_S = 120.0  # a longer pause ends a drive
 # The confidence is the logistic function of these numbers times (1, log odds of the weight around
 # the position, steadiness, excess): fitted to the drives of docs/benchmarks.md.
-CONFIDENCE = (-9.97, 0.543, 11.8, -0.495)
+CONFIDENCE = (-10.28, 0.475, 12.65, -0.424)
 RADIUS_SCALE = 1.0  # radius over spread that holds for nine in ten frames
 STEADY = 0.7  # mean steadiness from which a mount is stated
 LEAST_DEVIATION = 0.02  # of squared distances
@@ -68,7 +68,7 @@ class DriveFrame:
 class Drive:
     """The frames of one drive, in their order.
 
-    mount_deg: from the camera's heading to the direction of travel, None where the drive does not
+    mount_deg: from the direction of travel to the camera's heading, None where the drive does not
     keep to one. index_version: what was searched.
     """
 

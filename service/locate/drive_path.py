@@ -6,12 +6,12 @@ a heading h_i of the camera. With d_i the squared descriptor distance:
     seen(i)    = exp(-(d_i - min d) / temperature)
     step(i, j) = exp(-max(0, |p_j - p_i| - reach)^2 / 2 step_sigma_m^2)
     turn(i, j) = T + (1 - T) bell(h_j - h_i, turn_sigma_deg)                     T = turn_tail
-    lead(i, j) = L + (1 - L) bell(b_ij - (h_i + h_j) / 2 - mount, s)             L = lead_tail
+    lead(i, j) = L + (1 - L) bell(b_ij - (h_i + h_j) / 2 + mount, s)             L = lead_tail
     move(i, j) = step turn lead + jump
     bell(a, s) = exp((cos a - 1) / s^2)          von Mises', near exp(-a^2 / 2 s^2) for small s
 
-b_ij is the bearing from p_i to p_j. `mount` is the angle from the camera's heading to the direction
-of travel: constant in a drive, and estimated. s^2 = lead_sigma_deg^2 + atan(tile_noise_m /
+b_ij is the bearing from p_i to p_j. `mount` is the angle from the direction of travel to the
+camera's heading: constant in a drive, and estimated. s^2 = lead_sigma_deg^2 + atan(tile_noise_m /
 |p_j - p_i|)^2: the centres of two near tiles say little about a direction. `jump` bounds the cost
 of any step, so that one bad frame or a gap breaks nothing.
 
@@ -98,7 +98,7 @@ class DrivePath(NamedTuple):
 
     frames: the given ones, without candidates of no probability. weights: for each frame (K,), the
         probabilities of its candidates.
-    mount_deg: from the camera's heading to the direction of travel.
+    mount_deg: from the direction of travel to the camera's heading.
     steadiness: (T,) 0 to 1, how well the camera keeps to that angle around each frame.
     together: share of the steps that need no jump, in the worst PART.
     """
@@ -138,7 +138,7 @@ class Moves(NamedTuple):
 
     def towards(self, mount_deg: float, motion: Motion) -> Moves:
         """The moves with the weight of `lead` as well."""
-        cosine = (self.lead * np.exp(-1j * np.radians(mount_deg))).real
+        cosine = (self.lead * np.exp(1j * np.radians(mount_deg))).real
         lead = np.exp((cosine - 1.0) * self.sharpness)
         return self._replace(
             weight=self.weight * (motion.lead_tail + (1.0 - motion.lead_tail) * lead)
@@ -206,10 +206,10 @@ def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
         return _Chain(frames, [move.towards(mount_deg, motion) for move in moves], motion)
 
     chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.log_likelihood)
-    mount_deg = float(np.degrees(np.angle(chain.driven()[0].sum())))
+    mount_deg = -float(np.degrees(np.angle(chain.driven()[0].sum())))
     chain = towards(mount_deg)
     towards_mount, metres, stayed = chain.driven()
-    straight = (towards_mount * np.exp(-1j * np.radians(mount_deg))).real
+    straight = (towards_mount * np.exp(1j * np.radians(mount_deg))).real
     return DrivePath(
         frames,
         chain.weights(),
