@@ -193,6 +193,7 @@ async def test_a_body_of_another_type_is_refused(client: httpx.AsyncClient) -> N
         ([("panorama", ("p.jpg", JPEG)), ("submit", (None, b"send"))], "'submit'"),
         ([("panorama", ("p.jpg", JPEG)), ("heading_deg", (None, b"9"))], "query, ?heading_deg=…"),
         ([("heading_deg", ("h.txt", b"9")), ("panorama", ("p.jpg", JPEG))], "?heading_deg=…"),
+        ([("panorama", (None, b"street.jpg"))], "is text: send a file (curl -F panorama=@"),
     ],
 )
 async def test_a_form_holds_panoramas_only(

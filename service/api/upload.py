@@ -156,7 +156,7 @@ def _too_large(size: int, limits: BodyLimits) -> BodyTooLargeError:
 class _Form:
     """Keeps parts `panorama`, and refuses any other part as soon as its headers are read.
 
-    A part needs no filename: many libraries send none, or only `filename*`.
+    A part needs no filename unless its bytes are text: many libraries send none, or `filename*`.
     """
 
     def __init__(self, content_type: str, limits: BodyLimits) -> None:
@@ -197,6 +197,10 @@ class _Form:
         # Browsers send an empty file without a name when the user has chosen none.
         if any(name == b"" and not file.tell() for name, file in self._files):
             raise UploadError(f"no file was chosen for the form's field {FIELD!r}: choose one")
+        if any(name is None and _is_text(file.getvalue()) for name, file in self._files):
+            raise UploadError(
+                f"the form's field {FIELD!r} is text: send a file (curl -F {FIELD}=@street.jpg)"
+            )
         return [file.getvalue() for _, file in self._files]  # shares the buffer: no second copy
 
     def _begin_part(self) -> None:
@@ -238,3 +242,12 @@ def _check_field(field: str) -> None:
         )
     if field != FIELD:
         raise UploadError(f"the form's field {field[:40]!r} is not known: send files {FIELD!r}")
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether all bytes are UTF-8. An image's first bytes are not."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
