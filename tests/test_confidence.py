@@ -7,10 +7,13 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.geo import LatLon, distance_m, offset
-from service.index.stored_calibration import Calibration, CalibrationError
-from service.locate.confidence import Numbers, fuse
+from service.index.stored_calibration import Calibration, CalibrationError, Weights
+from service.locate.confidence import IN_INDEX, Numbers, fuse
+from service.locate.fit_calibration import TEMPERATURES
 
 STRIDE_M, SIZE_M = 16.0, 64.0
 WEIGHTS = ((1.0, -2.0, 3.0), (0.5, 1.0, -0.7))
@@ -73,23 +76,45 @@ def test_one_candidate_is_the_position_with_the_cells_radius() -> None:
     assert (fused.confidence, fused.in_index) == (None, None)
 
 
-@pytest.mark.parametrize(("limit", "in_index"), [(0.41, True), (0.39, False)])
-def test_confidence_follows_its_formula_and_in_index_its_distance(
-    limit: float, in_index: bool
-) -> None:
-    calibration = dataclasses.replace(GRID, weights=WEIGHTS, in_index_distance=limit)
+@pytest.mark.parametrize("constant", [1.0, -3.0])
+def test_confidence_follows_its_formula_and_in_index_its_first_factor(constant: float) -> None:
+    calibration = dataclasses.replace(GRID, weights=((constant, -2.0, 3.0), (0.5, 1.0, -0.7)))
     fused = fuse(grid(ORIGINS[0]), bowl(grid(ORIGINS[0]), ORIGINS[0]), calibration)
     spread = fused.radius_m / GRID.radius_scale
-    inside = 1.0 - 2.0 * fused.nearest + 3.0 * fused.agreement
+    inside = constant - 2.0 * fused.nearest + 3.0 * fused.agreement
     placed = 0.5 + 1.0 * fused.agreement - 0.7 * np.log(spread / GRID.reach_m)
     expected = 1.0 / (1.0 + np.exp(-inside)) / (1.0 + np.exp(-placed))
     assert fused.confidence == pytest.approx(expected)
-    assert (fused.nearest, fused.in_index) == (pytest.approx(0.4), in_index)
+    assert (fused.nearest, fused.in_index) == (pytest.approx(0.4), constant > 0.0)
+
+
+WEIGHT = st.tuples(*[st.floats(-60.0, 60.0)] * 3)
+METRES = st.floats(-300.0, 300.0)
+
+
+@given(
+    candidates=st.lists(st.tuples(METRES, METRES, st.floats(0.0, 4.0)), min_size=1, max_size=30),
+    weights=st.tuples(WEIGHT, WEIGHT),
+    temperature=st.sampled_from(TEMPERATURES),
+)
+def test_no_confidence_reaches_a_half_where_in_index_is_false(
+    candidates: list[tuple[float, float, float]],
+    weights: tuple[Weights, Weights],
+    temperature: float,
+) -> None:
+    centres = np.array([offset(ORIGINS[1], east, north) for east, north, _ in candidates])
+    distances = np.array([distance for *_, distance in candidates])
+    calibration = dataclasses.replace(GRID, weights=weights, agreement_temperature=temperature)
+    fused = fuse(centres, distances, calibration)
+    assert fused.confidence is not None
+    assert 0.0 <= fused.confidence <= 1.0
+    assert fused.in_index or fused.confidence < IN_INDEX
 
 
 def test_a_calibration_survives_storage_and_damage_is_named() -> None:
     stored = dataclasses.replace(GRID, weights=WEIGHTS, source="town").as_dict()
     assert Calibration.from_dict(json.loads(json.dumps(stored))).as_dict() == stored
+    assert Calibration.from_dict({**stored, "in_index_distance": 0.9}).as_dict() == stored  # older
     for damage in ({"weights": [1.0, 2.0, 3.0]}, {"unheard_of": 1}, {"weights": "x"}):
         with pytest.raises(CalibrationError, match="cannot be read"):
             Calibration.from_dict({**stored, **damage})

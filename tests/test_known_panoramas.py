@@ -95,6 +95,9 @@ def test_an_evaluation_separates_inside_from_elsewhere(
     assert report.inside["within_10m"] == report.certainty["auroc"] == 1.0
     assert report.certainty["others_said_inside"] == 0.0
     assert json.dumps(report.inside)
+    next_door = evaluate(localizer, tmp_path / "street").certainty
+    assert next_door["others"] == COUNT
+    assert next_door["others_said_inside"] == 0.0
 
 
 def test_a_wrong_heading_misleads_unless_it_is_ignored(
@@ -119,7 +122,7 @@ def test_without_calibration_no_confidence_is_made_up(localizer: Localizer, tmp_
     assert fix.radius_m is not None
     report = evaluate(plain, tmp_path / "street")
     assert report.calibration == "not calibrated"
-    assert (report.certainty["calibration_error"], report.certainty["auroc"]) == (None, None)
+    assert report.certainty["calibration_error"] is None
 
 
 def test_too_few_panoramas_publish_nothing(localizer: Localizer, tmp_path: Path) -> None:

@@ -194,8 +194,8 @@ class FixSchema(Answer):
         "position, if half of all panoramas come from elsewhere; null without calibration",
     )
     in_index: bool | None = Field(
-        description="false: probably not taken where this index has imagery; null without "
-        "calibration"
+        description="false: probably not taken where this index has imagery, and confidence is "
+        "below 0.5; null without calibration"
     )
     matches: list[MatchSchema] = Field(description="best first, at most top_k")
     index_version: str = Field(examples=[VERSION])

@@ -13,7 +13,10 @@ from service.cli.progress import progress_bar
 from service.settings import Settings
 
 INSIDE = f"Folder of {POSES} of this region."
-ELSEWHERE = f'Folder of {POSES} from elsewhere, to measure "not in this index".'
+ELSEWHERE = (
+    f'Folder of {POSES} from elsewhere, to measure "not in this index". Default: search the '
+    "region's own panoramas again, without the tiles that show their positions."
+)
 
 DRIVES = "FOLDER is a drive, or a folder of drives: locate the frames of each drive together."
 

@@ -43,7 +43,6 @@ class Calibration:
     radius_scale: float = SQRT_1_5
     agreement_temperature: float = 0.1
     weights: tuple[Weights, Weights] | None = None
-    in_index_distance: float = 2.0  # two unrelated unit vectors'
     source: str = "not calibrated"
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,7 +61,9 @@ class Calibration:
             if weights is not None:
                 inside, placed = weights
                 weights = (_three(inside), _three(placed))
-            return cls(**{**values, "weights": weights})
+            # Older calibrations hold a distance that decided in_index; now the weights do.
+            own = {name: value for name, value in values.items() if name != "in_index_distance"}
+            return cls(**{**own, "weights": weights})
         except (KeyError, TypeError, ValueError) as error:
             raise CalibrationError(f"the stored calibration cannot be read: {error!r}") from error
 

@@ -21,7 +21,7 @@ is the probability that it was taken in this index at all; the second, that the 
     n           = least d in the cluster
     agreement   = sum(v_i) over candidates within 2 reach_m of the position / sum(v_i)
     v_i         = exp(-(d_i - min d) / agreement_temperature)
-    in_index    = n <= in_index_distance
+    in_index    = the first factor >= 1/2, so that the confidence is below 1/2 where it is false
 
 n says how well the imagery matches, agreement whether other positions match as well, and the
 spread whether the tiles around the position agree. `locate.fit_calibration` fits a, b and the
@@ -38,6 +38,8 @@ from numpy.typing import NDArray
 
 from model.geo import LatLon, metres_per_degree, offset
 from service.index.stored_calibration import Calibration
+
+IN_INDEX = 0.5  # least probability at which in_index is true: no confidence without it is higher
 
 Numbers = NDArray[np.float64]
 
@@ -93,9 +95,10 @@ def fuse(centres: Numbers, distances: Numbers, calibration: Calibration) -> Fuse
     if calibration.weights is None:
         return fused
     a, b = calibration.weights
+    inside = float(logistic(a, fused.inside_features))
     return fused._replace(
-        confidence=float(logistic(a, fused.inside_features) * logistic(b, fused.radius_features)),
-        in_index=fused.nearest <= calibration.in_index_distance,
+        confidence=inside * float(logistic(b, fused.radius_features)),
+        in_index=inside >= IN_INDEX,
     )
 
 

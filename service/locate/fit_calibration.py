@@ -20,7 +20,7 @@ from service.locate.confidence import FusedPosition, Numbers, fuse, logistic
 
 MIN_PANORAMAS = 20
 TEMPERATURES = (0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16, 0.24, 0.32, 0.48)
-SHARE = 0.9  # of good positions that lie within the radius; of inside panoramas with in_index
+SHARE = 0.9  # of good positions that lie within the radius
 RIDGE = 0.1  # penalty on standardised weights, in panoramas: keeps separable data finite
 STEPS = 50
 MIN_LIKELIHOOD = 1e-9  # so that a single surprise does not decide alone
@@ -60,8 +60,6 @@ def fit(tiles: Calibration, panoramas: Sequence[KnownPanorama], source: str) -> 
     trials = [dataclasses.replace(plain, temperature=trial) for trial in TEMPERATURES]
     best = min(trials, key=lambda trial: _mean_error(trial, inside))
     best = dataclasses.replace(best, radius_scale=_radius_scale(best, inside))
-    nearest = [position.nearest for position in locate_all(best, inside)[0]]
-    best = dataclasses.replace(best, in_index_distance=float(np.quantile(nearest, SHARE)))
     trials = [dataclasses.replace(best, agreement_temperature=trial) for trial in TEMPERATURES]
     fitted = [_fit_confidence(trial, panoramas) for trial in trials]
     return max(fitted, key=lambda scored: scored[0])[1]

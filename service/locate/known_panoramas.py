@@ -31,7 +31,7 @@ from service.locate.fit_calibration import (
     locate_all,
 )
 from service.locate.hints import UNKNOWN, Hints
-from service.locate.localizer import Localizer
+from service.locate.localizer import NO_HINTS, Localizer
 
 COLUMNS = ("file", "latitude", "longitude")
 UNSEEN = 3.0  # times reach_m: tiles this far from a position share no ground with the tile there
@@ -111,15 +111,7 @@ def calibrate(
                 f"{pose.file}, taken at {pose.truth.latitude},{pose.truth.longitude}, is not from "
                 "elsewhere: the index has imagery of that position"
             )
-    found: list[KnownPanorama] = []
-    for done, pose in enumerate([*poses, *strangers], start=1):
-        searches: list[tuple[Mask | None, LatLon | None]] = [(None, pose.truth)]
-        if done > len(poses):
-            searches = [(None, None)]
-        elif not strangers:
-            searches.append((~_may_show(index, pose), None))
-        found += _search(localizer, index, pose.file, searches)
-        progress(done, len(poses) + len(strangers))
+    found = _search_all(localizer, index, poses, strangers, progress)
     source = f"{len(poses)} panoramas of {_names(inside)}"
     if strangers:
         source += f" against {len(strangers)} of {_names(others)}"
@@ -135,16 +127,38 @@ def _names(folders: Sequence[Path]) -> str:
     return ", ".join(folder.resolve().name for folder in folders)
 
 
+def _search_all(
+    localizer: Localizer,
+    index: TileIndex,
+    poses: Sequence[Pose],
+    strangers: Sequence[Pose],
+    progress: Progress,
+    hints: Hints = NO_HINTS,
+) -> list[KnownPanorama]:
+    """Searches each panorama, and without `strangers` again among the tiles that do not show it.
+
+    Panoramas of this index come first.
+    """
+    found: list[KnownPanorama] = []
+    for done, pose in enumerate([*poses, *strangers], start=1):
+        searches: list[tuple[Mask | None, LatLon | None]] = [(None, pose.truth)]
+        if done > len(poses):
+            searches = [(None, None)]
+        elif not strangers:
+            searches.append((~_may_show(index, pose), None))
+        found += _search(localizer, index, pose.file, searches, hints)
+        progress(done, len(poses) + len(strangers))
+    return sorted(found, key=lambda panorama: panorama.truth is None)
+
+
 def _search(
     localizer: Localizer,
     index: TileIndex,
     file: Path,
     searches: Sequence[tuple[Mask | None, LatLon | None]],
-    *,
-    heading_known: bool = True,
+    hints: Hints,
 ) -> list[KnownPanorama]:
     """Searches a panorama once for each pair of allowed rows and true position."""
-    hints = Hints() if heading_known else Hints(heading_deg=UNKNOWN)
     query = localizer.prepare(file.read_bytes(), hints, top_k=1)
     found = localizer.candidates(index, query, [rows for rows, _ in searches])
     return [
@@ -177,7 +191,8 @@ def evaluate(
 
     Args:
         inside: folder of panoramas taken where the index has imagery.
-        other: folder of panoramas taken elsewhere, to measure "not in this index".
+        other: folder of panoramas taken elsewhere, to measure "not in this index". Without it, as
+            for `calibrate`.
         heading_known: False ignores the headings that the panoramas state.
 
     Raises:
@@ -185,12 +200,8 @@ def evaluate(
     """
     poses, strangers = read_poses(inside), read_poses(other) if other else []
     index = localizer.live.get()
-    truths = [*(pose.truth for pose in poses), *(None for _ in strangers)]
-    found: list[KnownPanorama] = []
-    for pose, truth in zip([*poses, *strangers], truths, strict=True):
-        search = [(None, truth)]
-        found += _search(localizer, index, pose.file, search, heading_known=heading_known)
-        progress(len(found), len(truths))
+    hints = NO_HINTS if heading_known else Hints(heading_deg=UNKNOWN)
+    found = _search_all(localizer, index, poses, strangers, progress, hints)
     fused, errors_m = locate_all(index.calibration, found)
     best_m = [
         distance_m(LatLon(*panorama.centres[0]), pose.truth)
