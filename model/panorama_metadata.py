@@ -73,9 +73,11 @@ def read_panorama(
     sources = {"heading_deg": heading.source, "projection": chosen.source}
     notes = {"heading_deg": heading.note, "projection": chosen.note}
     sources |= {**extent.sources, **tilt.sources}
-    if chosen.name == "rectilinear":  # its horizon and its pitch state the same
-        name, same = (PITCH, HORIZON) if HORIZON in given else (HORIZON, PITCH)
-        sources[name] = sources[same]
+    is_photograph = chosen.name == "rectilinear"
+    if is_photograph and HORIZON not in given:
+        sources[HORIZON] = sources[PITCH]  # both state the same
+    elif not is_photograph and PITCH not in given and HORIZON in given:
+        sources[PITCH] = ASSUMED
     notes |= {**extent.notes, **tilt.notes}
     degrees = None if heading.degrees is None else heading.degrees % 360.0
     noted = {name: note for name, note in notes.items() if note is not None}

@@ -47,7 +47,7 @@ def choose_projection(
     if given is not None:
         return StatedProjection(given, "given")
     if "ProjectionType" in gpano:
-        return StatedProjection(_written(gpano), STATED)
+        return StatedProjection(_known(gpano["ProjectionType"]), STATED)
     is_panorama = any("Pano" in name or "Crop" in name for name in gpano)
     if lens is None or is_panorama or widest_deg > MAX_RECTILINEAR_DEG:
         return StatedProjection("equirectangular", ASSUMED)
@@ -74,13 +74,12 @@ def extent_of(
     """
     if projection == "rectilinear":
         return lens or UNKNOWN
-    if "ProjectionType" in gpano and _written(gpano) != projection:
+    if gpano.get("ProjectionType", projection).lower() != projection:
         gpano = {}  # its numbers are of another projection
     return choose_cylinder(gpano) if projection == "cylindrical" else choose_extent(gpano, size)
 
 
-def _written(gpano: Mapping[str, str]) -> ImageProjection:
-    stated = gpano["ProjectionType"]
+def _known(stated: str) -> ImageProjection:
     for known in PROJECTIONS:
         if stated.lower() == known:
             return known

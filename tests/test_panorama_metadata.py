@@ -131,6 +131,14 @@ def test_metadata_is_not_read_if_all_values_are_given(fields):
     assert {panorama.sources[name] for name in GIVEN} == {"given"}
 
 
+@pytest.mark.parametrize("stated", ["cubestrip", "cylindrical"])
+def test_a_given_projection_goes_before_gpano_s_and_its_numbers(stated):
+    data = photo(xmp=attributes(**full(900, ProjectionType=stated)))
+    panorama = read_panorama(data, projection="equirectangular")
+    assert panorama.geometry == PanoramaGeometry(None)
+    assert panorama.sources["projection"] == "given"
+
+
 def test_a_projection_s_name_may_have_capitals():
     xmp = attributes(**full(ProjectionType="Equirectangular", PoseHeadingDegrees=90))
     assert read_panorama(photo(xmp=xmp)).geometry.heading_of_centre_deg == 90

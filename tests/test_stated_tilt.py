@@ -53,6 +53,7 @@ def test_a_given_horizon_is_not_added_to_gpano_s_pitch():
     panorama = read_panorama(photo(**FULL, **POSE), horizon=0.4)
     assert panorama.geometry.tilt == Tilt(0.0, pytest.approx(TILT.roll_deg))
     assert panorama.geometry.horizon == 0.4
+    assert panorama.sources["pitch_deg"] == "assumed"
 
 
 def test_angles_that_cannot_be_are_ignored_and_noted():
