@@ -39,13 +39,17 @@ def built(tmp_path: Path, options: list[str]) -> Path:
     return region
 
 
-def error_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on standard error of a command that fails with exit code 1."""
+def error_line(argv: list[str], capsys: pytest.CaptureFixture[str], said: str = "") -> str:
+    """The one line on standard error of a command that fails with exit code 1.
+
+    said: what standard output begins with; nothing else may stand there.
+    """
     capsys.readouterr()
     assert main(argv) == 1
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("skyfix: ")]
-    assert (out, len(lines)) == ("", 1)
+    assert out.startswith(said)
+    assert (out.count("\n"), len(lines)) == (bool(said), 1)
     assert "Traceback" not in err
     return lines[0]
 
@@ -146,7 +150,8 @@ def test_each_problem_is_one_line_with_exit_code_1(
     assert "skyfix build" in error_line([*locate, "--home", str(tmp_path / "empty")], capsys)
     assert "000099" in error_line(["activate", "000099-20250101T000000Z", *options], capsys)
     assert "nowhere.tif" in error_line(["ingest", "nowhere.tif", *options], capsys)
-    assert "0 m" in error_line(["ingest", str(built), "--size-m", "0", *options], capsys)
+    no_size = ["ingest", str(built), "--size-m", "0", *options]
+    assert "0 m" in error_line(no_size, capsys, "town/: 1 list of images (tiles.csv), 3 pictures")
     assert "ingest" in error_line(["build", *options, "--home", str(tmp_path / "empty")], capsys)
     assert "SKYFIX_PORT" in error_line(["serve", "--port", "70000", *options], capsys)
 

@@ -114,13 +114,14 @@ class FolderContents:
         folders = len({file.parent for file in self.rasters})
         csvs = len(self.others.get(".csv", ()))
         other = {suffix: files for suffix, files in self.others.items() if suffix != ".csv"}
+        unplaced = "" if self.lists else " that nothing places"
         counts = (
             (len(self.rasters), "raster", f" in {folders} folders" if folders > 1 else ""),
             (sum(self.map_tiles.values()), "map tile", " z/x/y"),
             (self.quadkeys, "map tile", " named by quadkeys"),
             (self.exploded, "map tile", " of an ArcGIS cache"),
             (len(self.lists), "list", " of images (tiles.csv)"),
-            (self.unplaced.total(), "picture", f" that nothing places{_named(self.unplaced)}"),
+            (self.unplaced.total(), "picture", unplaced + _named(self.unplaced)),
             (csvs, "CSV", " without the columns of tiles.csv"),
             (sum(map(len, other.values())), "other file", _named(other)),
         )
