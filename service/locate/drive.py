@@ -36,7 +36,7 @@ TILES_A_ROLL = 500  # of each heading that is tried, before the best states are 
 GAP_S = 120.0  # a longer pause ends a drive
 # The confidence is the logistic function of these numbers times (1, log odds of the weight around
 # the position, steadiness, excess): fitted to the drives of docs/benchmarks.md.
-CONFIDENCE = (-10.28, 0.475, 12.65, -0.424)
+CONFIDENCE = (-7.085, 0.469, 8.9, -0.325)
 RADIUS_SCALE = 1.0  # radius over spread that holds for nine in ten frames
 STEADY = 0.7  # mean steadiness from which a mount is stated
 LEAST_DEVIATION = 0.02  # of squared distances
