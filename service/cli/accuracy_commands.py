@@ -7,10 +7,15 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.cli.options import OTHERS, POSES, arg, command, folders
 from service.cli.progress import progress_bar
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.locate.known_drives import DriveReport
+    from service.locate.known_panoramas import Report
 
 INSIDE = f"Folder of {POSES} of this region."
 ELSEWHERE = (
@@ -66,11 +71,8 @@ def _evaluate(arguments: argparse.Namespace, settings: Settings) -> None:
             progress,
             heading_known=not arguments.heading_unknown,
         )
-    if arguments.json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
-        return
-    print(f"index {report.index_version}, calibration: {report.calibration}")
-    _print({**report.inside, **report.certainty})
+    heading = f"index {report.index_version}, calibration: {report.calibration}"
+    _print(arguments, report, heading, {**report.inside, **report.certainty})
 
 
 def _evaluate_drives(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -87,14 +89,19 @@ def _evaluate_drives(arguments: argparse.Namespace, settings: Settings) -> None:
             progress,
             heading_known=not arguments.heading_unknown,
         )
+    _print(arguments, report, f"index {report.index_version}", report.figures)
+
+
+def _print(
+    arguments: argparse.Namespace,
+    report: Report | DriveReport,
+    heading: str,
+    figures: Mapping[str, float | None],
+) -> None:
     if arguments.json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
         return
-    print(f"index {report.index_version}")
-    _print(report.figures)
-
-
-def _print(figures: Mapping[str, float | None]) -> None:
+    print(heading)
     for name, value in figures.items():
         print(f"{name:24} {'-' if value is None else format(value, '.4g')}")
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -197,13 +198,15 @@ def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
             itertools.pairwise(frames), _reaches_m(frames, motion), strict=True
         )
     ]
-    first = _Chain(frames, moves, motion)
+    first = _Chain(_seen(frames, motion), moves, motion.jump)
     kept = [weights > NEGLIGIBLE for weights in first.weights()]
     frames = [frame.only(keep) for frame, keep in zip(frames, kept, strict=True)]
     moves = [move.only(*keep) for move, keep in zip(moves, itertools.pairwise(kept), strict=True)]
 
+    seen = _seen(frames, motion)
+
     def towards(mount_deg: float) -> _Chain:
-        return _Chain(frames, [move.towards(mount_deg, motion) for move in moves], motion)
+        return _Chain(seen, [move.towards(mount_deg, motion) for move in moves], motion.jump)
 
     chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.log_likelihood)
     mount_deg = -float(np.degrees(np.angle(chain.driven()[0].sum())))
@@ -261,18 +264,21 @@ def moves_between(before: Frame, after: Frame, reach_m: float, motion: Motion) -
     return Moves(start, end, weight, metres, lead, sharpness)
 
 
+def _seen(frames: Sequence[Frame], motion: Motion) -> list[Numbers]:
+    """For each frame (K,), `seen` of the formulas above."""
+    return [
+        np.exp(-(frame.distances - frame.distances.min()) / motion.temperature) for frame in frames
+    ]
+
+
 class _Chain:
     """The forward pass over given moves; the backward pass follows where it is asked for.
 
     weights are scaled frame by frame, so that nothing underflows.
     """
 
-    def __init__(self, frames: list[Frame], moves: list[Moves], motion: Motion) -> None:
-        self._moves, self._jump = moves, motion.jump
-        self._seen = [
-            np.exp(-(frame.distances - frame.distances.min()) / motion.temperature)
-            for frame in frames
-        ]
+    def __init__(self, likelihoods: list[Numbers], moves: list[Moves], jump: float) -> None:
+        self._seen, self._moves, self._jump = likelihoods, moves, jump
         self._forward = [self._seen[0] / self._seen[0].sum()]
         totals = []
         for move, seen in zip(moves, self._seen[1:], strict=True):
@@ -283,6 +289,7 @@ class _Chain:
             self._forward.append(state / total)
         self.log_likelihood = float(np.log(np.array(totals)).sum())
 
+    @cached_property
     def _backward(self) -> list[Numbers]:
         behind = [np.ones(len(self._seen[-1]))]
         for move, seen, after in zip(
@@ -296,14 +303,14 @@ class _Chain:
 
     def weights(self) -> list[Numbers]:
         """For each frame the probabilities of its states."""
-        products = [a * b for a, b in zip(self._forward, self._backward(), strict=True)]
+        products = [a * b for a, b in zip(self._forward, self._backward, strict=True)]
         return [product / product.sum() for product in products]
 
     def driven(self) -> tuple[Leads, Numbers, Numbers]:
         """(T - 1,) for each step: means of metres times lead and of metres; the share unjumped."""
         turned, driven, stayed = [], [], []
         for move, before, after, behind in zip(
-            self._moves, self._forward[:-1], self._seen[1:], self._backward()[1:], strict=True
+            self._moves, self._forward[:-1], self._seen[1:], self._backward[1:], strict=True
         ):
             ahead = after * behind
             share = before[move.start] * move.weight * ahead[move.end]

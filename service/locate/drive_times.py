@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from service.locate.drive import Drive, locate_drive
+from service.locate.drive_path import Frame
 from service.locate.hints import HintError
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
 
 
 class Taken(NamedTuple):
@@ -54,3 +59,26 @@ def by_time(times: Sequence[Taken | None]) -> tuple[list[int], bool]:
     if len(known) < len(times) or len({time.clock for time in known}) > 1:
         return list(range(len(times))), False
     return sorted(range(len(known)), key=lambda number: known[number].seconds), True
+
+
+class Driven(NamedTuple):
+    """The drives that frames make.
+
+    numbers: for each drive, its frames' numbers in the order that was driven.
+    timed: whether times gave that order, else the given order.
+    """
+
+    drives: list[Drive]
+    numbers: list[list[int]]
+    timed: bool
+
+
+def locate_by_time(
+    index: TileIndex, frames: Sequence[Frame], times: Sequence[Taken | None]
+) -> Driven:
+    """The drives among frames, one at least, in the order of `by_time`."""
+    order, timed = by_time(times)
+    seconds = [time.seconds if timed and time else None for time in times]
+    ordered = [frames[number]._replace(seconds=seconds[number]) for number in order]
+    drives, numbers = locate_drive(index, ordered), iter(order)
+    return Driven(drives, [[next(numbers) for _ in drive.frames] for drive in drives], timed)

@@ -10,8 +10,8 @@ import numpy as np
 
 from model.geo import distance_m
 from service.locate.confidence import Numbers
-from service.locate.drive import DriveFrame, locate_drive
-from service.locate.drive_times import Taken, by_time
+from service.locate.drive import DriveFrame
+from service.locate.drive_times import Taken, locate_by_time
 from service.locate.fit_calibration import calibration_error
 from service.locate.hints import UNKNOWN, Hints
 from service.locate.known_panoramas import (
@@ -88,11 +88,9 @@ def _measure(
         errors_m.append(distance_m(fix.position, pose.truth))
         found += localizer.frames(index, [query], [None])
         taken.append(Taken.at(query.time) if query.time else None)
-    order, timed = by_time(taken)
-    moments = [time.seconds if timed and time else None for time in taken]
-    ordered = [found[number]._replace(seconds=moments[number]) for number in order]
-    located = [frame for drive in locate_drive(index, ordered) for frame in drive.frames]
-    return errors_m, [located[place] for place in np.argsort(order)]
+    drives, numbers, _ = locate_by_time(index, found, taken)
+    located = [frame for drive in drives for frame in drive.frames]
+    return errors_m, [located[place] for place in np.argsort(np.concatenate(numbers))]
 
 
 def _errors(name: str, errors_m: Numbers) -> Figures:

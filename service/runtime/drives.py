@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import SkyfixError
-from service.locate.drive import STATES_OF_ROLLS, Drive, locate_drive
+from service.locate.drive import STATES_OF_ROLLS, Drive
 from service.locate.drive_path import Frame
-from service.locate.drive_times import Taken, by_time
+from service.locate.drive_times import Taken, locate_by_time
 from service.locate.localizer import Localizer
 from service.runtime.admission import OverloadedError
 
@@ -58,15 +58,14 @@ class HeldFrame(NamedTuple):
             taken,
         )
 
-    def frame(self, index: TileIndex, *, timed: bool) -> Frame:
-        """The whole frame, with its time if it counts. `index`: the version of the rows."""
+    def frame(self, index: TileIndex) -> Frame:
+        """The whole frame but for its time. `index`: the version of the rows."""
         rows = self.rows.astype(np.int64)
         return Frame(
             rows,
             index.tiles.positions(rows),
             self.distances.astype(np.float64),
             self.headings_deg.astype(np.float64),
-            self.taken.seconds if timed and self.taken else None,
         )
 
 
@@ -107,20 +106,19 @@ class HeldDrive:
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Keep an upload's frames and problems."""
         self.outcomes += outcomes
-        self.states += sum(len(one.rows) for one in outcomes if isinstance(one, HeldFrame))
+        self.states += sum(len(frame.rows) for frame in outcomes if isinstance(frame, HeldFrame))
 
 
 def locate(index: TileIndex, outcomes: Sequence[Outcome]) -> Located:
     """The drives among the outcomes. Takes about 2 ms a frame."""
-    frames = [(n, one) for n, one in enumerate(outcomes) if isinstance(one, HeldFrame)]
-    if not frames:
+    held = {n: frame for n, frame in enumerate(outcomes) if isinstance(frame, HeldFrame)}
+    if not held:
         return Located([], [], False, len(outcomes))
-    order, timed = by_time([frame.taken for _, frame in frames])
-    ordered = [frames[place] for place in order]
-    drives = locate_drive(index, [held.frame(index, timed=timed) for _, held in ordered])
-    numbers = iter([number for number, _ in ordered])
-    own = [[next(numbers) for _ in drive.frames] for drive in drives]
-    return Located(drives, own, timed, len(outcomes))
+    frames = [frame.frame(index) for frame in held.values()]
+    found = locate_by_time(index, frames, [frame.taken for frame in held.values()])
+    places = list(held)
+    numbers = [[places[number] for number in own] for own in found.numbers]
+    return Located(found.drives, numbers, found.timed, len(outcomes))
 
 
 class Drives:

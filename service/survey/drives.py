@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from model.errors import SkyfixError
-from service.locate.drive import locate_drive
+from service.locate.drive import DriveFrame
 from service.locate.drive_path import Frame
-from service.locate.drive_times import Taken, by_time
+from service.locate.drive_times import Taken, locate_by_time
 from service.locate.localizer import Localizer, Query
 from service.survey.images import SurveyError, SurveyImage
 from service.survey.journal import Journal
@@ -134,22 +134,18 @@ def _shots(
 
 def _located(index: TileIndex, shots: Sequence[Shot], first: int) -> Iterator[Outcome]:
     """Outcomes in the order of the images. The drives are numbered from `first`."""
-    seen = [shot for shot in shots if shot.frame is not None]
-    order, timed = by_time([shot.taken for shot in seen])
-    frames = [
-        shot.frame._replace(seconds=shot.taken.seconds if timed and shot.taken else None)
-        for shot in (seen[number] for number in order)
-        if shot.frame is not None
-    ]
-    drives = locate_drive(index, frames) if frames else []
-    found = [
-        (number, frame) for number, drive in enumerate(drives, first) for frame in drive.frames
-    ]
-    places = {seen[number].image: place for number, place in zip(order, found, strict=True)}
+    frames = {shot.image: shot.frame for shot in shots if shot.frame is not None}
+    places: dict[SurveyImage, tuple[int, DriveFrame]] = {}
+    if frames:
+        images, taken = list(frames), [shot.taken for shot in shots if shot.frame is not None]
+        drives, numbers, _ = locate_by_time(index, list(frames.values()), taken)
+        for drive, (found, own) in enumerate(zip(drives, numbers, strict=True), first):
+            for number, frame in zip(own, found.frames, strict=True):
+                places[images[number]] = drive, frame
     for shot in shots:
         time = shot.taken.text if shot.taken else None
         if shot.image in places:
-            number, frame = places[shot.image]
-            yield Outcome.of_drive(shot.image.file, frame, number, time, index.version)
+            drive, frame = places[shot.image]
+            yield Outcome.of_drive(shot.image.file, frame, drive, time, index.version)
         else:
             yield Outcome(shot.image.file, time=time, problem=shot.problem)

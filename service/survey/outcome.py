@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from model.geo import LatLon
 from service.locate.drive import DriveFrame
 from service.locate.fix import Fix
 
@@ -38,36 +39,32 @@ class Outcome(NamedTuple):
         """A fix without its further matches. 1e-7 degrees are a centimetre."""
         if fix.position is None:
             return cls(file, time=time, index_version=fix.index_version, problem=fix.note)
-        return cls(
-            file,
-            latitude=round(fix.position.latitude, 7),
-            longitude=round(fix.position.longitude, 7),
-            radius_m=_rounded(fix.radius_m, 1),
-            confidence=_rounded(fix.confidence, 4),
-            in_index=fix.in_index,
-            heading_deg=round(fix.matches[0].heading_deg, 2) % 360.0,
-            tile_id=fix.matches[0].tile_id,
-            time=time,
-            index_version=fix.index_version,
-        )
+        best = fix.matches[0]
+        shown = cls._placed(file, fix, fix.position, best.heading_deg)
+        return shown._replace(tile_id=best.tile_id, time=time, index_version=fix.index_version)
 
     @classmethod
     def of_drive(
         cls, file: str, frame: DriveFrame, drive: int, time: str | None, index_version: str
     ) -> Outcome:
         """A frame of a drive."""
+        shown = cls._placed(file, frame, frame.position, frame.heading_deg)
+        return shown._replace(
+            tile_id=frame.tile_id, time=time, index_version=index_version, drive=drive
+        )
+
+    @classmethod
+    def _placed(
+        cls, file: str, place: Fix | DriveFrame, position: LatLon, heading_deg: float
+    ) -> Outcome:
         return cls(
             file,
-            latitude=round(frame.position.latitude, 7),
-            longitude=round(frame.position.longitude, 7),
-            radius_m=round(frame.radius_m, 1),
-            confidence=round(frame.confidence, 4),
-            in_index=frame.in_index,
-            heading_deg=round(frame.heading_deg, 2) % 360.0,
-            tile_id=frame.tile_id,
-            time=time,
-            index_version=index_version,
-            drive=drive,
+            latitude=round(position.latitude, 7),
+            longitude=round(position.longitude, 7),
+            radius_m=_rounded(place.radius_m, 1),
+            confidence=_rounded(place.confidence, 4),
+            in_index=place.in_index,
+            heading_deg=round(heading_deg, 2) % 360.0,
         )
 
 
