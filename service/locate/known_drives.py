@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.geo import distance_m
-from service.locate.confidence import Numbers
+from model.geo import LatLon, distance_m
+from service.locate.confidence import Numbers, fuse
 from service.locate.drive import DriveFrame
+from service.locate.drive_path import Frame
 from service.locate.drive_times import Taken, locate_by_time
 from service.locate.fit_calibration import calibration_error
 from service.locate.hints import UNKNOWN, Hints
@@ -19,10 +21,12 @@ from service.locate.known_panoramas import (
     Figures,
     Pose,
     Progress,
-    ValidationError,
     read_poses,
 )
 from service.locate.localizer import Localizer
+
+if TYPE_CHECKING:
+    from service.index.search import TileIndex
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,20 @@ def _measure(
     index, errors_m, found, taken = localizer.live.get(), [], [], []
     for pose in poses:
         query = localizer.prepare(pose.file.read_bytes(), hints, top_k=1)
-        (fix,) = localizer.answer([query])
-        if fix.position is None:
-            raise ValidationError(f"{pose.file}: the index holds no tile")
-        errors_m.append(distance_m(fix.position, pose.truth))
-        found += localizer.frames(index, [query], [None])
+        (frame,) = localizer.frames(index, [query], [None])
+        errors_m.append(distance_m(_alone(index, frame), pose.truth))
+        found.append(frame)
         taken.append(Taken.at(query.time) if query.time else None)
     drives, numbers, _ = locate_by_time(index, found, taken)
     located = [frame for drive in drives for frame in drive.frames]
     return errors_m, [located[place] for place in np.argsort(np.concatenate(numbers))]
+
+
+def _alone(index: TileIndex, frame: Frame) -> LatLon:
+    """Where the frame is without its drive: as `Localizer.answer` fuses each tile's best heading."""
+    _, first = np.unique(frame.rows, return_index=True)  # the candidates stand nearest first
+    nearest = np.sort(first)[: index.calibration.depth]
+    return fuse(frame.centres[nearest], frame.distances[nearest], index.calibration).position
 
 
 def _errors(name: str, errors_m: Numbers) -> Figures:
