@@ -96,8 +96,8 @@ def _measure(
 
 
 def _alone(index: TileIndex, frame: Frame) -> LatLon:
-    """Where the frame is without its drive: as `Localizer.answer` fuses each tile's best heading."""
-    _, first = np.unique(frame.rows, return_index=True)  # the candidates stand nearest first
+    """The frame without its drive: as `Localizer.answer`, from each tile at its best heading."""
+    _, first = np.unique(frame.rows, return_index=True)  # nearest first
     nearest = np.sort(first)[: index.calibration.depth]
     return fuse(frame.centres[nearest], frame.distances[nearest], index.calibration).position
 
