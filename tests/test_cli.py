@@ -100,6 +100,25 @@ def test_locate_writes_the_table_of_a_folder(
         assert "skyfix: " in error_line(["locate", str(drive), *wrong, *options], capsys)
 
 
+def test_lost_output_is_no_traceback(tmp_path: Path, built: Path, options: list[str]) -> None:
+    (tmp_path / "street.png").write_bytes(panorama_of(1))
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": ""}
+
+    def run(arguments: list[str], output: int) -> tuple[int, str]:
+        command = [sys.executable, "-m", "service", *arguments, *options]
+        run = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=environment)
+        return run.returncode, run.stderr.decode()
+
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does when it has enough
+    assert run(["locate", str(tmp_path), "--heading-deg", "0"], writer) == (141, "")
+    os.close(writer)
+    with Path("/dev/full").open("wb") as full:
+        said = "skyfix: the output cannot be written: No space left on device\n"
+        assert run(["versions"], full.fileno()) == (1, said)
+
+
 def test_a_good_ingest_logs_no_error(
     tmp_path: Path, options: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

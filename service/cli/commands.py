@@ -1,16 +1,19 @@
 """`skyfix`: parses arguments, runs one command, prints.
 
 Results go to standard output, progress and logs to standard error. Exit codes: 0 done, 1 a problem
-(one line says which), 2 wrong usage, 130 interrupted; `serve` also 3, from uvicorn, when it cannot
-listen; `locate` also 3, when a survey ran to its end but some of its images have a problem.
+(one line says which), 2 wrong usage, 130 interrupted, 141 the output's reader has ended; `serve`
+also 3, from uvicorn, when it cannot listen; `locate` also 3, when a survey ran to its end but some
+of its images have a problem.
 Commands import torch and faiss only when they run, so that --help answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,13 +53,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     try:
         arguments.run(arguments, _settings(arguments))
+        print(end="", flush=True)
     except SkyfixError as error:
         print(f"skyfix: {error}", file=sys.stderr)
         return 3 if isinstance(error, SomeImagesFailed) else 1
     except KeyboardInterrupt:
         print("skyfix: interrupted", file=sys.stderr)
         return 130
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        return _without_output(error)
     return 0
+
+
+def _without_output(error: OSError) -> int:
+    """The exit code when the output's reader has ended, as `head` does, or its disk is full."""
+    # Python writes the rest when it exits, which would fail again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:
+        return 128 + signal.SIGPIPE
+    print(f"skyfix: the output cannot be written: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 def command_parser() -> argparse.ArgumentParser:

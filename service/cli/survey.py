@@ -113,17 +113,21 @@ def _placement(arguments: argparse.Namespace) -> Placement | None:
 
 
 @contextmanager
-def _progress(stdout: TextIO | None) -> Iterator[tuple[Callable[[Outcome], object], Report]]:
+def _progress(stdout: TextIO | None) -> Iterator[tuple[Callable[[Outcome], None], Report]]:
     """A function that prints an outcome to `stdout`, and a progress bar unless both would mix."""
     if stdout is None:
         with progress_bar("locating images") as report:
             yield lambda outcome: None, report
         return
-    stdout.write(csv_line(Outcome._fields))
+
+    def write(outcome: Sequence[object]) -> None:
+        print(csv_line(outcome), end="", file=stdout, flush=True)
+
+    write(Outcome._fields)
     # The bar replaces sys.stdout, but not this stream.
     bar = nullcontext(_no_report) if stdout.isatty() else progress_bar("locating images")
     with bar as report:
-        yield lambda outcome: stdout.write(csv_line(outcome)), report
+        yield write, report
 
 
 def _no_report(done: int, expected: int) -> None:
