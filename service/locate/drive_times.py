@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from service.locate.drive import Drive, locate_drive
+from service.locate.drive import Drive, DriveFrame, locate_drive
 from service.locate.drive_path import Frame
 from service.locate.hints import HintError
 
@@ -56,29 +56,52 @@ def by_time(times: Sequence[Taken | None]) -> tuple[list[int], bool]:
     False, and the given order, where a time is unknown or the times are of different clocks.
     """
     known = [time for time in times if time is not None]
-    if len(known) < len(times) or len({time.clock for time in known}) > 1:
+    if len(known) < len(times) or len({time.clock for time in known}) != 1:
         return list(range(len(times))), False
     return sorted(range(len(known)), key=lambda number: known[number].seconds), True
 
 
-class Driven(NamedTuple):
-    """The drives that frames make.
+class Place(NamedTuple):
+    """Where an image was taken. drive: number of its drive, from 0."""
 
-    numbers: for each drive, its frames' numbers in the order that was driven.
-    timed: whether times gave that order, else the given order.
+    drive: int
+    frame: DriveFrame
+
+
+class Driven(NamedTuple):
+    """The drives that images make.
+
+    numbers: for each drive, its images' numbers in the order that was driven.
+    places: for each image; None: the image is no frame.
+    timed: whether times gave the order, else the given order.
     """
 
     drives: list[Drive]
     numbers: list[list[int]]
+    places: list[Place | None]
     timed: bool
 
 
 def locate_by_time(
-    index: TileIndex, frames: Sequence[Frame], times: Sequence[Taken | None]
+    index: TileIndex, frames: Sequence[Frame | None], times: Sequence[Taken | None]
 ) -> Driven:
-    """The drives among frames, one at least, in the order of `by_time`."""
-    order, timed = by_time(times)
-    seconds = [time.seconds if timed and time else None for time in times]
-    ordered = [frames[number]._replace(seconds=seconds[number]) for number in order]
-    drives, numbers = locate_drive(index, ordered), iter(order)
-    return Driven(drives, [[next(numbers) for _ in drive.frames] for drive in drives], timed)
+    """The drives among images, in the order of `by_time`. A frame None: the image has a problem."""
+    known = [
+        (number, frame, time)
+        for number, (frame, time) in enumerate(zip(frames, times, strict=True))
+        if frame is not None
+    ]
+    order, timed = by_time([time for _, _, time in known])
+    ordered = [known[place] for place in order]
+    path = [
+        frame._replace(seconds=time.seconds if timed and time else None)
+        for _, frame, time in ordered
+    ]
+    drives = locate_drive(index, path) if path else []
+    rest = iter(ordered)
+    numbers = [[next(rest)[0] for _ in drive.frames] for drive in drives]
+    places: list[Place | None] = [None] * len(frames)
+    for drive, (found, own) in enumerate(zip(drives, numbers, strict=True)):
+        for number, frame in zip(own, found.frames, strict=True):
+            places[number] = Place(drive, frame)
+    return Driven(drives, numbers, places, timed)

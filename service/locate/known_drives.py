@@ -90,9 +90,8 @@ def _measure(
         errors_m.append(distance_m(_alone(index, frame), pose.truth))
         found.append(frame)
         taken.append(Taken.at(query.time) if query.time else None)
-    drives, numbers, _ = locate_by_time(index, found, taken)
-    located = [frame for drive in drives for frame in drive.frames]
-    return errors_m, [located[place] for place in np.argsort(np.concatenate(numbers))]
+    places = locate_by_time(index, found, taken).places
+    return errors_m, [place.frame for place in places if place is not None]
 
 
 def _alone(index: TileIndex, frame: Frame) -> LatLon:

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from model.errors import SkyfixError
-from service.locate.drive import DriveFrame
 from service.locate.drive_path import Frame
 from service.locate.drive_times import Taken, locate_by_time
 from service.locate.localizer import Localizer, Query
@@ -134,18 +133,10 @@ def _shots(
 
 def _located(index: TileIndex, shots: Sequence[Shot], first: int) -> Iterator[Outcome]:
     """Outcomes in the order of the images. The drives are numbered from `first`."""
-    frames = {shot.image: shot.frame for shot in shots if shot.frame is not None}
-    places: dict[SurveyImage, tuple[int, DriveFrame]] = {}
-    if frames:
-        images, taken = list(frames), [shot.taken for shot in shots if shot.frame is not None]
-        drives, numbers, _ = locate_by_time(index, list(frames.values()), taken)
-        for drive, (found, own) in enumerate(zip(drives, numbers, strict=True), first):
-            for number, frame in zip(own, found.frames, strict=True):
-                places[images[number]] = drive, frame
-    for shot in shots:
-        time = shot.taken.text if shot.taken else None
-        if shot.image in places:
-            drive, frame = places[shot.image]
-            yield Outcome.of_drive(shot.image.file, frame, drive, time, index.version)
+    found = locate_by_time(index, [shot.frame for shot in shots], [shot.taken for shot in shots])
+    for shot, place in zip(shots, found.places, strict=True):
+        file, time = shot.image.file, shot.taken.text if shot.taken else None
+        if place is None:
+            yield Outcome(file, time=time, problem=shot.problem)
         else:
-            yield Outcome(shot.image.file, time=time, problem=shot.problem)
+            yield Outcome.of_drive(file, place.frame, first + place.drive, time, index.version)
