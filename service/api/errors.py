@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from model.errors import SkyfixError
 from model.images import ImageError
 from model.panorama import GeometryError
+from service.api.middleware.request_log import route_of
 from service.api.schemas import ProblemSchema
 from service.api.upload import BodyTimeoutError, BodyTooLargeError, MediaTypeError, UploadError
 from service.basemap import MapBusy, MapTileUnknown
@@ -116,6 +117,7 @@ def document(request: Request, error: Exception) -> dict[str, object]:
     """The problem document of an error: its public text alone, the rest goes to the log."""
     problem = problem_of(error)
     if not isinstance(error, SkyfixError):
+        logger.error("%s %s failed", request.method, route_of(request.scope), exc_info=error)
         return _document(request, problem, "the failure is in the service's log")
     if problem is UNEXPECTED:
         logger.error("%s has no row in the table of problems", type(error).__name__)

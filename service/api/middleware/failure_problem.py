@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import respond
-from service.api.middleware.request_log import route_of
-
-logger = logging.getLogger(__name__)
 
 
 class FailureAsProblem:
@@ -32,7 +27,7 @@ class FailureAsProblem:
         except Exception as error:
             if scope["type"] != "http":
                 raise
-            logger.exception("%s %s failed", scope["method"], route_of(scope))
+            failed = respond(Request(scope), error)  # logs the error
             if begun:
                 raise
-            await respond(Request(scope), error)(scope, receive, send)
+            await failed(scope, receive, send)

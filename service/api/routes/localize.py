@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,7 +10,6 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
-from model.errors import SkyfixError
 from service.api.client_disconnect import unless_disconnected
 from service.api.errors import document, problems
 from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
@@ -30,8 +28,6 @@ from service.locate.hints import Hints
 from service.runtime.batching import DeadlineExceededError
 from service.runtime.pipeline import Pipeline
 from service.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["localize"])
 
@@ -107,8 +103,6 @@ async def _outcome(
         fix = await pipeline.locate(data, hints, query.top_k, query.explain)
         return OutcomeSchema(fix=FixSchema.model_validate(fix))
     except Exception as error:  # the batch's other panoramas are still answered
-        if not isinstance(error, SkyfixError):
-            logger.exception("a panorama of a batch failed")
         return OutcomeSchema(problem=ProblemSchema.model_validate(document(request, error)))
 
 
