@@ -144,7 +144,7 @@ class Settings(BaseModel):
     max_body_bytes: Annotated[Bytes, Field(le=1024 * MIB)] = 32 * MIB
     """Largest request body. A larger body gets a 413."""
     max_files: Annotated[int, Field(ge=1, le=256)] = 16
-    """Most panoramas in one request to /localize/batch."""
+    """Most images in one form: /localize/batch, /localize/drive or frames of a drive."""
     max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
     """Most panoramas that are decoded, waiting or encoded at once. More get a 503."""
     max_in_flight_bytes: Annotated[Bytes, Field(le=64 * 1024 * MIB)] = 256 * MIB
@@ -159,7 +159,7 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
     max_drive_frames: Annotated[int, Field(ge=1, le=100_000)] = 10_000
     """Most frames of one drive at /drives. 10,000 take 2 GiB while they are followed."""
     max_drive_bytes: Annotated[Bytes, Field(ge=16 * MIB, le=64 * 1024 * MIB)] = 512 * MIB
-    """Most bytes of candidates of all drives at /drives, up to 36 kB a frame. More get a 503."""
+    """Most bytes of all drives at /drives, counted as 36 kB a frame. More get a 503."""
     drive_ttl_s: Annotated[
         float, Field(ge=0.001, le=86_400, json_schema_extra={"unit": "seconds"})
     ] = 3600.0

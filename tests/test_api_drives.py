@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -13,16 +14,15 @@ from fakes import FakeEncoder, panorama_of
 from PIL import Image
 
 from service.api.geojson import line
-from service.locate.drive_times import Taken, by_time
+from service.api.schemas import PositionSchema
+from service.index.live_index import LiveIndex
+from service.locate.drive import STATES_OF_ROLLS
+from service.locate.drive_path import Frame
+from service.locate.drive_times import Taken, by_time, locate_by_time
+from service.locate.hints import Hints
+from service.locate.localizer import Localizer
 from service.runtime.admission import OverloadedError
-from service.runtime.drives import (
-    STATE_BYTES,
-    DriveFull,
-    Drives,
-    DriveUnknown,
-    HeldDrive,
-    HeldFrame,
-)
+from service.runtime.drives import FRAME_BYTES, DriveFull, Drives, DriveUnknown, HeldDrive, Shot
 
 pytestmark = pytest.mark.anyio
 SETTINGS = {"max_files": 5, "max_drive_frames": 7}
@@ -96,8 +96,9 @@ async def test_an_unreadable_frame_is_a_problem_and_the_rest_goes_on(
     client: httpx.AsyncClient,
 ) -> None:
     files = [*street(2), *form(b"no image"), *street(3)]
-    answer = await client.post(f"/localize/drive?{NORTH}", files=files)
+    answer = await client.post(f"/localize/drive?{NORTH}&times=1,2,3", files=files)
     assert tiles(answer) == ["t2", None, "t3"]
+    assert [frame["time"] for frame in answer.json()["frames"]] == ["1", "2", "3"]
     problem = answer.json()["frames"][1]["problem"]
     assert (problem["type"], problem["status"]) == ("urn:skyfix:problem:image", 422)
     assert answer.json()["drives"][0]["frames"] == [0, 2]
@@ -219,11 +220,6 @@ async def test_a_busy_service_keeps_no_frame_of_the_form(tmp_path: Path) -> None
     assert kept == 2 * statuses.count(200)
 
 
-def held(states: int) -> HeldFrame:
-    numbers = np.zeros(states, np.float32)
-    return HeldFrame(numbers.astype(np.int32), numbers, numbers, None)
-
-
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
@@ -241,16 +237,14 @@ def test_an_unused_drive_expires_and_a_used_one_does_not() -> None:
     drives, old, used = Drives(9, 10**9, 10.0, clock), drive(), drive()
     for one in (old, used):
         drives.hold(one)
-        one.add([held(100)])
     clock.now = 6.0
     drives.get(used.id)
     clock.now = 12.0
-    assert drives.bytes == 100 * STATE_BYTES
     assert drives.get(used.id) is used
-    with pytest.raises(DriveUnknown, match="has expired: 10 s passed"):
-        drives.get(old.id)
-    with pytest.raises(DriveUnknown, match="no drive has the id"):
-        drives.get(drive().id)
+    for gone in (old, drive()):
+        with pytest.raises(DriveUnknown, match="no request used it for 10 s"):
+            drives.get(gone.id)
+    assert drives.bytes == FRAME_BYTES
 
 
 def test_a_drive_does_not_expire_while_frames_are_encoded() -> None:
@@ -263,37 +257,75 @@ def test_a_drive_does_not_expire_while_frames_are_encoded() -> None:
     assert busy.encoding == 0
 
 
-def test_candidates_of_all_drives_are_bounded() -> None:
-    drives, one, other = Drives(9, 100_000, 10.0, Clock()), drive(), drive()
+def test_the_room_of_all_drives_is_bounded() -> None:
+    """Room for five images, of which two are the drives themselves."""
+    drives, one, other = Drives(9, 5 * FRAME_BYTES, 10.0, Clock()), drive(), drive()
     for each in (one, other):
         drives.hold(each)
-    one.add([held(3000)])
+    one.shots.append(Shot(problem={}))
     with drives.room(one, 1):
-        with (
-            pytest.raises(OverloadedError, match="hold 36000 of 100000 bytes"),
-            drives.room(other, 1),
-        ):
+        with pytest.raises(OverloadedError, match="hold 144000 bytes"), drives.room(other, 2):
             pass
         with pytest.raises(DriveFull), drives.room(one, 8):
             pass
-    with drives.room(other, 1):
-        pass
+        with drives.room(other, 1), pytest.raises(OverloadedError):
+            drives.hold(drive())
     drives.delete(one.id)
-    assert drives.bytes == 0
+    assert drives.bytes == FRAME_BYTES
+
+
+def test_a_packed_frame_keeps_its_candidates() -> None:
+    """Against the frame before, with an index of nothing but positions."""
+    numbers = np.random.default_rng(0)
+    rows, distances = numbers.permutation(50), numbers.uniform(0.0, 4.0, 50)
+    centres = numbers.uniform(-90.0, 90.0, (50, 2))
+    frame = Frame(rows, centres[rows], distances, numbers.uniform(0.0, 360.0, 50))
+    index = SimpleNamespace(tiles=SimpleNamespace(positions=lambda rows: centres[rows]))
+    packed = Shot.of(frame, None)
+    assert packed.candidates is not None
+    assert packed.candidates.nbytes * STATES_OF_ROLLS == FRAME_BYTES * 50
+    again = packed.frame(index)  # type: ignore[arg-type]
+    assert again is not None
+    for before, after in zip(frame[:4], again[:4], strict=True):
+        np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
+def test_an_image_that_is_no_frame_changes_no_drive(tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    publish(tmp_path, "town", range(4), encoder)
+    localizer = Localizer(encoder, LiveIndex(tmp_path, encoder.fingerprint), rolls=4)
+    index = localizer.live.get()
+    queries = [localizer.prepare(panorama_of(seed), Hints(heading_deg=0.0)) for seed in (1, 2)]
+    frames = localizer.frames(index, queries, [None, None])
+    taken = [Taken.read(text) for text in ("2", "1")]
+    plain = locate_by_time(index, frames, taken)
+    holed = locate_by_time(
+        index, [None, frames[0], None, frames[1]], [None, taken[0], None, taken[1]]
+    )
+    assert holed.drives == plain.drives
+    assert (plain.numbers, holed.numbers) == ([[1, 0]], [[3, 1]])
+    assert holed.places == [None, plain.places[0], None, plain.places[1]]
+    assert locate_by_time(index, [None], [None]) == ([], [], [None], False)
 
 
 def test_equal_times_keep_the_order_and_clocks_do_not_mix() -> None:
     times = [Taken.read(text) for text in ("2", "1", "2", "1e0")]
     assert by_time(times) == ([1, 3, 0, 2], True)
     assert by_time([*times, None]) == ([0, 1, 2, 3, 4], False)
+    assert by_time([]) == ([], False)
     assert by_time([Taken.read("2026-07-31T10:00:00"), Taken.read("20260731T100000Z")])[1] is False
     offset = [Taken.read(f"2026-07-31T{time}") for time in ("12:00:00+02:00", "09:59:59.5Z")]
     assert by_time(offset) == ([1, 0], True)
 
 
 def test_a_track_is_cut_where_it_crosses_180_degrees() -> None:
-    assert line([(10.0, 1.0)]) is None
-    track = line([(179.9, 10.0), (-179.9, 12.0), (179.9, 10.0)])
+    east, west = ((10.0, 179.9), (12.0, -179.9))
+    places = [
+        PositionSchema(latitude=latitude, longitude=longitude)
+        for latitude, longitude in (east, west, east)
+    ]
+    assert line(places[:1]) is None
+    track = line(places)
     assert track is not None
     assert track["type"] == "MultiLineString"
     ends = [(part[0], part[-1]) for part in track["coordinates"]]

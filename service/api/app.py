@@ -132,7 +132,7 @@ def _watch(metrics: Metrics, pipeline: Pipeline, live: LiveLocalizer, drives: Dr
         ("panoramas_working", "Uploaded and being located", lambda: admission.working),
         ("panoramas_working_limit", "Limit of those; more get a 503", lambda: admission.limit),
         ("panoramas_waiting", "Decoded, waiting for the model", lambda: pipeline.waiting),
-        ("drive_bytes", "Candidates of the drives that are held", lambda: drives.bytes),
+        ("drive_bytes", "Room that the drives hold, 36 kB a frame", lambda: drives.bytes),
         ("model_alive", "1 while the model's thread takes work", lambda: pipeline.alive),
         ("index_behind", "1 while an older version answers than CURRENT names", index_behind),
         ("weights_lost", "1 while the file of the live weights does not hold them", weights_lost),

@@ -7,26 +7,39 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic.config import JsonDict
 
-from service.api.geojson import line
-from service.api.schemas import ENCODER, VERSION, Answer, PositionSchema, ProblemSchema, like
-from service.runtime.drives import HeldDrive, HeldFrame, Located
+from service.api.geojson import feature, line, point
+from service.api.schemas import (
+    ENCODER,
+    VERSION,
+    Angle,
+    Answer,
+    Heading,
+    Metres,
+    PositionSchema,
+    Probability,
+    ProblemSchema,
+    like,
+)
+from service.locate.drive_times import Driven, Place
+from service.runtime.drives import HeldDrive, Shot
 
-_FRAMES: list[JsonDict] = [
-    {
-        "position": {"latitude": 25.7615, "longitude": -80.19325 + 0.00012 * number},
-        "radius_m": 8.5,
-        "confidence": 0.98,
-        "in_index": True,
-        "heading_deg": 91.5,
-        "tile_id": "town-16m-n178034-e512",
-        "drive": 0,
-        "time": f"2026-07-31T10:15:0{number}+00:00",
-        "problem": None,
-    }
-    for number in range(2)
-]
+_FRAME: JsonDict = {
+    "position": {"latitude": 25.7615, "longitude": -80.19325},
+    "radius_m": 8.5,
+    "confidence": 0.98,
+    "in_index": True,
+    "heading_deg": 91.5,
+    "tile_id": "town-16m-n178034-e512",
+    "drive": 0,
+    "time": "2026-07-31T10:15:00+00:00",
+    "problem": None,
+}
+_LATER: JsonDict = {
+    "position": {"latitude": 25.7615, "longitude": -80.19313},
+    "time": "2026-07-31T10:15:01+00:00",
+}
 _DRIVES: JsonDict = {
-    "frames": [*_FRAMES],
+    "frames": [_FRAME, {**_FRAME, **_LATER}],
     "drives": [
         {
             "frames": [0, 1],
@@ -55,17 +68,15 @@ class DriveFrameSchema(Answer):
     """Where one frame of a drive was taken, or why it was left out."""
 
     position: PositionSchema | None = Field(default=None, description="null with a problem")
-    radius_m: float | None = Field(default=None, description="metres around the position")
-    confidence: float | None = Field(
+    radius_m: Metres | None = Field(default=None, description="metres around the position")
+    confidence: Probability | None = Field(
         default=None,
-        ge=0.0,
-        le=1.0,
         description="probability that the frame was taken within radius_m of the position",
     )
     in_index: bool | None = Field(
         default=None, description="false: probably not taken where this index has imagery"
     )
-    heading_deg: float | None = Field(
+    heading_deg: Heading | None = Field(
         default=None,
         description="degrees clockwise from north that the image's centre column faces",
     )
@@ -74,12 +85,19 @@ class DriveFrameSchema(Answer):
     time: str | None = Field(default=None, description="as stated, or from EXIF; null when unknown")
     problem: ProblemSchema | None = None
 
+    @classmethod
+    def of(cls, shot: Shot, place: Place | None) -> DriveFrameSchema:
+        """The outcome of an uploaded image."""
+        where = {**vars(place.frame), "drive": place.drive} if place else {}
+        time = shot.taken and shot.taken.text
+        return cls.model_validate({**where, "time": time, "problem": shot.problem})
+
 
 class DriveSchema(Answer):
     """Frames that one vehicle took one after another. A pause of two minutes ends a drive."""
 
     frames: list[int] = Field(description="numbers in `frames`, from 0, in the order driven")
-    mount_deg: float | None = Field(
+    mount_deg: Angle | None = Field(
         description="degrees from the direction of travel to the camera's heading; null where the "
         "camera does not keep to an angle, or the drive stands still"
     )
@@ -104,16 +122,13 @@ class DrivesSchema(Answer):
     encoder: str = Field(description="fingerprint of the weights and their preprocessing")
 
     @classmethod
-    def of(cls, drive: HeldDrive, located: Located) -> DrivesSchema:
-        """The answer over the images that were looked at."""
-        frames = [_outcome(one) for one in drive.outcomes[: located.images]]
-        drives: list[DriveSchema] = []
+    def of(cls, drive: HeldDrive, located: Driven) -> DrivesSchema:
+        """The answer for the images that were looked at: the first."""
+        frames = list(map(DriveFrameSchema.of, drive.shots, located.places))
+        drives = []
         for found, numbers in zip(located.drives, located.numbers, strict=True):
-            for number, where in zip(numbers, found.frames, strict=True):
-                added = {"drive": len(drives), "time": frames[number].time}
-                frames[number] = DriveFrameSchema.model_validate(where).model_copy(update=added)
-            inside = [frame.position for frame in found.frames if frame.in_index]
-            track = line([(place.longitude, place.latitude) for place in inside])
+            inside = [frames[number].position for number in numbers if frames[number].in_index]
+            track = line([place for place in inside if place is not None])
             drives.append(DriveSchema(frames=numbers, mount_deg=found.mount_deg, track=track))
         return cls(
             frames=frames,
@@ -125,35 +140,14 @@ class DrivesSchema(Answer):
 
     def geojson(self) -> dict[str, Any]:
         """A FeatureCollection of the drives' tracks and every frame's point."""
-        members = self.model_dump(mode="json")
-        drives, frames = members.pop("drives"), members.pop("frames")
-        features = [
-            _feature("drive", number, drive.pop("track"), drive)
-            for number, drive in enumerate(drives)
-        ]
-        for number, frame in enumerate(frames):
-            place = frame.pop("position")
-            point = place and {
-                "type": "Point",
-                "coordinates": [place["longitude"], place["latitude"]],
-            }
-            features.append(_feature("frame", number, point, frame))
+        members, features = self.model_dump(mode="json"), []
+        for number, drive in enumerate(members.pop("drives")):
+            track, stated = drive.pop("track"), {"number": number, **drive}
+            features.append(feature(f"drive-{number}", track, "drive", stated))
+        for number, frame in enumerate(members.pop("frames")):
+            place, stated = frame.pop("position"), {"number": number, **frame}
+            features.append(feature(f"frame-{number}", place and point(place), "frame", stated))
         return {"type": "FeatureCollection", "features": features, **members}
-
-
-def _outcome(outcome: HeldFrame | dict[str, object]) -> DriveFrameSchema:
-    if isinstance(outcome, HeldFrame):
-        return DriveFrameSchema(time=outcome.taken and outcome.taken.text)
-    return DriveFrameSchema(problem=ProblemSchema.model_validate(outcome))
-
-
-def _feature(kind: str, number: int, geometry: object, members: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "Feature",
-        "id": f"{kind}-{number}",
-        "geometry": geometry,
-        "properties": {"kind": kind, "number": number, **members},
-    }
 
 
 GEOJSON: dict[str, Any] = {
@@ -184,7 +178,7 @@ class HeldDriveSchema(Answer):
         """A drive that has been used just now."""
         return cls(
             id=drive.id,
-            images=len(drive.outcomes),
+            images=len(drive.shots),
             encoding=drive.encoding,
             expires_in_s=ttl_s,
             index_version=drive.index.version,

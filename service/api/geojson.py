@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.request import parse_http_list
 
 from model.geo import Bounds
-from service.api.schemas import FIX_EXAMPLE, FixSchema
+from service.api.schemas import FIX_EXAMPLE, FixSchema, PositionSchema
 
 MEDIA_TYPE = "application/geo+json"
 _JSON_RANGES = ("application/json", "application/*", "*/*")  # the most specific first
@@ -44,42 +44,39 @@ def geojson(fix: FixSchema) -> dict[str, Any]:
     """
     members = fix.model_dump(mode="json")
     matches, position = members.pop("matches"), members["position"]
-    positions = [_position(position, matches[0]["heading_deg"])] if position else []
-    return {
-        "type": "FeatureCollection",
-        "features": [*positions, *map(_tile, matches)],
-        "fix": members,
-    }
+    features = []
+    if position:
+        stated = {"heading_deg": matches[0]["heading_deg"]}
+        features.append(feature("position", point(position), "position", stated))
+    for match in matches:
+        box = match.pop("bounds")
+        shape = outline(Bounds(*box))
+        features.append({**feature(match["tile_id"], shape, "match", match), "bbox": box})
+    return {"type": "FeatureCollection", "features": features, "fix": members}
 
 
-def _position(position: dict[str, float], heading_deg: float) -> dict[str, Any]:
-    point = [position["longitude"], position["latitude"]]
-    return {
-        "type": "Feature",
-        "id": "position",
-        "geometry": {"type": "Point", "coordinates": point},
-        "properties": {"kind": "position", "heading_deg": heading_deg},
-    }
-
-
-def _tile(match: dict[str, Any]) -> dict[str, Any]:
-    bounds = match.pop("bounds")
+def feature(
+    name: str, geometry: object, kind: str, properties: Mapping[str, object]
+) -> dict[str, Any]:
+    """A feature. name: unique in the collection."""
     return {
         "type": "Feature",
-        "id": match["tile_id"],
-        "bbox": bounds,
-        "geometry": outline(Bounds(*bounds)),
-        "properties": {"kind": "match", **match},
+        "id": name,
+        "geometry": geometry,
+        "properties": {"kind": kind, **properties},
     }
 
 
-def line(points: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
-    """The line through points of longitude and latitude; cut where it crosses 180 degrees.
+def point(position: Mapping[str, float]) -> dict[str, Any]:
+    """The point of a position's latitude and longitude."""
+    return {"type": "Point", "coordinates": [position["longitude"], position["latitude"]]}
 
-    None: fewer than two points make no line.
-    """
-    if len(points) < 2:
+
+def line(positions: Sequence[PositionSchema]) -> dict[str, Any] | None:
+    """The line through the positions, cut where it crosses 180 degrees. None: fewer than two."""
+    if len(positions) < 2:
         return None
+    points = [(position.longitude, position.latitude) for position in positions]
     lines = [[list(points[0])]]
     for (west, south), (east, north) in itertools.pairwise(points):
         if abs(east - west) > 180.0:

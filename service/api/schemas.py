@@ -9,12 +9,18 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from service.runtime.jobs import Kind, Status
 
 Degrees = Annotated[float, Field(description="degrees")]
+# 1e-7 degrees are a centimetre. More digits than mean something are hard to read.
+Coordinate = Annotated[Degrees, AfterValidator(lambda degrees: round(degrees, 7))]
+Metres = Annotated[float, AfterValidator(lambda metres: round(metres, 1))]
+Angle = Annotated[float, AfterValidator(lambda degrees: round(degrees, 2))]
+Heading = Annotated[Angle, AfterValidator(lambda degrees: degrees % 360.0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0), AfterValidator(lambda share: round(share, 4))]
 Box = Annotated[list[float], Field(min_length=4, max_length=4)]
 VERSION = "000007-20260731T101500Z"
 ENCODER = "8c6976e5b5410415bde908bd4dee15dfb167a9c873fc4bb8a81f6f2ab448a918"
@@ -132,8 +138,8 @@ class MatchSchema(Answer):
 class PositionSchema(Answer):
     """The position that the nearest tiles agree on."""
 
-    latitude: Degrees = Field(description="WGS84 degrees")
-    longitude: Degrees = Field(description="WGS84 degrees")
+    latitude: Coordinate = Field(description="WGS84 degrees")
+    longitude: Coordinate = Field(description="WGS84 degrees")
 
 
 def _jpeg_uri(pixels: object) -> object:
@@ -184,12 +190,10 @@ class FixSchema(Answer):
         description="fused from the nearest tiles and their neighbours, whatever top_k is; null "
         "when near or bbox allow no tile, as note then says"
     )
-    radius_m: float | None = Field(
+    radius_m: Metres | None = Field(
         description="metres around the position; null without a position"
     )
-    confidence: float | None = Field(
-        ge=0.0,
-        le=1.0,
+    confidence: Probability | None = Field(
         description="calibrated probability that the panorama was taken within radius_m of the "
         "position, if half of all panoramas come from elsewhere; null without calibration",
     )

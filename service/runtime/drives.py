@@ -1,6 +1,6 @@
 """Drives that arrive frame by frame: of each frame only its candidates are kept, in memory.
 
-Only the event loop uses this module, so nothing needs a lock. Knows nothing of HTTP.
+Only the event loop uses `Drives`, so nothing needs a lock. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.errors import SkyfixError
-from service.locate.drive import STATES_OF_ROLLS, Drive
+from service.locate.drive import STATES_OF_ROLLS
 from service.locate.drive_path import Frame
-from service.locate.drive_times import Taken, locate_by_time
+from service.locate.drive_times import Driven, Taken, locate_by_time
 from service.locate.localizer import Localizer
 from service.runtime.admission import OverloadedError
 
 if TYPE_CHECKING:
     from service.index.search import TileIndex
 
-MOST_DRIVES = 1000  # one without frames takes about 1 kB
-KEPT_NAMES = 1000  # of drives that have expired, to say so
-STATE_BYTES = 12
+# A candidate in a third of a frame's memory: its centre follows from its row.
+CANDIDATE = np.dtype([("row", np.int32), ("distance", np.float32), ("heading_deg", np.float32)])
+FRAME_BYTES = STATES_OF_ROLLS * CANDIDATE.itemsize  # at most; counted for every image
+NOTHING_LOCATED = Driven([], [], [], timed=False)
 
 
 class DriveUnknown(SkyfixError):
@@ -40,91 +40,63 @@ class DriveFull(SkyfixError):
     """The drive holds as many frames as one drive may."""
 
 
-class HeldFrame(NamedTuple):
-    """A frame in a fifth of its memory. Its centres follow from the rows."""
+class Shot(NamedTuple):
+    """An uploaded image: a frame's candidates, or the problem for which the image is no frame."""
 
-    rows: NDArray[np.int32]
-    distances: NDArray[np.float32]
-    headings_deg: NDArray[np.float32]
-    taken: Taken | None
+    candidates: NDArray[np.void] | None = None
+    taken: Taken | None = None
+    problem: dict[str, object] | None = None
 
     @classmethod
-    def of(cls, frame: Frame, taken: Taken | None) -> HeldFrame:
-        """Headings lose 0.00002 degrees, distances 1e-7."""
-        return cls(
-            frame.rows.astype(np.int32),
-            frame.distances.astype(np.float32),
-            frame.headings_deg.astype(np.float32),
-            taken,
-        )
+    def of(cls, frame: Frame, taken: Taken | None) -> Shot:
+        """Rounds headings to 0.00002 degrees, distances to 1e-7."""
+        candidates = np.empty(len(frame.rows), CANDIDATE)
+        candidates["row"], candidates["distance"] = frame.rows, frame.distances
+        candidates["heading_deg"] = frame.headings_deg
+        return cls(candidates, taken)
 
-    def frame(self, index: TileIndex) -> Frame:
-        """The whole frame but for its time. `index`: the version of the rows."""
-        rows = self.rows.astype(np.int64)
+    def frame(self, index: TileIndex) -> Frame | None:
+        """The frame without its time. `index`: the version that its rows count."""
+        if self.candidates is None:
+            return None
+        rows = self.candidates["row"].astype(np.int64)
         return Frame(
             rows,
             index.tiles.positions(rows),
-            self.distances.astype(np.float64),
-            self.headings_deg.astype(np.float64),
+            self.candidates["distance"].astype(np.float64),
+            self.candidates["heading_deg"].astype(np.float64),
         )
-
-
-Outcome = HeldFrame | dict[str, object]  # a frame, or the problem of an image that is no frame
-
-
-class Located(NamedTuple):
-    """The drives that frames make.
-
-    numbers: for each drive, its frames' numbers in the order that was driven.
-    timed: whether times gave that order, else the order of the uploads.
-    images: how many were looked at.
-    """
-
-    drives: list[Drive]
-    numbers: list[list[int]]
-    timed: bool
-    images: int
 
 
 @dataclass
 class HeldDrive:
-    """A drive whose frames arrive. It keeps the localizer and the index version of its beginning.
+    """A drive whose images arrive. It keeps the localizer and the index version of its beginning.
 
-    outcomes: one for each image, in the order of the uploads. states: candidates of all frames.
-    encoding: images in work. located: the drives that were found last, or are being found.
+    shots: in the order of the uploads. encoding: images in work. located: the answer for the first
+    of the shots. locating: makes the next answer.
     """
 
     localizer: Localizer
     index: TileIndex
     id: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    outcomes: list[Outcome] = field(default_factory=list)
-    states: int = 0
+    shots: list[Shot] = field(default_factory=list)
     encoding: int = 0
     used_at: float = 0.0
-    located: asyncio.Future[Located] | None = None
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        """Keep an upload's frames and problems."""
-        self.outcomes += outcomes
-        self.states += sum(len(frame.rows) for frame in outcomes if isinstance(frame, HeldFrame))
+    located: Driven = NOTHING_LOCATED
+    locating: asyncio.Task[None] | None = None
 
 
-def locate(index: TileIndex, outcomes: Sequence[Outcome]) -> Located:
-    """The drives among the outcomes. Takes about 2 ms a frame."""
-    held = {n: frame for n, frame in enumerate(outcomes) if isinstance(frame, HeldFrame)}
-    if not held:
-        return Located([], [], False, len(outcomes))
-    frames = [frame.frame(index) for frame in held.values()]
-    found = locate_by_time(index, frames, [frame.taken for frame in held.values()])
-    places = list(held)
-    numbers = [[places[number] for number in own] for own in found.numbers]
-    return Located(found.drives, numbers, found.timed, len(outcomes))
+def locate(index: TileIndex, shots: Sequence[Shot]) -> Driven:
+    """The drives among the shots. Its time grows linearly with the frames."""
+    return locate_by_time(
+        index, [shot.frame(index) for shot in shots], [shot.taken for shot in shots]
+    )
 
 
 class Drives:
     """All drives that arrive now, each for `ttl_s` after its last use.
 
-    max_frames: images of one drive. max_bytes: candidates of all drives together.
+    max_frames: images of one drive. max_bytes: of all drives together, FRAME_BYTES an image.
     """
 
     def __init__(
@@ -136,37 +108,29 @@ class Drives:
     ) -> None:
         self._max_frames, self._max_bytes = max_frames, max_bytes
         self.ttl_s, self._clock = ttl_s, clock
-        self._drives: OrderedDict[str, HeldDrive] = OrderedDict()  # the longest unused first
-        self._expired: OrderedDict[str, None] = OrderedDict()
+        self._drives: dict[str, HeldDrive] = {}
 
     @property
     def bytes(self) -> int:
-        """Of all candidates that are held; expired drives are dropped first."""
-        self._drop_expired()
-        return STATE_BYTES * sum(drive.states for drive in self._drives.values())
+        """Room of all images, arrived or in work. Each drive counts as one image more."""
+        images = (1 + len(drive.shots) + drive.encoding for drive in self._alive().values())
+        return FRAME_BYTES * sum(images)
 
     def hold(self, drive: HeldDrive) -> None:
-        """Keep a new drive. Raises OverloadedError: there are MOST_DRIVES."""
-        self._drop_expired()
-        if len(self._drives) >= MOST_DRIVES:
-            raise OverloadedError(f"{MOST_DRIVES} drives are held: try again later")
+        """Keep a new drive. Raises OverloadedError: no room is left."""
+        self._check_room(1)
+        drive.used_at = self._clock()
         self._drives[drive.id] = drive
-        self._use(drive)
 
     def get(self, drive_id: str) -> HeldDrive:
         """The drive, which lives on for `ttl_s`. Raises DriveUnknown."""
-        self._drop_expired()
-        try:
-            drive = self._drives[drive_id]
-        except KeyError:
-            if drive_id in self._expired:
-                raise DriveUnknown(
-                    f"drive {drive_id!r} has expired: {self.ttl_s:g} s passed without a request"
-                ) from None
+        drive = self._alive().get(drive_id)
+        if drive is None:
             raise DriveUnknown(
-                f"no drive has the id {drive_id!r}: it was deleted, or this server has restarted"
-            ) from None
-        self._use(drive)
+                f"no drive has the id {drive_id!r}: it was deleted, no request used it for "
+                f"{self.ttl_s:g} s, or this server has restarted"
+            )
+        drive.used_at = self._clock()
         return drive
 
     def delete(self, drive_id: str) -> None:
@@ -180,35 +144,31 @@ class Drives:
         Raises:
             DriveFull: the drive may not have so many. OverloadedError: nor may all together.
         """
-        have = len(drive.outcomes) + drive.encoding
+        have = len(drive.shots) + drive.encoding
         if have + images > self._max_frames:
             raise DriveFull(
                 f"the drive has {have} frames and {images} more would exceed the limit of "
                 f"{self._max_frames}: begin another drive"
             )
-        coming = images + sum(held.encoding for held in self._drives.values())
-        if self.bytes + coming * STATES_OF_ROLLS * STATE_BYTES > self._max_bytes:
-            raise OverloadedError(
-                f"the candidates of all drives hold {self.bytes} of {self._max_bytes} bytes: try "
-                "again later, or delete drives that are done"
-            )
+        self._check_room(images)
         drive.encoding += images
         try:
             yield
         finally:
             drive.encoding -= images
 
-    def _use(self, drive: HeldDrive) -> None:
-        drive.used_at = self._clock()
-        self._drives.move_to_end(drive.id)
+    def _check_room(self, images: int) -> None:
+        held, more = self.bytes, images * FRAME_BYTES
+        if held + more > self._max_bytes:
+            raise OverloadedError(
+                f"all drives hold {held} bytes and {more} more would exceed the limit of "
+                f"{self._max_bytes}: try again later, or delete drives that are done"
+            )
 
-    def _drop_expired(self) -> None:
+    def _alive(self) -> dict[str, HeldDrive]:
+        """The drives, after those that have expired are forgotten."""
         until = self._clock() - self.ttl_s
         for drive in list(self._drives.values()):
-            if drive.used_at > until:
-                break
-            if not drive.encoding:
+            if drive.used_at <= until and not drive.encoding:
                 del self._drives[drive.id]
-                self._expired[drive.id] = None
-        while len(self._expired) > KEPT_NAMES:
-            self._expired.popitem(last=False)
+        return self._drives

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from model.errors import SkyfixError
 from service.locate.drive_path import Frame
-from service.locate.drive_times import Taken
+from service.locate.drive_times import Driven, Taken
 from service.locate.fix import Fix
 from service.locate.hints import Hints
 from service.locate.localizer import Localizer, Query
 from service.runtime.admission import Admission
 from service.runtime.batching import Batcher, awaited
 from service.runtime.canary import canary_panorama
-from service.runtime.drives import HeldDrive, HeldFrame, Located, locate
+from service.runtime.drives import HeldDrive, Shot, locate
 from service.runtime.live_localizer import LiveLocalizer, Prepared, answer
 from service.runtime.metrics import Metrics
 from service.settings import Settings
@@ -91,9 +91,7 @@ class Pipeline:
         localizer = self._live.localizer
         return HeldDrive(localizer, await asyncio.to_thread(localizer.live.get))
 
-    async def frame(
-        self, drive: HeldDrive, data: bytes, hints: Hints, taken: Taken | None
-    ) -> HeldFrame:
+    async def shot(self, drive: HeldDrive, data: bytes, hints: Hints, taken: Taken | None) -> Shot:
         """An image's candidates in the drive's index version. Raises the errors of `locate`.
 
         Args:
@@ -101,24 +99,25 @@ class Pipeline:
         """
         query, frame = await self._answer(drive.localizer, drive.index, data, hints)
         assert isinstance(frame, Frame)
-        return HeldFrame.of(frame, taken or (Taken.at(query.time) if query.time else None))
+        return Shot.of(frame, taken or (Taken.at(query.time) if query.time else None))
 
-    async def locate_drive(self, drive: HeldDrive) -> Located:
-        """The drives that the frames up to now make. Callers at the same time share the work.
+    async def locate_drive(self, drive: HeldDrive) -> Driven:
+        """The drives that the images up to now make. Callers at the same time share the work.
 
         Raises:
             DeadlineExceededError: the work goes on, and a later call gets its result.
         """
-        loop, images = asyncio.get_running_loop(), len(drive.outcomes)
+        images = len(drive.shots)
         async with awaited("answer", self._deadline_s):
-            while True:
-                work = drive.located
-                if work is None or (work.done() and _images(work) < images):
-                    outcomes = tuple(drive.outcomes)
-                    work = loop.run_in_executor(self._followers, locate, drive.index, outcomes)
-                    drive.located = work
-                if (located := await asyncio.shield(work)).images >= images:
-                    return located
+            while len(drive.located.places) < images:
+                if drive.locating is None or drive.locating.done():
+                    drive.locating = asyncio.create_task(self._locate_drive(drive))
+                await asyncio.shield(drive.locating)
+        return drive.located
+
+    async def _locate_drive(self, drive: HeldDrive) -> None:
+        work, shots = asyncio.get_running_loop().run_in_executor, tuple(drive.shots)
+        drive.located = await work(self._followers, locate, drive.index, shots)
 
     async def canary(self) -> Fix:
         """Locate the made-up panorama. Callers at the same time share an answer.
@@ -176,11 +175,6 @@ class Pipeline:
         await asyncio.to_thread(self._batcher.stop)
         for threads in (self._decoders, self._followers):
             threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _images(work: asyncio.Future[Located]) -> int:
-    """How many images the finished work has looked at; -1: it failed."""
-    return -1 if work.cancelled() or work.exception() else work.result().images
 
 
 def _give_way() -> None:
