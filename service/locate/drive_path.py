@@ -39,7 +39,7 @@ Leads = NDArray[np.complex128]
 
 # Probability without mounts below which a state is dropped: the comparison of mounts, eight times
 # the work, then costs less than the first pass.
-NEGLIGIBLE = 1e-8
+NEGLIGIBLE = 1e-6
 MOUNTS_DEG = np.arange(-180.0, 180.0, 45.0)
 PART, MARGIN = 200, 20  # frames; 200 of unknown heading take up to half a gigabyte
 WINDOW = 4  # steps before a frame, and steps after
@@ -114,16 +114,12 @@ class DrivePath(NamedTuple):
 class Moves(NamedTuple):
     """Pairs of states between two frames that need no jump, one row each.
 
-    start, end: the states. weight: step times turn. metres: |p_j - p_i|. lead: (N,) complex of
-    length 1, its angle is from the camera's mean heading to the bearing. sharpness: 1 / s^2.
+    start, end: the states. weight: step times turn, and lead where a mount is assumed.
     """
 
     start: Rows
     end: Rows
     weight: Numbers
-    metres: Numbers
-    lead: Leads
-    sharpness: Numbers
 
     def only(self, before: Flags, after: Flags) -> Moves:
         """The moves between the states that are kept, which are renumbered."""
@@ -132,17 +128,26 @@ class Moves(NamedTuple):
             (before.cumsum() - 1)[self.start[kept]],
             (after.cumsum() - 1)[self.end[kept]],
             self.weight[kept],
-            self.metres[kept],
-            self.lead[kept],
-            self.sharpness[kept],
         )
 
-    def towards(self, mount_deg: float, motion: Motion) -> Moves:
+
+class Directions(NamedTuple):
+    """Where moves lead, one row each.
+
+    metres: |p_j - p_i|. lead: complex of length 1, its angle is from the camera's mean heading to
+    the bearing. sharpness: 1 / s^2.
+    """
+
+    metres: Numbers
+    lead: Leads
+    sharpness: Numbers
+
+    def towards(self, moves: Moves, mount_deg: float, motion: Motion) -> Moves:
         """The moves with the weight of `lead` as well."""
         cosine = (self.lead * np.exp(1j * np.radians(mount_deg))).real
         lead = np.exp((cosine - 1.0) * self.sharpness)
-        return self._replace(
-            weight=self.weight * (motion.lead_tail + (1.0 - motion.lead_tail) * lead)
+        return moves._replace(
+            weight=moves.weight * (motion.lead_tail + (1.0 - motion.lead_tail) * lead)
         )
 
 
@@ -192,26 +197,32 @@ def _settled(frames: Sequence[Frame], motion: Motion) -> DrivePath:
 
 def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
     """The mount is the likeliest of MOUNTS_DEG, refined by the path that it gives."""
+    spots = [_Spots(frame, frames[0].centres[0]) for frame in frames]
     moves = [
         moves_between(*pair, reach_m, motion)
-        for pair, reach_m in zip(
-            itertools.pairwise(frames), _reaches_m(frames, motion), strict=True
-        )
+        for pair, reach_m in zip(itertools.pairwise(spots), _reaches_m(frames, motion), strict=True)
     ]
     first = _Chain(_seen(frames, motion), moves, motion.jump)
     kept = [weights > NEGLIGIBLE for weights in first.weights()]
     frames = [frame.only(keep) for frame, keep in zip(frames, kept, strict=True)]
     moves = [move.only(*keep) for move, keep in zip(moves, itertools.pairwise(kept), strict=True)]
-
+    directions = [
+        directions_of(move, *pair, motion)
+        for move, pair in zip(moves, itertools.pairwise(frames), strict=True)
+    ]
     seen = _seen(frames, motion)
 
     def towards(mount_deg: float) -> _Chain:
-        return _Chain(seen, [move.towards(mount_deg, motion) for move in moves], motion.jump)
+        mounted = [
+            direction.towards(move, mount_deg, motion)
+            for move, direction in zip(moves, directions, strict=True)
+        ]
+        return _Chain(seen, mounted, motion.jump)
 
     chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.log_likelihood)
-    mount_deg = -float(np.degrees(np.angle(chain.driven()[0].sum())))
+    mount_deg = -float(np.degrees(np.angle(chain.driven(directions)[0].sum())))
     chain = towards(mount_deg)
-    towards_mount, metres, stayed = chain.driven()
+    towards_mount, metres, stayed = chain.driven(directions)
     straight = (towards_mount * np.exp(1j * np.radians(mount_deg))).real
     return DrivePath(
         frames,
@@ -239,29 +250,58 @@ def _around(steps: Numbers) -> Numbers:
     return np.asarray(sums[last] - sums[first])
 
 
-def moves_between(before: Frame, after: Frame, reach_m: float, motion: Motion) -> Moves:
-    """The pairs within reach, found by trees over the distinct centres."""
-    origin = before.centres[0]
-    scale = metres_per_degree(float(origin[0]))
-    places = [_metres(frame.centres - origin, scale.north, scale.east) for frame in (before, after)]
-    (spots, spot_of), (ends, end_of) = (
-        np.unique(place, axis=0, return_inverse=True) for place in places
+class _Spots:
+    """The distinct centres of a frame's states, and which states stand at each."""
+
+    def __init__(self, frame: Frame, origin: Numbers) -> None:
+        self.headings = np.radians(frame.headings_deg)
+        _, one, spot_of = np.unique(frame.rows, return_index=True, return_inverse=True)
+        self.tree = cKDTree(_metres(frame.centres[one] - origin, origin[0]))
+        self.states = np.argsort(spot_of, kind="stable")
+        self.count = np.bincount(spot_of)
+        self.first = self.count.cumsum() - self.count
+
+
+def moves_between(before: _Spots, after: _Spots, reach_m: float, motion: Motion) -> Moves:
+    """The pairs within reach."""
+    near = before.tree.sparse_distance_matrix(
+        after.tree, reach_m + STEP_SIGMAS * motion.step_sigma_m, output_type="ndarray"
     )
-    near = cKDTree(spots).sparse_distance_matrix(
-        cKDTree(ends), reach_m + STEP_SIGMAS * motion.step_sigma_m, output_type="ndarray"
+    over = np.maximum(0.0, near["v"] - reach_m) / motion.step_sigma_m
+    start, end, pair = _states(before, after, near["i"], near["j"])
+    turned = np.cos(after.headings[end] - before.headings[start])
+    turn = np.exp((turned - 1.0) / np.radians(motion.turn_sigma_deg) ** 2)
+    step = np.exp(-0.5 * over**2)[pair]
+    return Moves(start, end, step * (motion.turn_tail + (1.0 - motion.turn_tail) * turn))
+
+
+def _states(before: _Spots, after: _Spots, spot: Rows, end: Rows) -> tuple[Rows, Rows, Rows]:
+    """All pairs of states that stand at pairs of spots, and the number of each one's pair."""
+    counts = before.count[spot] * after.count[end]
+    pair = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(pair)) - np.repeat(counts.cumsum() - counts, counts)
+    across, down = np.divmod(within, after.count[end[pair]])
+    return (
+        before.states[before.first[spot[pair]] + across],
+        after.states[after.first[end[pair]] + down],
+        pair,
     )
-    start, end, pair = _states(near["i"], near["j"], spot_of.ravel(), end_of.ravel())
-    metres = near["v"][pair]
+
+
+def directions_of(moves: Moves, before: Frame, after: Frame, motion: Motion) -> Directions:
+    """Where the moves between two frames lead."""
+    start, end = moves.start, moves.end
+    degrees = after.centres[end] - before.centres[start]
+    north, east = _metres(degrees, before.centres[0, 0]).T
+    metres = np.hypot(north, east)
     turned = np.radians(_wrapped(after.headings_deg[end] - before.headings_deg[start]))
-    over = np.maximum(0.0, metres - reach_m) / motion.step_sigma_m
-    turn = np.exp((np.cos(turned) - 1.0) / np.radians(motion.turn_sigma_deg) ** 2)
-    weight = np.exp(-0.5 * over**2) * (motion.turn_tail + (1.0 - motion.turn_tail) * turn)
-    north, east = (places[1][end] - places[0][start]).T
     heading = np.radians(before.headings_deg[start]) + turned / 2.0
-    lead = np.exp(1j * (np.arctan2(east, north) - heading))
     noise = np.arctan2(motion.tile_noise_m, metres)
-    sharpness = 1.0 / (np.radians(motion.lead_sigma_deg) ** 2 + noise**2)
-    return Moves(start, end, weight, metres, lead, sharpness)
+    return Directions(
+        metres,
+        np.exp(1j * (np.arctan2(east, north) - heading)),
+        1.0 / (np.radians(motion.lead_sigma_deg) ** 2 + noise**2),
+    )
 
 
 def _seen(frames: Sequence[Frame], motion: Motion) -> list[Numbers]:
@@ -306,40 +346,31 @@ class _Chain:
         products = [a * b for a, b in zip(self._forward, self._backward, strict=True)]
         return [product / product.sum() for product in products]
 
-    def driven(self) -> tuple[Leads, Numbers, Numbers]:
+    def driven(self, directions: list[Directions]) -> tuple[Leads, Numbers, Numbers]:
         """(T - 1,) for each step: means of metres times lead and of metres; the share unjumped."""
         turned, driven, stayed = [], [], []
-        for move, before, after, behind in zip(
-            self._moves, self._forward[:-1], self._seen[1:], self._backward[1:], strict=True
+        for move, direction, before, after, behind in zip(
+            self._moves,
+            directions,
+            self._forward[:-1],
+            self._seen[1:],
+            self._backward[1:],
+            strict=True,
         ):
             ahead = after * behind
             share = before[move.start] * move.weight * ahead[move.end]
             share /= share.sum() + self._jump * ahead.sum()
-            metres = share * move.metres
+            metres = share * direction.metres
             stayed.append(share.sum())
-            turned.append((metres * move.lead).sum())
+            turned.append((metres * direction.lead).sum())
             driven.append(metres.sum())
         return np.array(turned, np.complex128), np.array(driven), np.array(stayed)
 
 
-def _states(spot: Rows, end: Rows, spot_of: Rows, end_of: Rows) -> tuple[Rows, Rows, Rows]:
-    """All pairs of states that stand at pairs of places, and the number of each one's pair."""
-    starts, first = np.argsort(spot_of, kind="stable"), np.bincount(spot_of)
-    ends, second = np.argsort(end_of, kind="stable"), np.bincount(end_of)
-    counts = first[spot] * second[end]
-    pair = np.repeat(np.arange(len(counts)), counts)
-    within = np.arange(len(pair)) - np.repeat(counts.cumsum() - counts, counts)
-    across, down = np.divmod(within, second[end[pair]])
-    return (
-        starts[(first.cumsum() - first)[spot[pair]] + across],
-        ends[(second.cumsum() - second)[end[pair]] + down],
-        pair,
-    )
-
-
-def _metres(degrees: Numbers, north: float, east: float) -> Numbers:
-    """(K, 2) differences of latitude and longitude to metres north and east."""
-    return np.stack([degrees[:, 0] * north, _wrapped(degrees[:, 1]) * east], axis=1)
+def _metres(degrees: Numbers, latitude: float) -> Numbers:
+    """(K, 2) differences of latitude and longitude, near a latitude, to metres north and east."""
+    scale = metres_per_degree(latitude)
+    return np.stack([degrees[:, 0] * scale.north, _wrapped(degrees[:, 1]) * scale.east], axis=1)
 
 
 def _wrapped(degrees: Numbers) -> Numbers:
