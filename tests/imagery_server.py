@@ -99,7 +99,8 @@ def files(folder: Path, ranges: bool = True) -> Answer:
 def planned(home: Path, address: str, area: Area | None, **options: Any) -> Fetch:
     """A fetch for tiles of 32 m, without waits."""
     quick = {"rate": 1000.0, "backoff_s": 0.001, **options}
-    return Fetch.of(home, Wanted(address, area, margin_m=24.0, pixel_m=0.2, **quick), "town")
+    around = area.grown(24.0) if area else None
+    return Fetch.of(home, Wanted(address, around, pixel_m=0.2, **quick), "town")
 
 
 def fetched(home: Path, address: str, area: Area | None, **options: Any) -> Path:

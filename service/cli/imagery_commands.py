@@ -155,8 +155,7 @@ def _fetch(
         area = Area.of_text(former[0])
     wanted = Wanted(
         address=arguments.path,
-        area=area,
-        margin_m=0.75 * size_m,  # half a diagonal
+        area=area.grown(0.75 * size_m) if area else None,  # by half a tile's diagonal
         pixel_m=size_m / Checkpoint.load(settings.weights).config.preprocessing.input_size,
         zoom=arguments.zoom,
         layer=arguments.layer,

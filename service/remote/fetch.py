@@ -20,12 +20,14 @@ from urllib.parse import urlsplit
 from model.atomic_write import write_atomically
 from service.imagery.area import Area
 from service.imagery.source import source_name
-from service.remote import stac
-from service.remote import tile_services as services
+from service.remote import tile_services
 from service.remote.http_client import RATE, Client, NoImagery, RemoteError, shown
-from service.remote.map_tile_copy import MapTileCopy, Progress
-from service.remote.range_file import RangeFile
-from service.remote.raster_copy import RasterCopy, Sheet
+from service.remote.imagery_copy import ImageryCopy, Progress
+from service.remote.map_tile_copy import map_tile_copy
+from service.remote.raster_copy import raster_copy
+from service.remote.remote_raster import RemoteRaster
+from service.remote.stac import Stac
+from service.remote.tile_services import TileService
 
 MAX_REQUESTS = 20_000  # at four a second, 83 minutes
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
@@ -38,16 +40,14 @@ class Wanted:
     """What the user asks for.
 
     address: a URL, or the path of a STAC document.
-    margin_m: ground around the area that is fetched, too: tiles at its edge show it.
+    area: all ground that its tiles show.
     pixel_m: the width of a pixel that the encoder reads, from which the zoom follows.
-    headers: sent to the address's host alone, and stored nowhere.
     max_requests: more are refused.
-    backoff_s: about how long to wait for a third try; each later wait is twice as long.
+    rate, headers, backoff_s: see `Client`.
     """
 
     address: str
     area: Area | None
-    margin_m: float
     pixel_m: float
     zoom: int | None = None
     layer: str | None = None
@@ -64,7 +64,7 @@ class Fetch:
 
     name: str
     folder: Path
-    copy: MapTileCopy | RasterCopy
+    copy: ImageryCopy
     summary: str
 
     @classmethod
@@ -99,7 +99,7 @@ class Fetch:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.copy.run(self.folder, progress)
+                self.copy.write(self.folder, progress)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             stated = {**self.copy.stated, "name": self.name, "fetched_at": now}
             write_atomically(self.folder / DONE, json.dumps(stated, indent=1).encode())
@@ -138,48 +138,38 @@ def name_of(address: str, name: str | None, layer: str | None) -> str:
     )
 
 
-def _copy(wanted: Wanted) -> MapTileCopy | RasterCopy:
-    area = wanted.area.grown(wanted.margin_m) if wanted.area else None
-    url = wanted.address.replace("%7B", "{").replace("%7D", "}")
-    found: services.TileService | list[Sheet]
-    if services.TEMPLATE.search(url):
-        found = services.TileService(url)
-        client = Client(found.address(0, 0, 0), wanted.rate, wanted.headers, wanted.backoff_s)
-    else:
-        url = services.capabilities_url(url)
-        client = Client(url, wanted.rate, wanted.headers, wanted.backoff_s)
-        try:
-            found = _found(client, url, wanted, area)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise RemoteError(f"{shown(url)} breaks its own standard: {error!r}") from error
-    if isinstance(found, list):
-        return RasterCopy.of(found, area)
+def _copy(wanted: Wanted) -> ImageryCopy:
+    url, area = wanted.address.replace("%7B", "{").replace("%7D", "}"), wanted.area
+    template = TileService(url) if tile_services.TEMPLATE.search(url) else None
+    url = template.address(0, 0, 0) if template else tile_services.capabilities_url(url)
+    client = Client(url, wanted.rate, wanted.headers, wanted.backoff_s)
+    try:
+        found = template or _found(client, url, wanted)
+    except (LookupError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+        raise RemoteError(f"{shown(url)} breaks its own standard: {error!r}") from error
+    if not isinstance(found, TileService):
+        return raster_copy(found, area)
     if area is None:
-        raise RemoteError(f"{shown(url)} has no end: give --bbox or --area")
-    return MapTileCopy.of(client, found, area, wanted.zoom, wanted.pixel_m)
+        raise RemoteError(f"{shown(wanted.address)} has no end: give --bbox or --area")
+    return map_tile_copy(client, found, area, wanted.zoom, wanted.pixel_m)
 
 
-def _found(
-    client: Client, url: str, wanted: Wanted, area: Area | None
-) -> services.TileService | list[Sheet]:
+def _found(client: Client, url: str, wanted: Wanted) -> TileService | list[RemoteRaster]:
     """What lies at an address, as its content says."""
-    if urlsplit(url).scheme:
-        file = RangeFile(client, url)
-        body = file.start.body
-        if body.startswith(TIFF):
-            return [Sheet(source_name(Path(urlsplit(url).path), None), file)]
-        if file.size > len(body):
-            body = stac.read(client, url)
-    else:
-        body = stac.read(client, url)
+    file = RemoteRaster(client, url, source_name(Path(urlsplit(url).path), None))
+    body = file.start.body
+    if body.startswith(TIFF):
+        return [file]
+    if file.size > len(body):
+        body = client.get(url).body
     body = body.strip()
     if body.startswith(b"{"):
-        document = stac.parsed(url, body)
+        document = json.loads(body)
         if "tiles" in document:
-            return services.tile_json(url, document)
-        return stac.Stac(client, url, wanted.asset).sheets(document, area)
+            return tile_services.tile_json(url, document)
+        return Stac(client, url, wanted.asset).rasters(document, wanted.area)
     if body.startswith(b"<") and b"<html" not in body[:1000].lower():
-        return services.described_service(url, body, wanted.layer)
+        return tile_services.described_service(url, body, wanted.layer)
     raise RemoteError(
         f"{shown(url)} begins with {body[:80].decode('utf-8', 'replace')!r}: that is no GeoTIFF, "
         "STAC, TileJSON, WMS or WMTS; a template of map tiles has {z}, {x} and {y}"

@@ -7,22 +7,18 @@ Retry-After, or separates a refusal from a hole in the imagery.
 from __future__ import annotations
 
 import logging
+import os
+import random
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
-from urllib3.exceptions import (
-    HTTPError,
-    LocationValueError,
-    MaxRetryError,
-    ResponseError,
-    SSLError,
-)
+from urllib3 import PoolManager, ProxyManager, Retry, Timeout
+from urllib3.exceptions import HTTPError, LocationValueError, ResponseError, SSLError
 from urllib3.util import make_headers
 
 from model.errors import SkyfixError
@@ -30,7 +26,7 @@ from model.errors import SkyfixError
 log = logging.getLogger(__name__)
 
 RATE = 4.0  # requests a second
-TRIES = 6
+TRIES = 7
 MAX_BODY = 64 << 20  # bytes
 MAX_WAIT_S = 300.0  # that a server may ask for by Retry-After
 TIMEOUT = Timeout(connect=10.0, read=60.0)
@@ -62,7 +58,7 @@ class NoImagery(RemoteError):
 
 
 class Answer(NamedTuple):
-    """An HTTP answer; `headers` ignore case."""
+    """An HTTP answer, or what a file holds in its form; names of `headers` in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -77,7 +73,9 @@ class Answer(NamedTuple):
 class Client:
     """Sends one request at a time, at most `rate` a second.
 
+    url: the first address. Only where it is a path may others be paths, whose files are read.
     headers: sent to the host of `url` alone, and not to other hosts that its answers name.
+    backoff_s: about how long to wait for a second try; each later wait is twice as long.
     """
 
     def __init__(
@@ -87,17 +85,20 @@ class Client:
         headers: Mapping[str, str] | None = None,
         backoff_s: float = 1.0,
     ) -> None:
+        parts = urlsplit(url)
+        self._is_local = not parts.scheme
         self._host, self._headers = _host(url), dict(headers or {})
-        if userinfo := urlsplit(url).netloc.rpartition("@")[0]:
+        if userinfo := parts.netloc.rpartition("@")[0]:
             self._headers |= make_headers(basic_auth=unquote(userinfo))
-        self._between_s, self._next_s = 1.0 / rate, 0.0
-        self._retries = Retry(TRIES, backoff_factor=backoff_s, backoff_jitter=backoff_s)
-        # The library's warnings would show whole URLs.
-        redirects = Retry(None, connect=0, read=0, status=0, other=0, redirect=5)
-        self._redirects = redirects.new(remove_headers_on_redirect=self._headers)
+        self._between_s, self._next_s, self._backoff_s = 1.0 / rate, 0.0, backoff_s
+        # Other faults are tried again here: the library's warnings would show whole URLs.
+        self._redirects = Retry(
+            None, connect=0, read=0, status=0, other=0, redirect=5,
+            remove_headers_on_redirect=self._headers,
+        )  # fmt: skip
         self._agent = {"User-Agent": f"skyfix/{version('skyfix')}", "Accept-Encoding": "identity"}
-        proxies = {} if proxy_bypass(urlsplit(url).hostname or "") else getproxies()
-        proxy = proxies.get(urlsplit(url).scheme or "https")
+        proxies = {} if proxy_bypass(parts.hostname or "") else getproxies()
+        proxy = proxies.get(parts.scheme or "https")
         self._pool = ProxyManager(proxy) if proxy else PoolManager()
 
     def get(
@@ -111,8 +112,11 @@ class Client:
         Raises:
             RemoteError: naming the URL without its secrets, the status, and a remedy.
         """
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise RemoteError(f"{shown(url)}: imagery is fetched by http and https alone")
+        scheme = urlsplit(url).scheme
+        if self._is_local and not scheme:
+            return _read(url, part)
+        if scheme not in ("http", "https"):
+            raise RemoteError(f"{shown(url)}: only http and https are fetched")
         headers = self._agent | (self._headers if _host(url) == self._host else {})
         if part is not None:
             headers["Range"] = f"bytes={part[0]}-{part[1]}"
@@ -123,38 +127,38 @@ class Client:
         return answer
 
     def _tried(self, url: str, headers: Mapping[str, str]) -> Answer:
-        retries = self._retries
-        while True:
+        problem, remedy, wait_s = "", "", 0.0
+        for number in range(TRIES):
+            if number:
+                log.warning("%s %s: trying again", shown(url), problem)
+                time.sleep(wait_s)
             self._pace()
-            wait_s = 0.0
-            response: BaseHTTPResponse | None = None
-            error: Exception | None = None
+            remedy = "run the same command again"
+            wait_s = self._backoff_s * 2.0**number * random.uniform(0.75, 1.25)
             try:
                 response = self._pool.request(
                     "GET", url, headers=headers, timeout=TIMEOUT, retries=self._redirects,
                     preload_content=False,
                 )  # fmt: skip
-                answer = Answer(response.status, response.headers, _body(response))
-                if answer.status not in BUSY:
-                    return answer
-                problem = f"answers {answer.status}"
-                wait_s = retries.get_retry_after(response) or 0.0
+                body = response.read(MAX_BODY + 1)
+                if len(body) > MAX_BODY:
+                    raise ResponseError(f"more than {MAX_BODY >> 20} MiB were sent")
             except HTTPError as failure:
-                error = (failure.reason if isinstance(failure, MaxRetryError) else None) or failure
-                problem = f"cannot be read: {_plain(error)}"
-            try:
-                retries = retries.increment("GET", url, response, error)
-            except MaxRetryError:
+                error = getattr(failure, "reason", failure)
+                # The error's words may hold the URL, and so a key.
+                problem = f"cannot be read: {type(error).__name__}: {URL.sub('…', str(error))}"
+                if isinstance(error, LASTING):
+                    remedy = "check the address"
+                    break
+                continue
+            if response.status not in BUSY:
+                return Answer(response.status, response.headers, body)
+            problem, remedy = f"answers {response.status}", REMEDY.get(response.status, remedy)
+            wait_s = self._redirects.get_retry_after(response) or wait_s
+            if wait_s > MAX_WAIT_S:
+                problem += f" and asks to wait {wait_s:.0f} s"
                 break
-            if isinstance(error, LASTING) or wait_s > MAX_WAIT_S:
-                break
-            log.warning("%s %s: trying again", shown(url), problem)
-            retries.sleep(response)
-        asked = f" and asks to wait {wait_s:.0f} s" if wait_s else ""
-        remedy = "check the address" if isinstance(error, LASTING) else "run the same command again"
-        if response is not None:
-            remedy = REMEDY.get(response.status, remedy)
-        raise RemoteError(f"{shown(url)} {problem}{asked}: {remedy}")
+        raise RemoteError(f"{shown(url)} {problem}: {remedy}")
 
     def _pace(self) -> None:
         now = time.monotonic()
@@ -162,23 +166,21 @@ class Client:
         self._next_s = max(now, self._next_s) + self._between_s
 
 
-def _body(response: BaseHTTPResponse) -> bytes:
-    """All of it; raises IncompleteRead where the connection ends too early."""
-    body = bytearray()
-    for chunk in response.stream(1 << 20):
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ResponseError(f"more than {MAX_BODY >> 20} MiB were sent")
-    return bytes(body)
+def _read(path: str, part: tuple[int, int] | None) -> Answer:
+    """A file in the form of an answer."""
+    first, last = part or (0, MAX_BODY)
+    try:
+        with open(path, "rb") as file:
+            file.seek(first)
+            body, stat = file.read(last + 1 - first), os.fstat(file.fileno())
+    except OSError as error:
+        raise RemoteError(f"{path} cannot be read: {error.strerror}") from error
+    span = f"bytes {first}-{first + len(body) - 1}/{stat.st_size}"
+    return Answer(206, {"content-range": span, "last-modified": str(stat.st_mtime_ns)}, body)
 
 
 def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _plain(error: BaseException) -> str:
-    """A connection's error without its URL, which may hold a key."""
-    return f"{type(error).__name__}: {URL.sub('…', str(error))}"
 
 
 def shown(url: str) -> str:
@@ -193,7 +195,9 @@ def identity(url: str) -> str:
 
 def _without(url: str, hide: Callable[[str], bool]) -> str:
     parts = urlsplit(url)
-    pairs = (pair.partition("=") for pair in parts.query.split("&") if pair)
-    query = "&".join(f"{n}={'***' if hide(n.lower()) else v}" for n, _, v in pairs)
+    if not parts.scheme:
+        return url
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    query = "&".join(f"{name}={'***' if hide(name.lower()) else value}" for name, value in pairs)
     path = KEY_IN_PATH.sub("***", parts.path)
     return f"{parts.scheme}://{_host(url)}{path}{'?' if query else ''}{query}"

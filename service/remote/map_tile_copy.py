@@ -9,11 +9,9 @@ import hashlib
 import io
 import logging
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
@@ -21,7 +19,7 @@ from PIL import Image
 
 from model.atomic_write import write_atomically
 from service.imagery.area import Area
-from service.imagery.map_tile_levels import mercator_latitude, mercator_y
+from service.imagery.map_tile_levels import mercator_latitude
 from service.imagery.map_tiles import MAX_SIDE
 from service.remote.http_client import (
     NO_IMAGERY,
@@ -32,172 +30,124 @@ from service.remote.http_client import (
     identity,
     shown,
 )
+from service.remote.imagery_copy import ImageryCopy, Progress
 from service.remote.tile_services import HALF_WORLD_M, TileService
 
-MAX_LATITUDE = mercator_latitude(0.0)
-MAX_CONSIDERED = 4_000_000  # map tiles in the boxes around an area
+MAX_PLACES = 1_000_000  # map tiles of the zoom above the wanted one
+QUARTERS = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])  # of a map tile, at the next zoom
 MAX_GREYS = 2  # JPEG may spread one colour over as many grey levels
 FIRST_HOLES = 64  # around the area's middle: without imagery there, the rest is not asked for
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
-HOLES = ".holes"  # folder of empty files x-y: where the service has no imagery
+HOLE = ".none"  # suffix of an empty file: the service has no imagery there
 
 Place = tuple[int, int]  # column and row
-Progress = Callable[[int, int], None]  # done, expected
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class MapTileCopy:
-    """What is to be copied; `places` begin in the middle of the area."""
+def map_tile_copy(
+    client: Client, service: TileService, area: Area, zoom: int | None, pixel_m: float
+) -> ImageryCopy:
+    """The copy of all map tiles that touch the area.
 
-    client: Client
-    service: TileService
-    zoom: int
-    area: Area
-    places: list[Place]
+    Args:
+        zoom: None: the first whose pixels are not wider than `pixel_m`, or the deepest.
 
-    @classmethod
-    def of(
-        cls, client: Client, service: TileService, area: Area, zoom: int | None, pixel_m: float
-    ) -> MapTileCopy:
-        """All map tiles that touch the area.
+    Raises:
+        RemoteError: the service has no such zoom, or the area has millions of map tiles.
+    """
+    address = shown(service.template)
+    known = sorted(service.levels)
+    if zoom is None:
+        _, south, _, north = area.bounds
+        around_m = 2.0 * HALF_WORLD_M * math.cos(math.radians((south + north) / 2.0))
+        wanted = math.ceil(math.log2(around_m / (service.side * pixel_m)))
+        zoom = next((level for level in known if level >= wanted), known[-1])
+    if zoom not in known:
+        raise RemoteError(f"{address}: --zoom is {zoom}: give {known[0]} to {known[-1]}")
+    places = places_in(area, zoom)
+    return ImageryCopy(
+        len(places),
+        f"{identity(service.template)} {zoom} {area.text()}",
+        f"{len(places)} map tiles of zoom {zoom}, if the terms of {address} allow copies",
+        {"scheme": "xyz", "source": address, **service.credit},
+        partial(_write, client, service, zoom, places),
+    )
 
-        Args:
-            zoom: None: the first whose pixels are not wider than `pixel_m`, or the deepest.
 
-        Raises:
-            RemoteError: the service has no such zoom, or the area has millions of map tiles.
-        """
-        known = sorted(service.levels) or range(service.deepest + 1)
-        if zoom is None:
-            _, south, _, north = area.bounds
-            around_m = 2.0 * HALF_WORLD_M * math.cos(math.radians((south + north) / 2.0))
-            wanted = math.ceil(math.log2(around_m / (service.side * pixel_m)))
-            zoom = next((level for level in known if level >= wanted), known[-1])
-        if zoom not in known:
-            raise RemoteError(
-                f"{shown(service.template)}: --zoom is {zoom}: give {known[0]} to {known[-1]}"
-            )
-        return cls(client, service, zoom, area, places_in(area, zoom))
-
-    @property
-    def requests(self) -> int:
-        """How many a fetch from the start needs."""
-        return len(self.places)
-
-    @property
-    def identity(self) -> str:
-        """A text that changes with the imagery that is wanted."""
-        return f"{identity(self.service.template)} {self.zoom} {self.area.text()}"
-
-    @property
-    def summary(self) -> str:
-        """In words, for the user."""
-        address = shown(self.service.template)
-        return (
-            f"{self.requests} map tiles of zoom {self.zoom}, if the terms of {address} allow copies"
-        )
-
-    @property
-    def stated(self) -> dict[str, Any]:
-        """What is known of the imagery, as folders of map tiles say it in metadata.json."""
-        return {
-            "source": shown(self.service.template),
-            "scheme": "xyz",
-            "minzoom": self.zoom,
-            "maxzoom": self.zoom,
-            "bounds": list(self.area.bounds),
-            "licence": self.service.licence,
-            "attribution": self.service.attribution,
-        }
-
-    def run(self, folder: Path, progress: Progress) -> None:
-        """Fetches whatever the folder lacks.
-
-        Raises:
-            RemoteError: a request failed. NoImagery: all imagery is blank.
-            OSError: the disk is full or refuses.
-        """
-        level, holes = folder / str(self.zoom), folder / HOLES
-        holes.mkdir(parents=True, exist_ok=True)
-        files = {(int(f.parent.name), int(f.stem)): f for f in level.glob("*/[0-9]*.*")}
-        empty = {tuple(map(int, f.name.split("-"))) for f in holes.iterdir()}
-        for done, place in enumerate(self.places):
-            progress(done, self.requests)
-            if place in files or place in empty:
-                continue
-            if file := self._fetch(level, *place):
-                files[place] = file
-            else:
-                (holes / "{}-{}".format(*place)).touch()
-                empty.add(place)
-            if not files and len(empty) >= min(FIRST_HOLES, self.requests):
-                raise NoImagery(
-                    f"{shown(self.service.template)} has no imagery in the middle of the area "
-                    f"({len(empty)} map tiles of zoom {self.zoom}): give another --zoom or area"
-                )
-        progress(self.requests, self.requests)
-        for unfinished in level.glob("*/.*"):  # a killed process left them
-            unfinished.unlink()
-        self._check_pictures(files.values())
-        if empty:
-            log.warning(
-                "%s: no imagery at %d of %d map tiles",
-                *(shown(self.service.template), len(empty), self.requests),
-            )
-
-    def _fetch(self, level: Path, column: int, row: int) -> Path | None:
-        """The map tile's file; None where the service has no imagery."""
-        url = self.service.address(self.zoom, column, row)
-        answer = self.client.get(url, allowed=NO_IMAGERY)
-        suffix = None if answer.status in NO_IMAGERY else _suffix(url, answer)
-        if suffix is None:
-            return None
-        file = level / str(column) / f"{row}{suffix}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, answer.body)
-        return file
-
-    def _check_pictures(self, files: Collection[Path]) -> None:
-        """Raises NoImagery where all map tiles are one picture, or each has one colour."""
-        pictures = {hashlib.sha256(file.read_bytes()).digest(): file for file in files}
-        if len(pictures) == 1 < len(files) or all(map(_uniform, pictures.values())):
+def _write(
+    client: Client,
+    service: TileService,
+    zoom: int,
+    places: Sequence[Place],
+    folder: Path,
+    progress: Progress,
+) -> None:
+    level, address = folder / str(zoom), shown(service.template)
+    files = {(int(f.parent.name), int(f.stem)): f for f in level.glob("*/[0-9]*.*")}
+    holes = sum(file.suffix == HOLE for file in files.values())
+    for done, (column, row) in enumerate(places):
+        progress(done, len(places))
+        if (column, row) not in files:
+            url = service.address(zoom, column, row)
+            answer = client.get(url, allowed=NO_IMAGERY)
+            suffix = HOLE if answer.status in NO_IMAGERY else _suffix(url, answer)
+            file = level / str(column) / f"{row}{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, b"" if suffix == HOLE else answer.body)
+            files[column, row] = file
+            holes += suffix == HOLE
+        if len(files) == holes >= min(FIRST_HOLES, len(places)):
             raise NoImagery(
-                f"{shown(self.service.template)} shows one picture, or single colours, in all of "
-                f"the {len(files)} map tiles: give another --zoom, --layer or area"
+                f"{address} has no imagery in the middle of the area "
+                f"({holes} map tiles of zoom {zoom}): give another --zoom or area"
             )
+    progress(len(places), len(places))
+    for unfinished in level.glob("*/.*"):  # a killed process left them
+        unfinished.unlink()
+    _check_pictures(address, [file for file in files.values() if file.suffix != HOLE])
+    if holes:
+        log.warning("%s: no imagery at %d of %d map tiles", address, holes, len(places))
+
+
+def _check_pictures(address: str, files: Collection[Path]) -> None:
+    """Raises NoImagery where all map tiles are one picture, or each has one colour."""
+    pictures = {hashlib.sha256(file.read_bytes()).digest(): file for file in files}
+    if len(pictures) == 1 < len(files) or all(map(_uniform, pictures.values())):
+        raise NoImagery(
+            f"{address} shows one picture, or single colours, in all of the {len(files)} map "
+            "tiles: give another --zoom, --layer or area"
+        )
 
 
 def places_in(area: Area, zoom: int) -> list[Place]:
     """The map tiles that touch the area, those near its middle first.
 
     Raises:
-        RemoteError: there are millions.
+        RemoteError: there are none, or millions.
     """
-    side = 1 << zoom
-    ranges = []
-    for west, south, east, north in area.parts:
-        ys = (mercator_y(min(max(y, -MAX_LATITUDE), MAX_LATITUDE)) for y in (north, south))
-        sides = (((west + 180.0) / 360.0, (east + 180.0) / 360.0), tuple(ys))
-        ranges.append([range(int(a * side), min(int(b * side) + 1, side)) for a, b in sides])
-    considered = sum(len(columns) * len(rows) for columns, rows in ranges)
-    if considered > MAX_CONSIDERED:
-        raise RemoteError(
-            f"zoom {zoom} has up to {considered} map tiles there: give a smaller area or --zoom"
-        )
-    found = np.unique(np.array([place for pair in ranges for place in product(*pair)]), axis=0)
-    wests, easts = ((found[:, 0] + n) / side * 360.0 - 180.0 for n in (0, 1))
-    norths, souths = ([mercator_latitude(y / side) for y in found[:, 1] + n] for n in (0, 1))
-    found = found[area.touches(shapely.box(wests, souths, easts, norths))]
+    found = np.zeros((1, 2), np.int64)
+    for level in range(1, zoom + 1):
+        if len(found) > MAX_PLACES:
+            raise RemoteError(
+                f"zoom {level - 1} has {len(found)} map tiles there: give a smaller area or --zoom"
+            )
+        found = (2 * found[:, None] + QUARTERS).reshape(-1, 2)
+        (wests, norths), (easts, souths) = (((found + n) / 2**level).T for n in (0, 1))
+        boxes = shapely.box(
+            wests * 360.0 - 180.0, [mercator_latitude(y) for y in souths],
+            easts * 360.0 - 180.0, [mercator_latitude(y) for y in norths],
+        )  # fmt: skip
+        found = found[area.touches(boxes)]
     if not len(found):
-        raise RemoteError(f"the area {area} lies beyond Web Mercator, {MAX_LATITUDE:.2f} degrees")
+        limit = mercator_latitude(0.0)
+        raise RemoteError(f"the area {area} lies beyond Web Mercator, {limit:.2f} degrees")
     nearest = np.argsort(np.hypot(*(found - found.mean(axis=0)).T), kind="stable")
     return [(column, row) for column, row in found[nearest].tolist()]
 
 
-def _suffix(url: str, answer: Answer) -> str | None:
-    """The suffix of an image's file; None where it is transparent everywhere.
+def _suffix(url: str, answer: Answer) -> str:
+    """The suffix of an image's file; HOLE where it is transparent everywhere.
 
     Raises:
         RemoteError: no image, a part of one, or not square.
@@ -210,7 +160,7 @@ def _suffix(url: str, answer: Answer) -> str | None:
                     f"at most {MAX_SIDE} wide"
                 )
             transparent = image.convert("RGBA").getchannel("A").getextrema()[1] == 0
-            return None if transparent else SUFFIXES[str(image.format)]
+            return HOLE if transparent else SUFFIXES[str(image.format)]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RemoteError(
             f"{shown(url)} answers with {len(answer.body)} bytes of {answer.start()}, no whole "

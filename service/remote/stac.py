@@ -9,17 +9,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import numpy as np
 import shapely
 
 from service.imagery.area import Area
 from service.remote.http_client import Client, RemoteError, shown
-from service.remote.range_file import RangeFile
-from service.remote.raster_copy import Sheet
+from service.remote.remote_raster import RemoteRaster
 
 Json = Mapping[str, Any]
 
@@ -32,15 +30,15 @@ MAX_ITEMS = 500
 class Stac:
     """Documents, from a first one on.
 
-    base: the first document's URL or file; only beside a file are local rasters opened.
+    base: the first document's URL or path.
     asset: the name of the asset to take; None: a visual asset, or the only raster.
     """
 
     def __init__(self, client: Client, base: str, asset: str | None = None) -> None:
         self._client, self._base, self._asset = client, base, asset
-        self._document = cache(lambda url: parsed(url, read(client, url)))
+        self._document = cache(lambda url: json.loads(client.get(url).body))
 
-    def sheets(self, document: Json, area: Area | None) -> list[Sheet]:
+    def rasters(self, document: Json, area: Area | None) -> list[RemoteRaster]:
         """One raster of each item that the area touches, in the documents' order.
 
         Raises:
@@ -52,14 +50,12 @@ class Stac:
                 f"{shown(self._base)} names {len(items)} items in the area: give an area with 1 "
                 f"to {MAX_ITEMS}"
             )
-        return [
-            Sheet(
-                re.sub(r"[^A-Za-z0-9._-]+", "-", f"{number:03d}-{item.get('id')}")[:100],
-                self._raster(at, item),
-                *self._credit(at, item),
-            )
-            for number, (at, item) in enumerate(items)
-        ]
+        found = []
+        for number, (at, item) in enumerate(items):
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{number:03d}-{item.get('id')}")[:100]
+            url = urljoin(at, self._chosen(at, item)["href"])
+            found.append(RemoteRaster(self._client, url, name, self._credit(at, item)))
+        return found
 
     def _items(self, document: Json) -> Iterator[tuple[str, Json]]:
         """(address of its document, item): of all pages and linked documents."""
@@ -75,31 +71,17 @@ class Stac:
                 if link.get("rel") in FOLLOWED.get(kind, ()):
                     if link.get("method", "GET") != "GET":
                         raise RemoteError(f"{shown(at)}: its next page wants POST: search by GET")
-                    url = self._address(at, link)
+                    url = urljoin(at, link["href"])
                     waiting.append((url, self._document(url)))
-
-    def _address(self, at: str, link: Json) -> str:
-        """The URL that a document at `at` names; beside a local document, a path."""
-        url = urljoin(at, str(link["href"]))
-        if urlsplit(url).scheme not in ("http", "https") and urlsplit(self._base).scheme:
-            raise RemoteError(f"{shown(at)} names {url[:100]}: only http and https are fetched")
-        return url
-
-    def _raster(self, at: str, item: Json) -> RangeFile | Path:
-        url = self._address(at, self._chosen(at, item))
-        return RangeFile(self._client, url) if urlsplit(url).scheme else Path(url)
 
     def _chosen(self, at: str, item: Json) -> Json:
         """The asset that was asked for; else a visual asset; else the only GeoTIFF."""
         assets: Mapping[str, Json] = item.get("assets") or {}
         tiffs = {n: a for n, a in assets.items() if "tif" in f"{a.get('type')} {a['href']}".lower()}
+        by_name = [name for name in VISUAL if name in tiffs]
         by_role = [name for name in tiffs if "visual" in (tiffs[name].get("roles") or ())]
-        names = [
-            *(name for name in VISUAL if name in tiffs),
-            *by_role,
-            *list(tiffs)[: len(tiffs) == 1],
-        ]
-        name = self._asset or next(iter(names), "")
+        only = list(tiffs) if len(tiffs) == 1 else []
+        name = self._asset or next(iter(by_name + by_role + only), "")
         if name not in assets:
             raise RemoteError(
                 f"{shown(at)}: item {item.get('id')} has no {name or 'single raster'}: give "
@@ -107,35 +89,15 @@ class Stac:
             )
         return assets[name]
 
-    def _credit(self, at: str, item: Json) -> tuple[str, str]:
-        """Licence and attribution, of the item or of its collection."""
+    def _credit(self, at: str, item: Json) -> dict[str, str]:
+        """Licence and attribution, of the item or of its collection, as far as stated."""
         stated = item.get("properties") or {}
         links = [link for link in item.get("links", ()) if link.get("rel") == "collection"]
         if links and not {"license", "providers"} <= stated.keys():
-            stated = {**self._document(self._address(at, links[0])), **stated}
+            stated = {**self._document(urljoin(at, links[0]["href"])), **stated}
         names = [str(provider.get("name")) for provider in stated.get("providers") or ()]
-        return str(stated.get("license") or ""), ", ".join(names)
-
-
-def read(client: Client, address: str) -> bytes:
-    """The document at a URL or path. Raises RemoteError."""
-    if urlsplit(address).scheme:
-        return client.get(address).body
-    try:
-        return Path(address).read_bytes()
-    except OSError as error:
-        raise RemoteError(f"{address} cannot be read: {error.strerror}") from error
-
-
-def parsed(address: str, body: bytes) -> Json:
-    """A JSON object. Raises RemoteError."""
-    try:
-        document = json.loads(body)
-    except ValueError as error:
-        raise RemoteError(f"{shown(address)} is no JSON that can be read: {error}") from error
-    if not isinstance(document, dict):
-        raise RemoteError(f"{shown(address)} holds no JSON object, so no STAC and no TileJSON")
-    return document
+        credit = {"licence": stated.get("license"), "attribution": ", ".join(names)}
+        return {name: str(text) for name, text in credit.items() if text}
 
 
 def _touches(area: Area | None, item: Json) -> bool:

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 from xml.etree.ElementTree import Element
 
-from defusedxml import DefusedXmlException, ElementTree
+from defusedxml import ElementTree
 
 from model.geo import EQUATORIAL_RADIUS_M
 from service.remote.http_client import PLAIN, RemoteError, shown
@@ -26,21 +26,21 @@ PIXEL_M = 0.28e-3  # the pixel that WMTS's scales are stated for
 MERCATOR = re.compile(r"\b(3857|900913|102100|102113)\b")
 FORMATS = ("image/png", "image/webp", "image/jpeg", "image/jpgpng")  # PNG shows holes in imagery
 WMS_SIDE = 512
+DEEPEST = 22  # zoom, where a service states none
 
 
 @dataclass(frozen=True)
 class TileService:
     """A template of URLs, and what the service says of its map tiles.
 
-    levels: the service's name of each zoom; empty: the zoom itself, from 0 to `deepest`.
+    levels: the service's name of each zoom.
+    credit: licence and attribution, as far as stated.
     """
 
     template: str
     side: int = 256
-    levels: Mapping[int, str] = field(default_factory=dict)
-    deepest: int = 22
-    licence: str = ""
-    attribution: str = ""
+    levels: Mapping[int, str] = field(default_factory=lambda: _numbered(DEEPEST))
+    credit: Mapping[str, str] = field(default_factory=dict)
 
     def address(self, zoom: int, column: int, row: int) -> str:
         """The URL of a map tile; rows count from the north.
@@ -50,7 +50,7 @@ class TileService:
         """
         side, width_m = 1 << zoom, 2.0 * HALF_WORLD_M / (1 << zoom)
         west, north = column * width_m - HALF_WORLD_M, HALF_WORLD_M - row * width_m
-        level = self.levels.get(zoom, str(zoom))
+        level = self.levels.get(zoom, "")
         quadkey = f"{int(f'{row:b}') * 2 + int(f'{column:b}'):0{zoom}}"
         values = {
             **dict.fromkeys(("z", "zoom", "TileMatrix"), level),
@@ -65,11 +65,10 @@ class TileService:
 
         def value(found: re.Match[str]) -> str:
             name, _, choices = found[1].partition(":")
-            if name == "switch":
-                return choices.split(",")[0]
-            if name not in values:
-                raise RemoteError(f"{shown(self.template)}: known are {{{'}, {'.join(values)}}}")
-            return values[name]
+            known: dict[str, str] = values | {"switch": choices.partition(",")[0]}
+            if name not in known:
+                raise RemoteError(f"{shown(self.template)}: known are {{{'}, {'.join(known)}}}")
+            return known[name]
 
         return PLACEHOLDER.sub(value, self.template)
 
@@ -81,21 +80,29 @@ def tile_json(url: str, document: Mapping[str, Any]) -> TileService:
         template = template.replace("{y}", "{-y}")
     return TileService(
         template,
-        deepest=int(document.get("maxzoom", 22)),
-        attribution=re.sub(r"<[^>]*>", "", document.get("attribution") or ""),
+        levels=_numbered(int(document.get("maxzoom", DEEPEST))),
+        credit={"attribution": re.sub(r"<[^>]*>", "", document.get("attribution") or "")},
     )
 
 
-def own_parameters(url: str) -> tuple[str, dict[str, str]]:
-    """The address before its query, and the query's parameters in their own spelling."""
-    base, _, query = url.partition("?")
-    pairs = (pair.partition("=") for pair in query.split("&") if pair)
-    return base, {name: value for name, _, value in pairs}
+def _numbered(deepest: int) -> dict[int, str]:
+    return {zoom: str(zoom) for zoom in range(deepest + 1)}
+
+
+def _parameters(url: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+
+
+def _address(url: str, parameters: Mapping[str, str]) -> str:
+    """The URL with these parameters, and its own that a standard does not name."""
+    own = {name: value for name, value in _parameters(url).items() if name.lower() not in PLAIN}
+    query = urlencode(own | dict(parameters), quote_via=quote, safe="{},:/;")
+    return urlsplit(url)._replace(query=query).geturl()
 
 
 def capabilities_url(url: str) -> str:
     """The address of a WMS's or WMTS's capabilities, from any of its addresses."""
-    service = {n.lower(): v for n, v in own_parameters(url)[1].items()}.get("service", "")
+    service = {n.lower(): value for n, value in _parameters(url).items()}.get("service", "")
     if service.upper() not in ("WMS", "WMTS"):
         return url
     return _address(url, {"service": service, "request": "GetCapabilities"})
@@ -109,45 +116,44 @@ def described_service(url: str, capabilities: bytes, layer: str | None) -> TileS
 
     Raises:
         RemoteError: other XML, no such layer, or none in Web Mercator.
+        SyntaxError, ValueError: no XML that can be read, or against WMS and WMTS.
     """
-    try:
-        root = ElementTree.fromstring(capabilities)
-    except (DefusedXmlException, ElementTree.ParseError) as error:
-        raise RemoteError(f"{shown(url)}: its XML cannot be read: {error}") from error
+    root = ElementTree.fromstring(capabilities)
     for node in root.iter():
         node.tag = node.tag.rpartition("}")[2]
-    stated = {name.lower(): value for name, value in own_parameters(url)[1].items()}
-    wanted = layer or stated.get("layers") or stated.get("layer")
-    if root.tag == "Capabilities":
-        return _wmts(url, root, wanted)
-    if root.tag in ("WMS_Capabilities", "WMT_MS_Capabilities"):
-        return _wms(url, root, wanted)
-    raise RemoteError(
-        f"{shown(url)} answers with a {root.tag}, not the capabilities of a WMS or WMTS: "
-        f"{' '.join(''.join(root.itertext()).split())[:200]}"
-    )
+    is_wmts = root.tag == "Capabilities"
+    if not is_wmts and root.tag not in ("WMS_Capabilities", "WMT_MS_Capabilities"):
+        raise RemoteError(
+            f"{shown(url)} answers with a {root.tag}, not the capabilities of a WMS or WMTS: "
+            f"{' '.join(''.join(root.itertext()).split())[:200]}"
+        )
+    named = "Identifier" if is_wmts else "Name"
+    layers = {name: node for node in root.iter("Layer") if (name := _text(node, named))}
+    stated = {name.lower(): value for name, value in _parameters(url).items()}
+    only = next(iter(layers)) if len(layers) == 1 else ""
+    name = layer or stated.get("layers") or stated.get("layer") or only
+    if name not in layers:
+        raise RemoteError(
+            f"{shown(url)}: {f'no layer is named {name}' if name else 'it has several layers'}: "
+            f"give --layer one of these {len(layers)}: {', '.join(sorted(layers)[:20])}"
+        )
+    return (_wmts if is_wmts else _wms)(url, root, name, layers[name])
 
 
-def _wmts(url: str, root: Element, wanted: str | None) -> TileService:
-    layers = {_text(node, "Identifier"): node for node in root.iterfind("Contents/Layer")}
-    name, layer = _chosen(url, layers, wanted)
+def _wmts(url: str, root: Element, name: str, layer: Element) -> TileService:
     sets = {_text(node, "Identifier"): node for node in root.iterfind("Contents/TileMatrixSet")}
     linked = [_text(link, "TileMatrixSet") for link in layer.iterfind("TileMatrixSetLink")]
     matrix_set = next((link for link in linked if link in sets and _levels(sets[link])), None)
     if matrix_set is None:
         raise RemoteError(_no_mercator(url, name, linked))
     styles = {node.get("isDefault"): _text(node, "Identifier") for node in layer.iter("Style")}
-    dimensions = {_text(n, "Identifier"): _text(n, "Default") for n in layer.iter("Dimension")}
     values = {
         "style": styles.get("true") or next(iter(styles.values()), ""),
         "tilematrixset": matrix_set,
-        **{dimension.lower(): value for dimension, value in dimensions.items()},
+        **{_text(n, "Identifier").lower(): _text(n, "Default") for n in layer.iter("Dimension")},
     }
-    templates = {
-        node.get("format"): node.get("template", "")
-        for node in layer.iterfind("ResourceURL")
-        if node.get("resourceType") == "tile"
-    }
+    resources = layer.iterfind("ResourceURL[@resourceType='tile']")
+    templates = {node.get("format"): node.get("template", "") for node in resources}
     if templates:
         template = PLACEHOLDER.sub(
             lambda found: values.get(found[1].lower(), found[0]), templates[_best(templates)]
@@ -159,10 +165,12 @@ def _wmts(url: str, root: Element, wanted: str | None) -> TileService:
             "tilematrix": "{TileMatrix}", "tilerow": "{TileRow}", "tilecol": "{TileCol}",
         }  # fmt: skip
         template = _address(url, parameters)
-    levels, side = _levels(sets[matrix_set]), int(_text(sets[matrix_set], "TileMatrix/TileWidth"))
-    licence = _text(root, "ServiceIdentification/AccessConstraints")
-    credit = _text(root, "ServiceProvider/ProviderName")
-    return TileService(template, side, levels, max(levels), _stated(licence), credit)
+    return TileService(
+        template,
+        int(_text(sets[matrix_set], "TileMatrix/TileWidth")),
+        _levels(sets[matrix_set]),
+        _credit(root, "ServiceIdentification", _text(root, "ServiceProvider/ProviderName")),
+    )
 
 
 def _levels(matrix_set: Element) -> dict[int, str]:
@@ -180,9 +188,7 @@ def _levels(matrix_set: Element) -> dict[int, str]:
     return levels
 
 
-def _wms(url: str, root: Element, wanted: str | None) -> TileService:
-    layers = {name: node for node in root.iter("Layer") if (name := _text(node, "Name"))}
-    name, layer = _chosen(url, layers, wanted)
+def _wms(url: str, root: Element, name: str, layer: Element) -> TileService:
     # A layer has the CRSs of the layers around it, too.
     around = [node for node in root.iter("Layer") if layer in node.iter()]
     known = [e.text or "" for node in around for e in node if e.tag in ("CRS", "SRS")]
@@ -200,34 +206,14 @@ def _wms(url: str, root: Element, wanted: str | None) -> TileService:
     return TileService(
         _address(url, parameters),
         WMS_SIDE,
-        licence=_stated(_text(root, "Service/AccessConstraints")),
-        attribution=credits[-1] if credits else "",
+        credit=_credit(root, "Service", *credits[-1:]),
     )
-
-
-def _chosen(url: str, layers: dict[str, Element], wanted: str | None) -> tuple[str, Element]:
-    name = wanted or (next(iter(layers)) if len(layers) == 1 else "")
-    if name not in layers:
-        names = ", ".join(sorted(layers)[:20])
-        raise RemoteError(
-            f"{shown(url)}: {f'no layer is named {name}' if name else 'it has several layers'}: "
-            f"give --layer one of these {len(layers)}: {names}"
-        )
-    return name, layers[name]
 
 
 def _best(formats: Iterable[str | None]) -> str:
     """The first of FORMATS that is offered."""
     offered = {(text or "").partition(";")[0]: text or "" for text in formats}
     return next((offered[form] for form in FORMATS if form in offered), FORMATS[0])
-
-
-def _address(url: str, parameters: Mapping[str, str]) -> str:
-    """The URL with these parameters, and its own that a standard does not name."""
-    base, own = own_parameters(url)
-    kept = {name: value for name, value in own.items() if name.lower() not in PLAIN}
-    encoded = {name: quote(value, safe="{},:/;") for name, value in parameters.items()}
-    return f"{base}?{'&'.join(f'{n}={v}' for n, v in (kept | encoded).items())}"
 
 
 def _no_mercator(url: str, layer: str, known: Sequence[str]) -> str:
@@ -241,5 +227,7 @@ def _text(node: Element, path: str) -> str:
     return (node.findtext(path) or "").strip()
 
 
-def _stated(constraints: str) -> str:
-    return "" if constraints.lower() in ("none", "-") else constraints
+def _credit(root: Element, service: str, attribution: str = "") -> dict[str, str]:
+    constraints = _text(root, f"{service}/AccessConstraints")
+    licence = "" if constraints.lower() in ("none", "-") else constraints
+    return {"licence": licence, "attribution": attribution}
