@@ -4,7 +4,6 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -19,7 +18,6 @@ from service.index.live_index import LiveIndex
 from service.locate.drive import STATES_OF_ROLLS
 from service.locate.drive_path import Frame
 from service.locate.drive_times import Taken, by_time, locate_by_time
-from service.locate.hints import Hints
 from service.locate.localizer import Localizer
 from service.runtime.admission import OverloadedError
 from service.runtime.drives import FRAME_BYTES, DriveFull, Drives, DriveUnknown, HeldDrive, Shot
@@ -66,6 +64,7 @@ async def test_frames_are_located_in_the_order_of_the_form(client: httpx.AsyncCl
     frames = [frame["position"] for frame in answer.json()["frames"]]
     assert drive["track"]["coordinates"] == [[f["longitude"], f["latitude"]] for f in frames]
     assert drive["track"]["type"] == "LineString"
+    assert frames == [{name: round(value, 7) for name, value in f.items()} for f in frames]
 
 
 @pytest.mark.parametrize("times", ["2.5,1,0.25", "2026-01-01T00:01Z,2026-01-01T00:00Z,2025-12-31"])
@@ -169,7 +168,9 @@ async def test_a_full_drive_and_a_deleted_drive_say_so(client: httpx.AsyncClient
     full = await client.post(f"{drive}/frames", files=street(1, 2, 3))
     assert (full.status_code, full.json()["type"]) == (409, "urn:skyfix:problem:drive-full")
     assert "limit of 7" in full.json()["detail"]
-    assert (await client.delete(drive)).status_code == 204
+    deleted = await client.delete(drive)
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert "content-type" not in deleted.headers
     for gone in (await client.get(drive), await client.delete(drive)):
         assert (gone.status_code, gone.json()["type"]) == (404, "urn:skyfix:problem:drive-unknown")
 
@@ -274,38 +275,55 @@ def test_the_room_of_all_drives_is_bounded() -> None:
     assert drives.bytes == FRAME_BYTES
 
 
-def test_a_packed_frame_keeps_its_candidates() -> None:
-    """Against the frame before, with an index of nothing but positions."""
-    numbers = np.random.default_rng(0)
-    rows, distances = numbers.permutation(50), numbers.uniform(0.0, 4.0, 50)
-    centres = numbers.uniform(-90.0, 90.0, (50, 2))
-    frame = Frame(rows, centres[rows], distances, numbers.uniform(0.0, 360.0, 50))
-    index = SimpleNamespace(tiles=SimpleNamespace(positions=lambda rows: centres[rows]))
+@pytest.fixture
+def localizer(tmp_path: Path) -> Localizer:
+    encoder = FakeEncoder()
+    publish(tmp_path, "town", range(12), encoder)
+    return Localizer(encoder, LiveIndex(tmp_path, encoder.fingerprint), rolls=4)
+
+
+def frames_of(localizer: Localizer, *seeds: int) -> list[Frame]:
+    queries = [localizer.prepare(panorama_of(seed)) for seed in seeds]
+    return localizer.frames(localizer.live.get(), queries, [None] * len(queries))
+
+
+def test_a_packed_frame_keeps_its_candidates(localizer: Localizer) -> None:
+    (frame,) = frames_of(localizer, 3)
     packed = Shot.of(frame, None)
     assert packed.candidates is not None
-    assert packed.candidates.nbytes * STATES_OF_ROLLS == FRAME_BYTES * 50
-    again = packed.frame(index)  # type: ignore[arg-type]
+    assert packed.candidates.nbytes * STATES_OF_ROLLS == FRAME_BYTES * len(frame.rows)
+    again = packed.frame(localizer.live.get())
     assert again is not None
     for before, after in zip(frame[:4], again[:4], strict=True):
-        np.testing.assert_allclose(after, before, rtol=1e-6)
+        assert before.dtype == after.dtype
+        np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6)
 
 
-def test_an_image_that_is_no_frame_changes_no_drive(tmp_path: Path) -> None:
-    encoder = FakeEncoder()
-    publish(tmp_path, "town", range(4), encoder)
-    localizer = Localizer(encoder, LiveIndex(tmp_path, encoder.fingerprint), rolls=4)
-    index = localizer.live.get()
-    queries = [localizer.prepare(panorama_of(seed), Hints(heading_deg=0.0)) for seed in (1, 2)]
-    frames = localizer.frames(index, queries, [None, None])
-    taken = [Taken.read(text) for text in ("2", "1")]
-    plain = locate_by_time(index, frames, taken)
-    holed = locate_by_time(
-        index, [None, frames[0], None, frames[1]], [None, taken[0], None, taken[1]]
-    )
+def test_an_image_that_is_no_frame_changes_no_drive(localizer: Localizer) -> None:
+    index, (one, two) = localizer.live.get(), frames_of(localizer, 1, 2)
+    late, early = Taken.read("2"), Taken.read("1")
+    plain = locate_by_time(index, [one, two], [late, early])
+    holed = locate_by_time(index, [None, one, None, two], [None, late, None, early])
     assert holed.drives == plain.drives
     assert (plain.numbers, holed.numbers) == ([[1, 0]], [[3, 1]])
     assert holed.places == [None, plain.places[0], None, plain.places[1]]
     assert locate_by_time(index, [None], [None]) == ([], [], [None], False)
+
+
+async def test_an_answer_is_shared_and_kept_until_more_images_arrive(tmp_path: Path) -> None:
+    encoder = FakeEncoder()
+    publish(tmp_path, "town", range(3), encoder)
+    pipeline = application(tmp_path, encoder).state.pipeline
+    drive = await pipeline.new_drive()
+    drive.shots = [Shot(candidates=np.zeros(1, np.dtype([("other", np.int32)])))]
+    with pytest.raises(ValueError, match="row"):
+        await pipeline.locate_drive(drive)
+    drive.shots = [Shot(problem={})]  # the failure is not kept
+    first, second = await asyncio.gather(*(pipeline.locate_drive(drive) for _ in range(2)))
+    assert first is second is await pipeline.locate_drive(drive)
+    drive.shots.append(Shot(problem={}))
+    assert len((await pipeline.locate_drive(drive)).places) == 2
+    await pipeline.stop()
 
 
 def test_equal_times_keep_the_order_and_clocks_do_not_mix() -> None:
