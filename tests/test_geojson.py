@@ -6,7 +6,8 @@ import jsonschema
 import pytest
 
 from model.geo import Bounds, LatLon
-from service.api.geojson import SCHEMA, geojson, is_preferred, outline
+from model.geojson import line, outline
+from service.api.geojson import SCHEMA, geojson, is_preferred
 from service.api.schemas import FixSchema
 from service.locate.fix import Fix, Match
 
@@ -40,6 +41,18 @@ def test_outlines_are_closed_counter_clockwise_and_cover_the_box(box: Bounds) ->
         area += signed_area(ring)
     assert area == pytest.approx((box.east - box.west) % 360.0 * (box.north - box.south))
     assert shape["type"] == ("Polygon" if box.west < box.east else "MultiPolygon")
+
+
+def test_a_line_is_cut_where_it_crosses_180_degrees() -> None:
+    east, west = LatLon(10.0, 179.9), LatLon(12.0, -179.9)
+    assert line([east]) is None
+    track = line([east, west, east])
+    assert track is not None
+    assert track["type"] == "MultiLineString"
+    ends = [(part[0], part[-1]) for part in track["coordinates"]]
+    assert ends[0] == ([179.9, 10.0], [180.0, pytest.approx(11.0)])
+    assert ends[1] == ([-180.0, pytest.approx(11.0)], [-180.0, pytest.approx(11.0)])
+    assert ends[2] == ([180.0, pytest.approx(11.0)], [179.9, 10.0])
 
 
 def test_coordinates_are_longitude_then_latitude() -> None:

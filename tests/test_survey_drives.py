@@ -110,6 +110,18 @@ def test_a_drive_is_a_line_in_every_format_that_has_lines() -> None:
     assert [float(place.split(",")[0]) for place in (places.text or "").split()] == line
 
 
+def test_a_drive_across_180_degrees_is_cut_in_geojson() -> None:
+    """Section 3.1.9 of RFC 7946."""
+    outcomes = [
+        Outcome(f"{longitude}.jpg", -17.0, longitude, drive=1) for longitude in (179.9, -179.9)
+    ]
+    *points, track = json.loads(FORMATS[".geojson"](outcomes))["features"]
+    assert [point["geometry"]["coordinates"][0] for point in points] == [179.9, -179.9]
+    assert track["geometry"]["type"] == "MultiLineString"
+    west, east = track["geometry"]["coordinates"]
+    assert (west[-1][0], east[0][0]) == (180.0, -180.0)
+
+
 def test_the_python_of_the_documents_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic.config import JsonDict
 
-from service.api.geojson import feature, line, point
+from model.geo import LatLon
+from model.geojson import line, point
+from service.api.geojson import feature
 from service.api.schemas import (
     ENCODER,
     VERSION,
@@ -128,7 +130,7 @@ class DrivesSchema(Answer):
         drives = []
         for found, numbers in zip(located.drives, located.numbers, strict=True):
             inside = [frames[number].position for number in numbers if frames[number].in_index]
-            track = line([place for place in inside if place is not None])
+            track = line([LatLon(at.latitude, at.longitude) for at in inside if at is not None])
             drives.append(DriveSchema(frames=numbers, mount_deg=found.mount_deg, track=track))
         return cls(
             frames=frames,
@@ -145,8 +147,9 @@ class DrivesSchema(Answer):
             track, stated = drive.pop("track"), {"number": number, **drive}
             features.append(feature(f"drive-{number}", track, "drive", stated))
         for number, frame in enumerate(members.pop("frames")):
-            place, stated = frame.pop("position"), {"number": number, **frame}
-            features.append(feature(f"frame-{number}", place and point(place), "frame", stated))
+            position, stated = frame.pop("position"), {"number": number, **frame}
+            place = position and point(LatLon(**position))
+            features.append(feature(f"frame-{number}", place, "frame", stated))
         return {"type": "FeatureCollection", "features": features, **members}
 
 

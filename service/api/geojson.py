@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.request import parse_http_list
 
-from model.geo import Bounds
-from service.api.schemas import FIX_EXAMPLE, FixSchema, PositionSchema
+from model.geo import Bounds, LatLon
+from model.geojson import outline, point
+from service.api.schemas import FIX_EXAMPLE, FixSchema
 
 MEDIA_TYPE = "application/geo+json"
 _JSON_RANGES = ("application/json", "application/*", "*/*")  # the most specific first
@@ -47,7 +46,7 @@ def geojson(fix: FixSchema) -> dict[str, Any]:
     features = []
     if position:
         stated = {"heading_deg": matches[0]["heading_deg"]}
-        features.append(feature("position", point(position), "position", stated))
+        features.append(feature("position", point(LatLon(**position)), "position", stated))
     for match in matches:
         box = match.pop("bounds")
         shape = outline(Bounds(*box))
@@ -65,44 +64,6 @@ def feature(
         "geometry": geometry,
         "properties": {"kind": kind, **properties},
     }
-
-
-def point(position: Mapping[str, float]) -> dict[str, Any]:
-    """The point of a position's latitude and longitude."""
-    return {"type": "Point", "coordinates": [position["longitude"], position["latitude"]]}
-
-
-def line(positions: Sequence[PositionSchema]) -> dict[str, Any] | None:
-    """The line through the positions, cut where it crosses 180 degrees. None: fewer than two."""
-    if len(positions) < 2:
-        return None
-    points = [(position.longitude, position.latitude) for position in positions]
-    lines = [[list(points[0])]]
-    for (west, south), (east, north) in itertools.pairwise(points):
-        if abs(east - west) > 180.0:
-            side = math.copysign(180.0, west)
-            share = (side - west) / ((east + 2.0 * side - west) or 1.0)
-            latitude = south + share * (north - south)
-            lines[-1].append([side, latitude])
-            lines.append([[-side, latitude]])
-        lines[-1].append([east, north])
-    if len(lines) == 1:
-        return {"type": "LineString", "coordinates": lines[0]}
-    return {"type": "MultiLineString", "coordinates": lines}
-
-
-def outline(bounds: Bounds) -> dict[str, Any]:
-    """The box's outline, closed and counter-clockwise; cut in two where it crosses 180 degrees."""
-    west, south, east, north = bounds
-    if west <= east:
-        return {"type": "Polygon", "coordinates": [_ring(bounds)]}
-    halves = Bounds(west, south, 180.0, north), Bounds(-180.0, south, east, north)
-    return {"type": "MultiPolygon", "coordinates": [[_ring(half)] for half in halves]}
-
-
-def _ring(bounds: Bounds) -> list[list[float]]:
-    west, south, east, north = bounds
-    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
 
 
 _FEATURE = {

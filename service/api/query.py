@@ -171,5 +171,5 @@ class DriveQuery(HintQuery):
             return [None] * frames
         times = self.times.split(",")
         if len(times) != frames:
-            raise HintError(f"times has {len(times)} values for {frames} frames: give one for each")
+            raise HintError(f"{frames} frames need as many times: {len(times)} given")
         return list(map(Taken.read, times))

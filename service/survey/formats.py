@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from xml.etree import ElementTree
 
+from model.geojson import line, point
 from service.survey.outcome import Outcome
 
 KML = "http://www.opengis.net/kml/2.2"
@@ -36,30 +37,19 @@ def _jsonl(outcomes: Sequence[Outcome]) -> str:
 
 def _geojson(outcomes: Sequence[Outcome]) -> str:
     """RFC 7946; an image without a position is a feature without geometry."""
-    features = [
-        {
-            "type": "Feature",
-            "geometry": None
-            if outcome.latitude is None
-            else {"type": "Point", "coordinates": [outcome.longitude, outcome.latitude]},
-            "properties": {
-                name: value
-                for name, value in outcome._asdict().items()
-                if name not in ("latitude", "longitude")
-            },
-        }
-        for outcome in outcomes
-    ]
+    features: list[dict[str, object]] = []
+    for outcome in outcomes:
+        columns = {**outcome._asdict()}
+        del columns["latitude"], columns["longitude"]
+        features.append(_feature(outcome.position and point(outcome.position), columns))
     for drive, frames in _drives(outcomes):
-        line = [[frame.longitude, frame.latitude] for frame in frames]
-        features.append(
-            {
-                "type": "Feature",
-                "geometry": {"type": "LineString", "coordinates": line},
-                "properties": {"drive": drive},
-            }
-        )
+        track = line([frame.position for frame in frames if frame.position])
+        features.append(_feature(track, {"drive": drive}))
     return json.dumps({"type": "FeatureCollection", "features": features}, indent=1) + "\n"
+
+
+def _feature(geometry: object, properties: dict[str, object]) -> dict[str, object]:
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
 def _drives(outcomes: Sequence[Outcome]) -> Iterator[tuple[int, list[Outcome]]]:

@@ -34,6 +34,13 @@ class Outcome(NamedTuple):
     problem: str | None = None
     drive: int | None = None
 
+    @property
+    def position(self) -> LatLon | None:
+        """None: unknown."""
+        if self.latitude is None or self.longitude is None:
+            return None
+        return LatLon(self.latitude, self.longitude)
+
     @classmethod
     def of(cls, file: str, fix: Fix, time: str | None) -> Outcome:
         """A fix without its further matches. 1e-7 degrees are a centimetre."""
