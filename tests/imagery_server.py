@@ -98,7 +98,7 @@ def files(folder: Path, ranges: bool = True) -> Answer:
 
 def planned(home: Path, address: str, area: Area | None, **options: Any) -> Fetch:
     """A fetch for tiles of 32 m, without waits."""
-    quick = {"rate": 1000.0, "backoff_s": 0.001, **options}
+    quick = {"rate": 1000.0, "max_requests": 20_000, "backoff_s": 0.001, **options}
     around = area.grown(24.0) if area else None
     return Fetch.of(home, Wanted(address, around, pixel_m=0.2, **quick), "town")
 

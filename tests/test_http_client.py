@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from imagery_server import ImageryServer, Reply, serving
@@ -97,6 +98,22 @@ def test_headers_go_to_their_host_alone(server: ImageryServer) -> None:
         keyed.get(other.url)
         assert server.seen[0].headers["x-key"] == "secret"
         assert [seen.headers.get("x-key") for seen in other.seen] == [None, None]
+
+
+def test_paths_are_read_only_by_the_client_of_a_path(server: ImageryServer, tmp_path: Path) -> None:
+    file = tmp_path / "town.tif"
+    file.write_bytes(bytes(range(100)))
+    local = Client(str(tmp_path / "item.json"), 1000.0)
+    answer = local.get(str(file), (90, 199))
+    assert (answer.body, answer.headers["content-range"]) == (
+        bytes(range(90, 100)),
+        "bytes 90-99/100",
+    )
+    with pytest.raises(RemoteError, match=r"nowhere\.tif cannot be read"):
+        local.get(str(tmp_path / "nowhere.tif"))
+    for address in (str(file), file.as_uri()):
+        with pytest.raises(RemoteError, match="only http and https"):
+            client(server).get(address)
 
 
 def test_secrets_are_neither_logged_nor_raised(

@@ -243,6 +243,7 @@ def test_stac_gives_the_tiles_and_the_credit_of_its_rasters(
 def test_a_local_item_names_local_rasters(town: Path, home: Path, expected: Tiles) -> None:
     document = town.parent / "item.json"
     document.write_text(json.dumps(item("near", "./town.tif", properties=CREDIT)))
+    assert planned(home, str(document), AREA, max_requests=0).copy.requests == 0
     assert tiles(fetched(home, str(document), AREA), AREA) == expected
 
 

@@ -21,7 +21,7 @@ from model.atomic_write import write_atomically
 from service.imagery.area import Area
 from service.imagery.source import source_name
 from service.remote import tile_services
-from service.remote.http_client import RATE, Client, NoImagery, RemoteError, shown
+from service.remote.http_client import Client, NoImagery, RemoteError, shown
 from service.remote.imagery_copy import ImageryCopy, Progress
 from service.remote.map_tile_copy import map_tile_copy
 from service.remote.raster_copy import raster_copy
@@ -29,7 +29,6 @@ from service.remote.remote_raster import RemoteRaster
 from service.remote.stac import Stac
 from service.remote.tile_services import TileService
 
-MAX_REQUESTS = 20_000  # at four a second, 83 minutes
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 DIGEST = 8  # characters of a folder's name
 DONE = "metadata.json"  # written last; a folder of map tiles has such a file anyway
@@ -49,12 +48,12 @@ class Wanted:
     address: str
     area: Area | None
     pixel_m: float
+    rate: float
+    max_requests: int
+    headers: Mapping[str, str] = field(default_factory=dict)
     zoom: int | None = None
     layer: str | None = None
     asset: str | None = None
-    rate: float = RATE
-    headers: Mapping[str, str] = field(default_factory=dict)
-    max_requests: int = MAX_REQUESTS
     backoff_s: float = 1.0
 
 
@@ -131,11 +130,10 @@ def name_of(address: str, name: str | None, layer: str | None) -> str:
         SourceError: see `source_name`.
     """
     parts = urlsplit(address)
-    if Path(parts.path).suffix.lower() in (".tif", ".tiff", ".json"):
-        return source_name(Path(parts.path), name)
-    return source_name(
-        Path("-".join(filter(None, (parts.hostname, layer))).replace(".", "-")), name
-    )
+    path = Path(parts.path)
+    if path.suffix.lower() not in (".tif", ".tiff", ".json"):
+        path = Path("-".join(filter(None, (parts.hostname, layer))).replace(".", "-"))
+    return source_name(path, name)
 
 
 def _copy(wanted: Wanted) -> ImageryCopy:

@@ -25,7 +25,6 @@ from model.errors import SkyfixError
 
 log = logging.getLogger(__name__)
 
-RATE = 4.0  # requests a second
 TRIES = 7
 MAX_BODY = 64 << 20  # bytes
 MAX_WAIT_S = 300.0  # that a server may ask for by Retry-After
@@ -81,7 +80,7 @@ class Client:
     def __init__(
         self,
         url: str,
-        rate: float = RATE,
+        rate: float,
         headers: Mapping[str, str] | None = None,
         backoff_s: float = 1.0,
     ) -> None:

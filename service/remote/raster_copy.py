@@ -150,7 +150,8 @@ def _part(remote: RemoteRaster, area: Area | None) -> Part:
         for y, x in (SIDE * np.argwhere(touched)).tolist()
     ]
     read = min(1.0, READ_AROUND * touched.mean()) * remote.size
-    return Part(remote, squares, bool(touched.all()), max(1, round(read / BLOCK)))
+    requests = 0 if remote.is_local else max(1, round(read / BLOCK))
+    return Part(remote, squares, bool(touched.all()), requests)
 
 
 def _needs_mask(raster: DatasetReader, is_whole: bool) -> bool:

@@ -44,6 +44,7 @@ class RemoteRaster:
             RemoteError: the file cannot be read, or is too large without ranges.
         """
         self.url, self.name, self.credit = url, name, credit
+        self.is_local = "://" not in url  # so that reading is no request, and nothing is kept twice
         self.blocks: Path | None = None
         self.start = client.get(url, (0, BLOCK - 1))
         total = _total(self.start)
@@ -90,7 +91,7 @@ class RemoteRaster:
         first = number * BLOCK
         if first < len(self.start.body):
             return self.start.body[first : first + BLOCK]
-        kept = self.blocks / f"{number:06d}" if self.blocks else None
+        kept = self.blocks / f"{number:06d}" if self.blocks and not self.is_local else None
         if kept is not None and kept.exists():
             return kept.read_bytes()
         last = min(first + BLOCK, self.size) - 1
