@@ -2,6 +2,10 @@
 
 Layout: splits/{train,val}-19zl.csv, bingmap/19/, streetview/panos/, and optionally
 split_locations/all.csv with the coordinates (row i is id i).
+
+Published: level 19 of Web Mercator, the street at the aerial's middle, north at the panorama's
+middle. Lane dashes, which repeat every 40 feet, confirm the scale to 1 %. Estimated: the horizon
+(4 rows) and the vertical field of view (1 degree).
 """
 
 from __future__ import annotations

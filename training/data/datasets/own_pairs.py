@@ -4,7 +4,7 @@ Columns: street, aerial (file names relative to the folder) and metres_per_pixel
 Optional: id, split, latitude and longitude, column and row (the street's point in the aerial in
 pixels; default: its middle), heading_deg (of the panorama's centre column), horizon,
 vertical_fov_deg. Without the last three, the panorama's metadata state the geometry; without
-heading_deg, they state the heading.
+heading_deg, they state the heading. The scale is what the table states: nothing checks it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Procedural towns that `skyfix-train synth` wrote: a raster, panoramas and true poses."""
+"""Procedural towns that `skyfix-train synth` wrote: a raster, panoramas and true poses.
+
+The files state scale (the raster), place (poses.csv) and north (the panoramas' GPano), exactly.
+"""
 
 from __future__ import annotations
 

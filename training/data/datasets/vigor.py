@@ -3,6 +3,10 @@
 Layout: <City>/panorama and <City>/satellite, or rearranged as ground/ and satellite/, with or
 without a folder a city inside; the lists in splits/<City>/. The corrected lists, whose names end
 in __corrected.txt, are preferred: the published lists place streets metres off.
+
+Published with the corrected lists: each city's scale, which is Web Mercator's level 20, and the
+street's point. The lists' positions agree (Seattle: 0.1007 to 0.1010 m per pixel); no road of an
+image was measured. Published: north is the panorama's middle.
 """
 
 from __future__ import annotations
