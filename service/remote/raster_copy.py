@@ -140,11 +140,12 @@ def _part(remote: RemoteRaster, area: Area | None) -> Part:
         at = np.stack(project(crs, WGS84, xs.tolist(), ys.tolist()), axis=-1)
         at = at.reshape(*across.shape, 2)
         corners = np.stack([at[:-1, :-1], at[:-1, 1:], at[1:, 1:], at[1:, :-1]], axis=2)
-        touched[:] = np.isfinite(corners).all(axis=(2, 3))
-        corners = corners[touched]
+        known = np.isfinite(corners).all(axis=(2, 3))
+        corners = corners[known]
         east = corners[..., 0] - corners[:, :1, 0]
         corners[..., 0] -= 360.0 * np.round(east / 360.0)  # lest a square spans the dateline
-        touched[touched] = area.touches(shapely.polygons(corners))
+        touched &= known
+        touched[known] = area.touches(shapely.polygons(corners))
     squares = [
         Window(x, y, min(SIDE, shape[1] - x), min(SIDE, shape[0] - y))
         for y, x in (SIDE * np.argwhere(touched)).tolist()
