@@ -96,6 +96,9 @@ def test_locate_writes_the_table_of_a_folder(
     printed = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
     assert printed == ["file", str(drive / "0.png"), str(drive / "2.png")]
     nowhere = ["--out", str(tmp_path / "no" / "a.csv")]
+    (tmp_path / "folder.csv").mkdir()
+    folder = ["--out", str(tmp_path / "folder.csv"), "--overwrite"]
+    assert "is a folder: name a" in error_line(["locate", str(drive), *folder, *options], capsys)
     for wrong in (["--json"], nowhere, ["--dry-run"], ["--in-place", *copies]):
         assert "skyfix: " in error_line(["locate", str(drive), *wrong, *options], capsys)
 
@@ -115,7 +118,7 @@ def test_lost_output_is_no_traceback(tmp_path: Path, built: Path, options: list[
     assert run(["locate", str(tmp_path), "--heading-deg", "0"], writer) == (141, "")
     os.close(writer)
     with Path("/dev/full").open("wb") as full:
-        said = "skyfix: the output cannot be written: No space left on device\n"
+        said = "skyfix: a file or the output is not written: No space left on device\n"
         assert run(["versions"], full.fileno()) == (1, said)
 
 

@@ -240,6 +240,8 @@ def test_copies_that_would_lose_a_file_are_refused(image: SurveyImage, tmp_path:
         copies.check([image._replace(copy=Path("a.jpg"))], replace=True)
     with pytest.raises(SurveyError, match="is not empty: give --overwrite"):
         copies.check([image], replace=False)
+    with pytest.raises(SurveyError, match=r"a\.jpg cannot be made: .*: name another folder"):
+        Placement(image.path).check([image], replace=True)
     left = [tmp_path / "in" / "later" / name for name in (".a.jpg.12.tmp", ".b.jpg.12.tmp")]
     left[0].parent.mkdir()
     for part in left:

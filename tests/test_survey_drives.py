@@ -15,6 +15,7 @@ import pytest
 from api_harness import publish
 from fakes import FakeEncoder, coloured_region, panorama_of
 
+from model.geo import LatLon
 from service.build import build
 from service.cli.wiring import open_encoder
 from service.index.catalogue import Catalogue
@@ -64,6 +65,39 @@ def test_each_folder_is_a_drive_and_an_unreadable_image_a_problem(
     assert [outcome.drive for outcome in found] == [1, None, 1, 2, 2]
     assert [outcome.problem is None for outcome in found] == [True, False, True, True, True]
     assert found[1].latitude is None
+
+
+def test_images_of_which_none_is_read_end_nothing(localizer: Localizer, tmp_path: Path) -> None:
+    """Also a whole batch of problems, and a hint that allows no tile."""
+    images = drive_of(tmp_path / "a", [1.0] * 5)
+    for image in images[:4]:
+        image.path.write_bytes(b"no image")
+    nowhere = Hints(near=LatLon(0.0, 0.0))
+    images[4] = images[4]._replace(hints=nowhere)
+    found = list(survey_drives(localizer, images, Journal("any"), max_batch=2))
+    assert [outcome.drive for outcome in found] == [None] * 5 + [1]
+    assert "no tile of the index is centred within 500 m of near=0.0" in str(found[4].problem)
+
+
+def test_a_table_may_mix_the_folders(localizer: Localizer, tmp_path: Path) -> None:
+    one, other = (drive_of(tmp_path / name, [1.0]) for name in "ab")
+    mixed = [one[0], other[0], one[1], other[1]]
+    found = list(survey_drives(localizer, mixed, Journal("any")))
+    assert [outcome.file for outcome in found] == [image.file for image in [*one, *other]]
+    assert [outcome.drive for outcome in found] == [1, 1, 2, 2]
+
+
+def test_frames_of_different_cameras_are_read_as_each_says(
+    localizer: Localizer, tmp_path: Path
+) -> None:
+    images = drive_of(tmp_path / "a", [1.0, 1.0])
+    lens = {"projection": "rectilinear", "horizontal_fov_deg": 90.0, "heading_deg": 90.0}
+    images[1] = images[1]._replace(hints=Hints(**lens))
+    images[2] = images[2]._replace(hints=Hints(horizontal_fov_deg=10.0))
+    first, second, third = survey_drives(localizer, images, Journal("any"))
+    assert (first.drive, second.drive, third.drive) == (1, 1, None)
+    assert (first.heading_deg, second.heading_deg) == (0.0, 90.0)
+    assert "covering 10 degrees of the horizon would be 5 degrees high" in str(third.problem)
 
 
 def test_a_long_pause_begins_another_drive(localizer: Localizer, tmp_path: Path) -> None:
@@ -120,6 +154,18 @@ def test_a_drive_across_180_degrees_is_cut_in_geojson() -> None:
     assert track["geometry"]["type"] == "MultiLineString"
     west, east = track["geometry"]["coordinates"]
     assert (west[-1][0], east[0][0]) == (180.0, -180.0)
+
+
+def test_times_of_different_clocks_leave_a_line_in_the_order_of_the_images() -> None:
+    times = ("2026-05-01T10:00:02", "2026-05-01T10:00:01+00:00", "2026-05-01T10:00:00")
+    outcomes = [
+        Outcome(f"{k}.jpg", 50.0, 15.0 + k, 9.0, 0.9, True, 0.0, "t", time, drive=1)
+        for k, time in enumerate(times)
+    ]
+    features = json.loads(FORMATS[".geojson"](outcomes))["features"]
+    assert [place[0] for place in features[-1]["geometry"]["coordinates"]] == [15.0, 16.0, 17.0]
+    for write in FORMATS.values():
+        assert write(outcomes)
 
 
 def test_the_python_of_the_documents_runs(

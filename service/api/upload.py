@@ -150,7 +150,10 @@ async def _receive(
 
 
 def _too_large(size: int, limits: BodyLimits) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the body has {size} bytes or more; the limit is {limits.max_bytes}")
+    more = f": {limits.more}" if limits.max_files > 1 else ""
+    return BodyTooLargeError(
+        f"the body has {size} bytes or more; the limit is {limits.max_bytes}{more}"
+    )
 
 
 class _Form:

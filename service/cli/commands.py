@@ -73,7 +73,7 @@ def _without_output(error: OSError) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno == errno.EPIPE:
         return 128 + signal.SIGPIPE
-    print(f"skyfix: the output cannot be written: {error.strerror}", file=sys.stderr)
+    print(f"skyfix: a file or the output is not written: {error.strerror}", file=sys.stderr)
     return 1
 
 

@@ -94,6 +94,8 @@ def _check(arguments: argparse.Namespace) -> None:
         return
     if not out.parent.is_dir():
         raise SurveyError(f"{out}: there is no folder {out.parent}: make the folder first")
+    if out.is_dir():
+        raise SurveyError(f"{out} is a folder: name a file")
     if out.exists() and not (arguments.overwrite or journal_path(out).exists()):
         raise SurveyError(f"{out} exists already: give --overwrite, or name another file")
 

@@ -157,10 +157,7 @@ class Localizer:
         Raises:
             HintError: near or bbox allow no tile. VersionCorrupt: from the index.
         """
-        allowed = [allowed_rows(index, query.hints) for query in queries]
-        for query, mask in zip(queries, allowed, strict=True):
-            if mask is not None and not mask.any():
-                raise HintError(_no_tile(query.hints))
+        allowed = [some_rows(index, query.hints) for query in queries]
         return [
             frame_of(index, query.rolls, descriptors, taken, mask)
             for query, descriptors, taken, mask in zip(
@@ -246,6 +243,14 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000.0, 3)
+
+
+def some_rows(index: TileIndex, hints: Hints) -> Mask | None:
+    """As `allowed_rows`. Raises HintError: no row is allowed."""
+    allowed = allowed_rows(index, hints)
+    if allowed is not None and not allowed.any():
+        raise HintError(_no_tile(hints))
+    return allowed
 
 
 def _no_tile(hints: Hints) -> str:

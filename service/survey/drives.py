@@ -6,12 +6,13 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from model.errors import SkyfixError
 from service.locate.drive_path import Frame
 from service.locate.drive_times import Taken, locate_by_time
-from service.locate.localizer import Localizer, Query
+from service.locate.localizer import Localizer, Query, some_rows
 from service.survey.images import SurveyError, SurveyImage
 from service.survey.journal import Journal
 from service.survey.locating import Finish, read_file
@@ -43,7 +44,7 @@ def survey_drives(
     decode_threads: int = 2,
     max_batch: int = 8,
 ) -> Iterator[Outcome]:
-    """Outcomes of the images, drive by drive in the order of the folders.
+    """Outcomes of the images, folder by folder, in the order of each folder's first image.
 
     A drive's frames are in the order of their times where all state one, else in the images' order.
 
@@ -53,19 +54,20 @@ def survey_drives(
 
     Raises:
         IndexMissing, EncoderMismatch, VersionCorrupt: from the live index.
-        HintError: near or bbox allow no tile.
         SurveyError: the journal's disk refuses.
     """
     journal = journal or Journal("")
     index, done, number = localizer.live.get(), 0, 1
     progress(0, len(images))
-    for _, group in itertools.groupby(images, lambda image: image.path.parent):
-        folder = list(group)
+    folders: dict[Path, list[SurveyImage]] = {}
+    for image in images:
+        folders.setdefault(image.path.parent, []).append(image)
+    for folder in folders.values():
         known = [journal.recall(image) for image in folder]
         outcomes = [outcome for outcome in known if outcome is not None]
         if len(outcomes) < len(folder):
             shots = []
-            prepared = _prepared(localizer, folder, decode_threads)
+            prepared = _prepared(localizer, index, folder, decode_threads)
             for shot in _shots(localizer, index, prepared, max_batch):
                 shots.append(shot)
                 progress(done + len(shots), len(images))
@@ -94,23 +96,24 @@ def _finished(finish: Finish, image: SurveyImage, outcome: Outcome) -> Outcome:
 
 
 def _prepared(
-    localizer: Localizer, images: Sequence[SurveyImage], threads: int
+    localizer: Localizer, index: TileIndex, images: Sequence[SurveyImage], threads: int
 ) -> Iterator[Prepared]:
     """The images decoded in their order, a few ahead of the encoder."""
     waiting: deque[Future[Prepared]] = deque()
     with ThreadPoolExecutor(threads, "drive") as pool:
         for image in images:
-            waiting.append(pool.submit(_prepare, localizer, image))
+            waiting.append(pool.submit(_prepare, localizer, index, image))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         for ready in waiting:
             yield ready.result()
 
 
-def _prepare(localizer: Localizer, image: SurveyImage) -> Prepared:
+def _prepare(localizer: Localizer, index: TileIndex, image: SurveyImage) -> Prepared:
     try:
         if image.problem is not None:
             raise SurveyError(image.problem)
+        some_rows(index, image.hints)
         return image, localizer.prepare(read_file(image), image.hints, top_k=1)
     except SkyfixError as error:
         return image, error
@@ -122,7 +125,7 @@ def _shots(
     """Of a frame that is encoded only its candidates are kept."""
     while batch := list(itertools.islice(prepared, max_batch)):
         queries = [query for _, query in batch if isinstance(query, Query)]
-        frames = iter(localizer.frames(index, queries, [None] * len(queries)))
+        frames = iter(localizer.frames(index, queries, [None] * len(queries)) if queries else ())
         for image, query in batch:
             if isinstance(query, Query):
                 time = image.time or query.time

@@ -10,6 +10,7 @@ from datetime import datetime
 from xml.etree import ElementTree
 
 from model.geojson import line, point
+from service.locate.drive_times import Taken, by_time
 from service.survey.outcome import Outcome
 
 KML = "http://www.opengis.net/kml/2.2"
@@ -53,16 +54,15 @@ def _feature(geometry: object, properties: dict[str, object]) -> dict[str, objec
 
 
 def _drives(outcomes: Sequence[Outcome]) -> Iterator[tuple[int, list[Outcome]]]:
-    """Drives of two frames or more, by time where times are known."""
+    """Drives of two frames or more, each in the order in which it was located."""
     found: dict[int, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.drive is not None and outcome.latitude is not None:
             found.setdefault(outcome.drive, []).append(outcome)
     for drive, frames in found.items():
-        if all(frame.time for frame in frames):
-            frames.sort(key=lambda frame: datetime.fromisoformat(frame.time or ""))
+        order, _ = by_time([Taken.read(frame.time) if frame.time else None for frame in frames])
         if len(frames) > 1:
-            yield drive, frames
+            yield drive, [frames[number] for number in order]
 
 
 def _gpx(outcomes: Sequence[Outcome]) -> str:

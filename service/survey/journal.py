@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -41,7 +41,9 @@ class Journal:
         try:
             file = path.open("a+", encoding="utf-8", errors="replace")
         except OSError as error:
-            raise SurveyError(f"{path} cannot be written: {error.strerror}") from error
+            raise SurveyError(
+                f"{path} cannot be written: {error.strerror}: name a file elsewhere"
+            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,9 +66,11 @@ class Journal:
             self._file.write("\n" + json.dumps([self._key(image), *outcome]))
             self._file.flush()
         except OSError as error:
+            with suppress(OSError):  # or the end of the block would write the rest again
+                self._file.close()
             raise SurveyError(
-                f"{self._file.name} cannot be written: {error.strerror}. The same command goes on "
-                "from here"
+                f"{self._file.name} cannot be written: {error.strerror}. Make room: the same "
+                "command goes on from here"
             ) from error
 
     def _key(self, image: SurveyImage) -> str:

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 
-from model.capture_time import capture_time
 from model.errors import SkyfixError
-from model.images import open_image
 from service.locate.fix import Fix
 from service.locate.localizer import Localizer, Query
 from service.runtime.batching import Batcher
@@ -55,7 +53,7 @@ def locate_images(
             data = read_file(image)
             with decoding:
                 query = localizer.prepare(data, image.hints, top_k=1)
-                time = image.time or capture_time(open_image(data).exif)
+                time = image.time or query.time
         except SkyfixError as error:
             return Outcome(image.file, problem=str(error))
         fix = batcher.submit(query, math.inf).result()

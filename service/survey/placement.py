@@ -44,13 +44,13 @@ class Placement(NamedTuple):
     dry_run: bool = False
 
     def check(self, images: Sequence[SurveyImage], *, replace: bool) -> None:
-        """Refuses a folder of copies that would lose files, and removes a killed run's parts.
+        """Makes the folder of copies, unless files would be lost; removes a killed run's parts.
 
         Args:
             replace: files in the folder may be replaced.
 
         Raises:
-            SurveyError: copies would have the same name, or replace a file.
+            SurveyError: copies would have the same name, or replace a file, or have no folder.
         """
         if self.dry_run:
             return
@@ -67,6 +67,12 @@ class Placement(NamedTuple):
         self, images: Sequence[SurveyImage], targets: Sequence[Path], *, replace: bool
     ) -> None:
         assert self.copies is not None
+        try:
+            self.copies.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SurveyError(
+                f"{self.copies} cannot be made: {error.strerror}: name another folder"
+            ) from error
         sources: dict[Path, SurveyImage] = {}
         for image, target in zip(images, targets, strict=True):
             other = sources.setdefault(target, image)
@@ -74,7 +80,7 @@ class Placement(NamedTuple):
                 raise SurveyError(f"{other.file} and {image.file} would both become {target}")
             if target.exists() and image.path.exists() and target.samefile(image.path):
                 raise SurveyError(f"{target} would replace its original: name another folder")
-        if not replace and self.copies.is_dir() and any(self.copies.iterdir()):
+        if not replace and any(self.copies.iterdir()):
             raise SurveyError(f"{self.copies} is not empty: give --overwrite, or name another")
 
     def write(self, image: SurveyImage, data: bytes, outcome: Outcome) -> Outcome:
