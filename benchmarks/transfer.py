@@ -153,8 +153,7 @@ def main() -> None:
     parser.add_argument("--distractors", type=Path)
     parser.add_argument("--metres-per-pixel", type=float, default=UC_MERCED_METRES_PER_PIXEL)
     arguments = parser.parse_args()
-    pairs: list[Pair] = []
-    sets = {}
+    pairs, sets = list[Pair](), dict[str, slice]()
     for name, members in load_sets(arguments.real).items():
         sets[name] = slice(len(pairs), len(pairs) + len(members))
         pairs += members
