@@ -48,15 +48,18 @@ def write_version(
     centre: LatLon = LatLon(50.0, 15.0),  # noqa: B008 (immutable)
     spread: float = 0.01,
     vectors: NDArray[np.float32] | None = None,
+    places: NDArray[np.float64] | None = None,
     engine: str = "exact",
 ) -> Path:
-    """A whole version of random vectors and tiles `spread` degrees around `centre`."""
+    """A whole version of random vectors and tiles `spread` degrees around `centre`, or of given
+    vectors (N, D) at given latitudes and longitudes (N, 2).
+    """
     folder = index_folder / name
     folder.mkdir(parents=True)
     around = np.random.default_rng(1).uniform(-spread, spread, (count, 2)) + np.array(centre)
     tiles = [
         Tile(f"t{i}", "town", float(lat), wrap_longitude(float(lon)), 64.0, i.to_bytes(32, "big"))
-        for i, (lat, lon) in enumerate(around)
+        for i, (lat, lon) in enumerate(around if places is None else places)
     ]
     vectors = random_units(count, dimension, seed=0) if vectors is None else vectors
     flat_file(folder / VECTORS, vectors)

@@ -292,6 +292,7 @@ def test_a_packed_frame_keeps_its_candidates(localizer: Localizer) -> None:
     assert packed.candidates.nbytes * STATES_OF_ROLLS == FRAME_BYTES * len(frame.rows)
     again = packed.frame(localizer.live.get())
     assert again is not None
+    assert again.arc_deg == frame.arc_deg == 360.0
     for before, after in zip(frame[:4], again[:4], strict=True):
         assert before.dtype == after.dtype
         np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-6)

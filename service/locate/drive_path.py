@@ -4,16 +4,18 @@ The pattern is Newson and Krumm's (2009). A state of a frame is a candidate i: a
 a heading h_i of the camera. With d_i the squared descriptor distance:
 
     seen(i)    = exp(-(d_i - min d) / temperature)
-    step(i, j) = exp(-max(0, |p_j - p_i| - reach)^2 / 2 step_sigma_m^2)
+    step(i, j) = exp(-max(0, |p_j - p_i| - reach)^2 / 2 step_sigma_m^2) / its integral over p_j
     turn(i, j) = T + (1 - T) bell(h_j - h_i, turn_sigma_deg)                     T = turn_tail
-    lead(i, j) = L + (1 - L) bell(b_ij - (h_i + h_j) / 2 + mount, s)             L = lead_tail
-    move(i, j) = step turn lead + jump
+    lead(i, j) = L + (1 - L) bell(b_ij - (h_i + h_j) / 2 + mount, s) / i0e(1 / s^2)
+    move(i, j) = step turn lead + jump                                           L = lead_tail
     bell(a, s) = exp((cos a - 1) / s^2)          von Mises', near exp(-a^2 / 2 s^2) for small s
 
 b_ij is the bearing from p_i to p_j. `mount` is the angle from the direction of travel to the
 camera's heading: constant in a drive, and estimated. s^2 = lead_sigma_deg^2 + atan(tile_noise_m /
-|p_j - p_i|)^2: the centres of two near tiles say little about a direction. `jump` bounds the cost
-of any step, so that one bad frame or a gap breaks nothing.
+|p_j - p_i|)^2: the centres of two near tiles say little about a direction. i0e makes `lead` a
+density over a uniform one, so a path that moves as the camera faces is likelier than one that stays
+at a tile. `jump`, per m^2, bounds the cost of any step, so that one bad frame or a gap breaks
+nothing.
 
 Forward-backward gives every state's probability, in time linear in the frames.
 """
@@ -29,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from scipy.special import i0e
 
 from model.geo import metres_per_degree
 
@@ -37,14 +40,14 @@ Rows = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Leads = NDArray[np.complex128]
 
-# Probability without mounts below which a state is dropped: the comparison of mounts, eight times
-# the work, then costs less than the first pass.
-NEGLIGIBLE = 1e-6
+# Probability without mounts below which a state is dropped, to compare mounts at less cost.
+NEGLIGIBLE = 1e-9
 MOUNTS_DEG = np.arange(-180.0, 180.0, 45.0)
 PART, MARGIN = 200, 20  # frames; 200 of unknown heading take up to half a gigabyte
-WINDOW = 4  # steps before a frame, and steps after
+WINDOW = 4  # steps before and after a frame, for its steadiness
+FARTHEST = 0.42  # of candidates, squared, above the nearest's; farther ones mislead as often as not
 STEP_TIMES = (1.0, 2.0, 4.0, 8.0)  # of step_m
-TOGETHER = 0.8  # share of steps without a jump that needs no longer steps
+STRETCH = 30  # frames that show how far apart frames are
 LONGEST_PAUSE = 10.0  # times the usual
 STEP_SIGMAS = 3.5  # beyond the reach; farther steps are left to `jump`
 
@@ -56,15 +59,15 @@ class Motion:
     step_m: metres between two frames, at most; longer after a longer time than usual.
     """
 
-    temperature: float = 0.12
+    temperature: float = 0.14
     step_m: float = 18.0
     step_sigma_m: float = 8.0
-    turn_sigma_deg: float = 15.0
-    turn_tail: float = 0.03
+    turn_sigma_deg: float = 25.0
+    turn_tail: float = 0.02
     lead_sigma_deg: float = 30.0
-    lead_tail: float = 0.1
+    lead_tail: float = 0.02
     tile_noise_m: float = 6.0
-    jump: float = 1e-5
+    jump: float = 4e-11
 
 
 USUAL = Motion()
@@ -75,6 +78,7 @@ class Frame(NamedTuple):
 
     rows: (K,) of the index. centres: (K, 2) latitude and longitude. distances: (K,), squared.
     headings_deg: (K,), of the camera's centre column. seconds: when the frame was taken, if known.
+    arc_deg: how much of the horizon it shows.
     """
 
     rows: Rows
@@ -82,15 +86,15 @@ class Frame(NamedTuple):
     distances: Numbers
     headings_deg: Numbers
     seconds: float | None = None
+    arc_deg: float = 360.0
 
     def only(self, kept: Flags) -> Frame:
         """The frame with some of its candidates."""
-        return Frame(
-            self.rows[kept],
-            self.centres[kept],
-            self.distances[kept],
-            self.headings_deg[kept],
-            self.seconds,
+        return self._replace(
+            rows=self.rows[kept],
+            centres=self.centres[kept],
+            distances=self.distances[kept],
+            headings_deg=self.headings_deg[kept],
         )
 
 
@@ -101,14 +105,15 @@ class DrivePath(NamedTuple):
         probabilities of its candidates.
     mount_deg: from the direction of travel to the camera's heading.
     steadiness: (T,) 0 to 1, how well the camera keeps to that angle around each frame.
-    together: share of the steps that need no jump, in the worst PART.
+    evidence: (T - 1,) logarithm of each step's likelihood, given the frames before it, times the
+        area that the step reaches.
     """
 
     frames: list[Frame]
     weights: list[Numbers]
     mount_deg: float
     steadiness: Numbers
-    together: float
+    evidence: Numbers
 
 
 class Moves(NamedTuple):
@@ -135,17 +140,18 @@ class Directions(NamedTuple):
     """Where moves lead, one row each.
 
     metres: |p_j - p_i|. lead: complex of length 1, its angle is from the camera's mean heading to
-    the bearing. sharpness: 1 / s^2.
+    the bearing. sharpness: 1 / s^2. peak: the largest value of the bell.
     """
 
     metres: Numbers
     lead: Leads
     sharpness: Numbers
+    peak: Numbers
 
     def towards(self, moves: Moves, mount_deg: float, motion: Motion) -> Moves:
         """The moves with the weight of `lead` as well."""
         cosine = (self.lead * np.exp(1j * np.radians(mount_deg))).real
-        lead = np.exp((cosine - 1.0) * self.sharpness)
+        lead = self.peak * np.exp((cosine - 1.0) * self.sharpness)
         return moves._replace(
             weight=moves.weight * (motion.lead_tail + (1.0 - motion.lead_tail) * lead)
         )
@@ -157,6 +163,7 @@ def follow(frames: Sequence[Frame], motion: Motion = USUAL) -> DrivePath:
     Memory holds the moves of one PART at a time: a frame says next to nothing about another frame
     MARGIN away. The mount is the mean of the parts' mounts.
     """
+    frames = [f.only(f.distances <= f.distances.min() + FARTHEST) for f in frames]
     parts = [_part(frames, start, motion) for start in range(0, len(frames), PART)]
     steady = [np.exp(1j * np.radians(part.mount_deg)) * part.steadiness.sum() for part in parts]
     return DrivePath(
@@ -164,7 +171,7 @@ def follow(frames: Sequence[Frame], motion: Motion = USUAL) -> DrivePath:
         [weights for part in parts for weights in part.weights],
         float(np.degrees(np.angle(np.sum(steady)))),
         np.concatenate([part.steadiness for part in parts]),
-        min(part.together for part in parts),
+        np.concatenate([part.evidence for part in parts]),
     )
 
 
@@ -174,25 +181,31 @@ def _part(frames: Sequence[Frame], start: int, motion: Motion) -> DrivePath:
     path = _settled(frames[first : start + PART + MARGIN], motion)
     own = slice(start - first, start - first + PART)
     return path._replace(
-        frames=path.frames[own], weights=path.weights[own], steadiness=path.steadiness[own]
+        frames=path.frames[own],
+        weights=path.weights[own],
+        steadiness=path.steadiness[own],
+        evidence=path.evidence[own],
     )
 
 
 def _settled(frames: Sequence[Frame], motion: Motion) -> DrivePath:
-    """The path at the best length of steps.
+    """The path at the likeliest length of steps, as STRETCH frames in the middle show it.
 
-    Nobody states how far apart frames are. So longer steps are tried until the frames hold
-    together, since a step that is longer than need be settles less.
+    Nobody states how far apart frames are. A longer step reaches more places, each of them less
+    likely, so longer ones are tried until the frames become less likely.
     """
-    best = None
+    first = max(0, (len(frames) - STRETCH) // 2)
+    stretch = list(frames[first : first + STRETCH])
+    best, likeliest = motion, -np.inf
     for times in STEP_TIMES:
-        path = _follow(list(frames), replace(motion, step_m=motion.step_m * times))
-        if best is None or path.together > best.together:
-            best = path
-        if best.together >= TOGETHER:
+        tried = replace(motion, step_m=motion.step_m * times)
+        likelihood = _follow(stretch, tried).evidence.sum()
+        if likelihood < likeliest:
             break
-    assert best is not None
-    return best
+        best, likeliest = tried, likelihood
+    path = _follow(list(frames), best)
+    areas = _area_m2(_reaches_m(list(frames), best), best)
+    return path._replace(evidence=path.evidence + np.log(areas))
 
 
 def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
@@ -219,17 +232,17 @@ def _follow(frames: list[Frame], motion: Motion) -> DrivePath:
         ]
         return _Chain(seen, mounted, motion.jump)
 
-    chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.log_likelihood)
+    chain = max(map(towards, MOUNTS_DEG.tolist()), key=lambda chain: chain.evidence.sum())
     mount_deg = -float(np.degrees(np.angle(chain.driven(directions)[0].sum())))
     chain = towards(mount_deg)
-    towards_mount, metres, stayed = chain.driven(directions)
+    towards_mount, metres = chain.driven(directions)
     straight = (towards_mount * np.exp(1j * np.radians(mount_deg))).real
     return DrivePath(
         frames,
         chain.weights(),
         mount_deg,
-        _around(straight) / np.maximum(_around(metres), 1e-9),
-        float(np.mean(stayed)) if moves else 1.0,
+        sums_around(straight, WINDOW) / np.maximum(sums_around(metres, WINDOW), 1e-9),
+        chain.evidence,
     )
 
 
@@ -242,11 +255,11 @@ def _reaches_m(frames: list[Frame], motion: Motion) -> Numbers:
     return np.asarray(motion.step_m * (pauses / np.median(pauses)).clip(1.0, LONGEST_PAUSE))
 
 
-def _around(steps: Numbers) -> Numbers:
-    """(T - 1,) numbers of steps to their sums over up to WINDOW steps before and after a frame."""
+def sums_around(steps: Numbers, window: int) -> Numbers:
+    """(T - 1,) numbers of steps to (T,) sums over up to `window` steps before and after a frame."""
     sums = np.concatenate([[0.0], np.cumsum(steps)])
     frames = np.arange(len(sums))
-    last, first = np.minimum(frames + WINDOW, len(steps)), np.maximum(frames - WINDOW, 0)
+    last, first = np.minimum(frames + window, len(steps)), np.maximum(frames - window, 0)
     return np.asarray(sums[last] - sums[first])
 
 
@@ -262,6 +275,14 @@ class _Spots:
         self.first = self.count.cumsum() - self.count
 
 
+def _area_m2(reach_m: float | Numbers, motion: Motion) -> Numbers:
+    """The integral of `step` of the formulas above, before it is divided by it."""
+    sigma = motion.step_sigma_m
+    return np.asarray(
+        np.pi * (reach_m**2 + np.sqrt(2.0 * np.pi) * sigma * reach_m + 2.0 * sigma**2)
+    )
+
+
 def moves_between(before: _Spots, after: _Spots, reach_m: float, motion: Motion) -> Moves:
     """The pairs within reach."""
     near = before.tree.sparse_distance_matrix(
@@ -271,7 +292,7 @@ def moves_between(before: _Spots, after: _Spots, reach_m: float, motion: Motion)
     start, end, pair = _states(before, after, near["i"], near["j"])
     turned = np.cos(after.headings[end] - before.headings[start])
     turn = np.exp((turned - 1.0) / np.radians(motion.turn_sigma_deg) ** 2)
-    step = np.exp(-0.5 * over**2)[pair]
+    step = (np.exp(-0.5 * over**2) / _area_m2(reach_m, motion))[pair]
     return Moves(start, end, step * (motion.turn_tail + (1.0 - motion.turn_tail) * turn))
 
 
@@ -297,11 +318,9 @@ def directions_of(moves: Moves, before: Frame, after: Frame, motion: Motion) -> 
     turned = np.radians(_wrapped(after.headings_deg[end] - before.headings_deg[start]))
     heading = np.radians(before.headings_deg[start]) + turned / 2.0
     noise = np.arctan2(motion.tile_noise_m, metres)
-    return Directions(
-        metres,
-        np.exp(1j * (np.arctan2(east, north) - heading)),
-        1.0 / (np.radians(motion.lead_sigma_deg) ** 2 + noise**2),
-    )
+    sharpness = 1.0 / (np.radians(motion.lead_sigma_deg) ** 2 + noise**2)
+    lead = np.exp(1j * (np.arctan2(east, north) - heading))
+    return Directions(metres, lead, sharpness, 1.0 / i0e(sharpness))
 
 
 def _seen(frames: Sequence[Frame], motion: Motion) -> list[Numbers]:
@@ -320,14 +339,14 @@ class _Chain:
     def __init__(self, likelihoods: list[Numbers], moves: list[Moves], jump: float) -> None:
         self._seen, self._moves, self._jump = likelihoods, moves, jump
         self._forward = [self._seen[0] / self._seen[0].sum()]
-        totals = []
+        evidence = []
         for move, seen in zip(moves, self._seen[1:], strict=True):
             arriving = self._forward[-1][move.start] * move.weight
             state = seen * (np.bincount(move.end, arriving, len(seen)) + self._jump)
             total = float(state.sum())
-            totals.append(total)
+            evidence.append(np.log(total))
             self._forward.append(state / total)
-        self.log_likelihood = float(np.log(np.array(totals)).sum())
+        self.evidence = np.array(evidence)
 
     @cached_property
     def _backward(self) -> list[Numbers]:
@@ -346,9 +365,9 @@ class _Chain:
         products = [a * b for a, b in zip(self._forward, self._backward, strict=True)]
         return [product / product.sum() for product in products]
 
-    def driven(self, directions: list[Directions]) -> tuple[Leads, Numbers, Numbers]:
-        """(T - 1,) for each step: means of metres times lead and of metres; the share unjumped."""
-        turned, driven, stayed = [], [], []
+    def driven(self, directions: list[Directions]) -> tuple[Leads, Numbers]:
+        """(T - 1,) for each step: means of metres times lead, and of metres."""
+        turned, driven = [], []
         for move, direction, before, after, behind in zip(
             self._moves,
             directions,
@@ -359,12 +378,10 @@ class _Chain:
         ):
             ahead = after * behind
             share = before[move.start] * move.weight * ahead[move.end]
-            share /= share.sum() + self._jump * ahead.sum()
-            metres = share * direction.metres
-            stayed.append(share.sum())
+            metres = share / (share.sum() + self._jump * ahead.sum()) * direction.metres
             turned.append((metres * direction.lead).sum())
             driven.append(metres.sum())
-        return np.array(turned, np.complex128), np.array(driven), np.array(stayed)
+        return np.array(turned, np.complex128), np.array(driven)
 
 
 def _metres(degrees: Numbers, latitude: float) -> Numbers:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model.geo import LatLon, distance_m
-from service.locate.confidence import Numbers, fuse
-from service.locate.drive import DriveFrame
-from service.locate.drive_path import Frame
+from model.geo import distance_m
+from service.locate.confidence import Numbers
+from service.locate.drive import DriveFrame, alone
 from service.locate.drive_times import Taken, locate_by_time
 from service.locate.fit_calibration import calibration_error
 from service.locate.hints import UNKNOWN, Hints
@@ -24,9 +22,6 @@ from service.locate.known_panoramas import (
     read_poses,
 )
 from service.locate.localizer import Localizer
-
-if TYPE_CHECKING:
-    from service.index.search import TileIndex
 
 
 @dataclass(frozen=True)
@@ -87,18 +82,11 @@ def _measure(
     for pose in poses:
         query = localizer.prepare(pose.file.read_bytes(), hints, top_k=1)
         (frame,) = localizer.frames(index, [query], [None])
-        errors_m.append(distance_m(_alone(index, frame), pose.truth))
+        errors_m.append(distance_m(alone(index, frame).position, pose.truth))
         found.append(frame)
         taken.append(Taken.at(query.time) if query.time else None)
     places = locate_by_time(index, found, taken).places
     return errors_m, [place.frame for place in places if place is not None]
-
-
-def _alone(index: TileIndex, frame: Frame) -> LatLon:
-    """The frame without its drive: as `Localizer.answer`, from each tile at its best heading."""
-    _, first = np.unique(frame.rows, return_index=True)  # nearest first
-    nearest = np.sort(first)[: index.calibration.depth]
-    return fuse(frame.centres[nearest], frame.distances[nearest], index.calibration).position
 
 
 def _errors(name: str, errors_m: Numbers) -> Figures:

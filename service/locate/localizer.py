@@ -51,6 +51,7 @@ class Query:
     """A panorama decoded to its strip, ready for a thread that encodes.
 
     ready_at: time.perf_counter() when it began to wait. time: when the camera says it took it.
+    arc_deg: how much of the horizon it shows.
     """
 
     strip: Strip
@@ -62,6 +63,7 @@ class Query:
     timings_ms: dict[str, float]
     ready_at: float
     time: datetime | None = None
+    arc_deg: float = 360.0
 
 
 class Localizer:
@@ -122,7 +124,10 @@ class Localizer:
         ready_at = time.perf_counter()
         rolls = self._rolls_for(panorama.heading_deg, panorama.heading_tolerance_deg)
         time_taken = capture_time(panorama.image.exif)
-        return Query(strip, rolls, hints, top_k, explain, stated, timings, ready_at, time_taken)
+        arc_deg = panorama.geometry.horizontal_fov_deg
+        return Query(
+            strip, rolls, hints, top_k, explain, stated, timings, ready_at, time_taken, arc_deg
+        )
 
     def answer(self, queries: Sequence[Query]) -> list[Fix]:
         """Encode all queries in one batch and search one index version for all of them.
@@ -159,7 +164,7 @@ class Localizer:
         """
         allowed = [some_rows(index, query.hints) for query in queries]
         return [
-            frame_of(index, query.rolls, descriptors, taken, mask)
+            frame_of(index, query.rolls, descriptors, taken, mask, query.arc_deg)
             for query, descriptors, taken, mask in zip(
                 queries, self._encode(queries), seconds, allowed, strict=True
             )

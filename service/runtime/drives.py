@@ -46,6 +46,7 @@ class Shot(NamedTuple):
     candidates: NDArray[np.void] | None = None
     taken: Taken | None = None
     problem: dict[str, object] | None = None
+    arc_deg: float = 360.0
 
     @classmethod
     def of(cls, frame: Frame, taken: Taken | None) -> Shot:
@@ -53,7 +54,7 @@ class Shot(NamedTuple):
         candidates = np.empty(len(frame.rows), CANDIDATE)
         candidates["row"], candidates["distance"] = frame.rows, frame.distances
         candidates["heading_deg"] = frame.headings_deg
-        return cls(candidates, taken)
+        return cls(candidates, taken, arc_deg=frame.arc_deg)
 
     def frame(self, index: TileIndex) -> Frame | None:
         """The frame without its time. `index`: the version that its rows count."""
@@ -65,6 +66,7 @@ class Shot(NamedTuple):
             index.tiles.positions(rows),
             self.candidates["distance"].astype(np.float64),
             self.candidates["heading_deg"].astype(np.float64),
+            arc_deg=self.arc_deg,
         )
 
 
