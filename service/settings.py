@@ -157,7 +157,7 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
     decode_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that decode images. Each needs up to 512 MiB."""
     max_drive_frames: Annotated[int, Field(ge=1, le=100_000)] = 10_000
-    """Most frames of one drive at /drives. 10,000 take 2 GiB while they are followed."""
+    """Most frames of one drive at /drives. 10,000 take up to 2.4 GiB while they are followed."""
     max_drive_bytes: Annotated[Bytes, Field(ge=16 * MIB, le=64 * 1024 * MIB)] = 512 * MIB
     """Most bytes of all drives at /drives, counted as 36 kB a frame. More get a 503."""
     drive_ttl_s: Annotated[
