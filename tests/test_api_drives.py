@@ -5,6 +5,7 @@ import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import gpxpy
 import httpx
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from api_harness import application, publish, served
 from fakes import FakeEncoder, panorama_of
 from PIL import Image
 
+from service.api.drive_schemas import DrivesSchema
 from service.index.live_index import LiveIndex
 from service.locate.drive import STATES_OF_ROLLS
 from service.locate.drive_path import Frame
@@ -205,6 +207,44 @@ async def test_geojson_has_the_track_and_every_frame(client: httpx.AsyncClient) 
     points = [feature["geometry"] for feature in features[1:]]
     assert features[0]["geometry"]["coordinates"] == [p["coordinates"] for p in points[:2]]
     assert points[2] is None
+
+
+async def test_gpx_has_the_positions_and_times_of_the_json(client: httpx.AsyncClient) -> None:
+    gpx, moment = {"Accept": "application/gpx+xml"}, "2026-07-31T10:0{}:00+02:00"
+    files = [*street(4, 3), *form(b""), *street(2)]
+    times = ",".join(moment.format(minute) for minute in (9, 1, 1, 0)).replace("+", "%2B")
+    path = f"/localize/drive?{NORTH}&times={times}"
+    json = (await client.post(path, files=files)).json()
+    assert [drive["frames"] for drive in json["drives"]] == [[3, 1], [0]]
+    answer = await client.post(path, files=files, headers=gpx)
+    assert answer.headers["content-type"] == "application/gpx+xml"
+    assert [frame["in_index"] for frame in json["frames"]] == [False, True, None, True]
+    for track, drive in zip(gpxpy.parse(answer.text).tracks, json["drives"], strict=True):
+        frames = [json["frames"][number] for number in drive["frames"]]
+        frames = [frame for frame in frames if frame["in_index"]]
+        assert [
+            {"latitude": point.latitude, "longitude": point.longitude}
+            for point in track.segments[0].points
+        ] == [frame["position"] for frame in frames]
+        stated = [point.time.isoformat() for point in track.segments[0].points if point.time]
+        assert stated == [frame["time"] for frame in frames]
+    held = (await client.post("/drives")).headers["location"]
+    await client.post(f"{held}/frames{path.removeprefix('/localize/drive')}", files=files)
+    again = await client.get(held, headers=gpx)
+    assert (again.headers["content-type"], again.text) == ("application/gpx+xml", answer.text)
+    declared = (await client.get("/openapi.json")).json()["paths"]
+    for operation in (declared["/localize/drive"]["post"], declared["/drives/{drive_id}"]["get"]):
+        assert "application/gpx+xml" in operation["responses"]["200"]["content"]
+
+
+def test_gpx_leaves_out_frames_outside_the_index_and_seconds() -> None:
+    (example,) = DrivesSchema.model_json_schema()["examples"]
+    first, last = example["frames"]
+    frames = [{**first, "in_index": False}, {**last, "time": "12.5"}]
+    text = DrivesSchema.model_validate({**example, "frames": frames}).gpx()
+    ((point,),) = [track.segments[0].points for track in gpxpy.parse(text).tracks]
+    assert {"latitude": point.latitude, "longitude": point.longitude} == last["position"]
+    assert point.time is None
 
 
 async def test_a_busy_service_keeps_no_frame_of_the_form(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from model.geo import Bounds, LatLon
 from model.geojson import line, outline
-from service.api.geojson import SCHEMA, geojson, is_preferred
+from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, preferred
 from service.api.schemas import FixSchema
 from service.locate.fix import Fix, Match
+
+GPX = "application/gpx+xml"
 
 
 def fix(*bounds: Bounds) -> FixSchema:
@@ -112,4 +114,19 @@ def test_the_schema_accepts_a_collection_and_no_other_document() -> None:
     ],
 )
 def test_geojson_is_given_only_on_request(accept: str, expected: bool) -> None:
-    assert is_preferred(accept) is expected
+    assert preferred(accept, MEDIA_TYPE, GPX) == (MEDIA_TYPE if expected else None)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("application/gpx+xml", GPX),
+        ("application/gpx+xml, application/geo+json;q=0.9, */*;q=0.8", GPX),
+        ("application/gpx+xml;q=0.5, application/geo+json", MEDIA_TYPE),
+        ("application/gpx+xml, application/geo+json", MEDIA_TYPE),
+        ("application/gpx+xml;q=0.5, application/geo+json;q=0.6, application/json", None),
+        ("application/gpx+xml;q=0", None),
+    ],
+)
+def test_the_heaviest_media_type_is_given(accept: str, expected: str | None) -> None:
+    assert preferred(accept, MEDIA_TYPE, GPX) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -24,6 +25,7 @@ from service.api.schemas import (
 )
 from service.locate.drive_times import Driven, Place
 from service.runtime.drives import HeldDrive, Shot
+from service.survey.formats import gpx
 
 _FRAME: JsonDict = {
     "position": {"latitude": 25.7615, "longitude": -80.19325},
@@ -129,8 +131,7 @@ class DrivesSchema(Answer):
         frames = list(map(DriveFrameSchema.of, drive.shots, located.places))
         drives = []
         for found, numbers in zip(located.drives, located.numbers, strict=True):
-            inside = [frames[number].position for number in numbers if frames[number].in_index]
-            track = line([LatLon(at.latitude, at.longitude) for at in inside if at is not None])
+            track = line([at for at, _ in _inside(frames[number] for number in numbers)])
             drives.append(DriveSchema(frames=numbers, mount_deg=found.mount_deg, track=track))
         return cls(
             frames=frames,
@@ -152,6 +153,17 @@ class DrivesSchema(Answer):
             features.append(feature(f"frame-{number}", place, "frame", stated))
         return {"type": "FeatureCollection", "features": features, **members}
 
+    def gpx(self) -> str:
+        """A track for each drive, through its frames that are in the index."""
+        driven = [[self.frames[number] for number in drive.frames] for drive in self.drives]
+        return gpx(enumerate(map(_inside, driven)))
+
+
+def _inside(frames: Iterable[DriveFrameSchema]) -> list[tuple[LatLon, str | None]]:
+    """Positions and times of the frames that are in the index."""
+    found = ((frame.position, frame.time) for frame in frames if frame.in_index)
+    return [(LatLon(at.latitude, at.longitude), time) for at, time in found if at is not None]
+
 
 GEOJSON: dict[str, Any] = {
     "type": "object",
@@ -159,6 +171,11 @@ GEOJSON: dict[str, Any] = {
     "required": ["type", "features"],
     "properties": {"type": {"const": "FeatureCollection"}, "features": {"type": "array"}},
     "examples": [DrivesSchema.model_validate(_DRIVES).geojson()],
+}
+GPX: dict[str, Any] = {
+    "type": "string",
+    "description": "GPX 1.1: for each drive a track through the frames that are in the index, with "
+    "their times unless those are seconds",
 }
 
 

@@ -16,15 +16,16 @@ _JSON_RANGES = ("application/json", "application/*", "*/*")  # the most specific
 _WEIGHT = re.compile(r"[01]|0\.\d{0,3}|1\.0{0,3}")
 
 
-def is_preferred(accept: str) -> bool:
-    """Whether an Accept header (RFC 9110, section 12.5.1) gives GeoJSON at least JSON's weight.
+def preferred(accept: str, *offered: str) -> str | None:
+    """The media type to which an Accept header (RFC 9110, section 12.5.1) gives most weight.
 
-    Wildcards mean JSON. A range with an invalid weight is ignored, and so is everything beyond
+    offered: media types beside JSON; each wins a tie with JSON and those after it. None: JSON,
+    which wildcards mean. A range with an invalid weight is ignored, and so is everything beyond
     the first 1,000 characters.
     """
     accept = accept[:1000].lower()
-    if MEDIA_TYPE not in accept:  # most requests
-        return False
+    if not any(name in accept for name in offered):  # most requests
+        return None
     weights: dict[str, float] = {}
     for item in parse_http_list(accept):
         media_range, *parameters = (part.strip() for part in item.split(";"))
@@ -32,7 +33,8 @@ def is_preferred(accept: str) -> bool:
         if all(map(_WEIGHT.fullmatch, stated)):
             weights[media_range] = float(stated[0]) if stated else 1.0
     json = next((weights[name] for name in _JSON_RANGES if name in weights), 0.0)
-    return weights.get(MEDIA_TYPE, 0.0) >= max(json, 0.001)
+    best = max(offered, key=lambda name: weights.get(name, 0.0))
+    return best if weights.get(best, 0.0) >= max(json, 0.001) else None
 
 
 def geojson(fix: FixSchema) -> dict[str, Any]:

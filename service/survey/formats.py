@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from xml.etree import ElementTree
 
+from model.geo import LatLon
 from model.geojson import line, point
 from service.locate.drive_times import Taken, by_time
 from service.survey.outcome import Outcome
@@ -67,27 +68,46 @@ def _drives(outcomes: Sequence[Outcome]) -> Iterator[tuple[int, list[Outcome]]]:
 
 def _gpx(outcomes: Sequence[Outcome]) -> str:
     """A waypoint for each image that has a position, and a track for each drive."""
+    tracks = (
+        (drive, [(frame.position, frame.time) for frame in frames if frame.position])
+        for drive, frames in _drives(outcomes)
+    )
+    return gpx(tracks, outcomes) + "\n"
+
+
+def gpx(
+    tracks: Iterable[tuple[int, Iterable[tuple[LatLon, str | None]]]],
+    images: Iterable[Outcome] = (),
+) -> str:
+    """A GPX 1.1 document.
+
+    tracks: each drive's number, and the position and time (as `Taken.read` takes) of each point.
+    images: a waypoint is written for each that has a position.
+    """
     import gpxpy.gpx
 
     document = gpxpy.gpx.GPX()
     document.creator = "Skyfix"
-    for outcome in outcomes:
-        if outcome.latitude is not None:
-            time = datetime.fromisoformat(outcome.time) if outcome.time else None
-            point = gpxpy.gpx.GPXWaypoint(outcome.latitude, outcome.longitude, time=time)
-            point.name, point.description = outcome.file, _words(outcome)
+    for image in images:
+        if image.position:
+            point = gpxpy.gpx.GPXWaypoint(*image.position, time=_moment(image.time))
+            point.name, point.description = image.file, _words(image)
             document.waypoints.append(point)
-    for drive, frames in _drives(outcomes):
+    for drive, points in tracks:
         track = gpxpy.gpx.GPXTrack(name=f"drive {drive}")
         segment = gpxpy.gpx.GPXTrackSegment()
-        for frame in frames:
-            time = datetime.fromisoformat(frame.time) if frame.time else None
-            segment.points.append(
-                gpxpy.gpx.GPXTrackPoint(frame.latitude, frame.longitude, time=time)
-            )
+        for position, time in points:
+            segment.points.append(gpxpy.gpx.GPXTrackPoint(*position, time=_moment(time)))
         track.segments.append(segment)
         document.tracks.append(track)
-    return document.to_xml() + "\n"
+    return document.to_xml()
+
+
+def _moment(time: str | None) -> datetime | None:
+    """None: unknown. GPX has dates, so seconds from a zero that nobody stated are left out."""
+    if not time or Taken.read(time).clock == "stated":
+        return None
+    return datetime.fromisoformat(time)
 
 
 def _kml(outcomes: Sequence[Outcome]) -> str:

@@ -12,13 +12,14 @@ from starlette.responses import JSONResponse, Response
 from service.api.client_disconnect import unless_disconnected
 from service.api.drive_schemas import (
     GEOJSON,
+    GPX,
     DrivesSchema,
     HeldAnswerSchema,
     HeldDriveSchema,
     UploadSchema,
 )
 from service.api.errors import document, problem_of, problems
-from service.api.geojson import MEDIA_TYPE, is_preferred
+from service.api.geojson import MEDIA_TYPE, preferred
 from service.api.query import DriveQuery
 from service.api.upload import FILES, BodyLimits, read_panoramas, request_body
 from service.locate.drive_times import Taken
@@ -31,14 +32,17 @@ router = APIRouter(tags=["drives"])
 DriveId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{32}$")]
 Parameters = Annotated[DriveQuery, Query()]
 _UPLOAD = problems(400, 408, 413, 415)
-_GEOJSON: dict[int | str, dict[str, Any]] = {200: {"content": {MEDIA_TYPE: {"schema": GEOJSON}}}}
+_GPX = "application/gpx+xml"
+_TRACKS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {MEDIA_TYPE: {"schema": GEOJSON}, _GPX: {"schema": GPX}}}
+}
 
 
 @router.post(
     "/localize/drive",
     summary="Where did this drive go?",
     response_model=DrivesSchema,
-    responses={**_GEOJSON, **_UPLOAD},
+    responses={**_TRACKS, **_UPLOAD},
     openapi_extra=request_body(FILES),
 )
 async def localize_drive(request: Request, query: Parameters) -> Response:
@@ -47,7 +51,7 @@ async def localize_drive(request: Request, query: Parameters) -> Response:
     The frames settle each other, so narrow images that look like many places are located, too.
     The parameters apply to every frame. SKYFIX_MAX_FILES bounds the form: /drives takes longer
     drives. An unreadable image is a problem of its own. `Accept: application/geo+json` gives
-    GeoJSON.
+    GeoJSON, `application/gpx+xml` GPX.
     """
     pipeline, _ = _state(request)
     drive = await pipeline.new_drive()
@@ -103,12 +107,13 @@ async def add_frames(request: Request, drive_id: DriveId, query: Parameters) -> 
     "/drives/{drive_id}",
     summary="Where did this drive go, as far as its frames have arrived?",
     response_model=HeldAnswerSchema,
-    responses={**_GEOJSON, **problems(404)},
+    responses={**_TRACKS, **problems(404)},
 )
 async def read_drive(request: Request, drive_id: DriveId) -> Response:
     """The answer is kept until more frames arrive. Its time grows linearly with the frames.
 
-    After a 503 ask again: the work goes on meanwhile. `Accept: application/geo+json` gives GeoJSON.
+    After a 503 ask again: the work goes on meanwhile. `Accept: application/geo+json` gives
+    GeoJSON, `application/gpx+xml` GPX.
     """
     pipeline, drives = _state(request)
     drive = drives.get(drive_id)
@@ -172,6 +177,9 @@ async def _add(request: Request, drive: HeldDrive, query: DriveQuery, more: str)
 
 def _shown(request: Request, answer: DrivesSchema, whole: BaseModel) -> Response:
     request.state.log = {"index_version": answer.index_version}
-    if is_preferred(",".join(request.headers.getlist("accept"))):
-        return JSONResponse(answer.geojson(), media_type=MEDIA_TYPE)
+    kind = preferred(",".join(request.headers.getlist("accept")), MEDIA_TYPE, _GPX)
+    if kind == MEDIA_TYPE:
+        return JSONResponse(answer.geojson(), media_type=kind)
+    if kind == _GPX:
+        return Response(answer.gpx(), media_type=kind)
     return Response(whole.model_dump_json(), media_type="application/json")

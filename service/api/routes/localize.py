@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.api.client_disconnect import unless_disconnected
 from service.api.errors import document, problems
-from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, is_preferred
+from service.api.geojson import MEDIA_TYPE, SCHEMA, geojson, preferred
 from service.api.query import LocateQuery
 from service.api.schemas import BatchSchema, FixSchema, OutcomeSchema, ProblemSchema
 from service.api.upload import (
@@ -64,7 +64,7 @@ async def localize(request: Request, query: Annotated[LocateQuery, Query()]) -> 
         reservation.answered((len(data).bit_length(), fix.rolls, query.explain))
     timing = _record(request, [fix])
     answer = FixSchema.model_validate(fix)
-    if is_preferred(",".join(request.headers.getlist("accept"))):
+    if preferred(",".join(request.headers.getlist("accept")), MEDIA_TYPE):
         return JSONResponse(geojson(answer), headers=timing, media_type=MEDIA_TYPE)
     return _json(answer, timing)
 
