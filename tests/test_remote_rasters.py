@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import closing
@@ -279,7 +280,12 @@ def test_ctrl_c_while_gdal_reads_is_ctrl_c(
         return good(seen)
 
     server.answer = interrupting
-    with pytest.raises(KeyboardInterrupt):
-        fetched(home, f"{server.url}/town.tif", AREA)
+    # A shell starts background jobs with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetched(home, f"{server.url}/town.tif", AREA)
+    finally:
+        signal.signal(signal.SIGINT, before)
     server.answer = good
     assert tiles(fetched(home, f"{server.url}/town.tif", AREA), AREA) == expected
