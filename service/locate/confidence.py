@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from model.geo import LatLon, metres_per_degree, offset
 from service.index.stored_calibration import Calibration
@@ -76,9 +77,9 @@ def fuse(centres: Numbers, distances: Numbers, calibration: Calibration) -> Fuse
     origin = LatLon(*(float(degrees) for degrees in centres[np.argmin(distances)]))
     metres = _east_north(centres, origin)
     weight = np.exp(-(distances - distances.min()) / calibration.temperature)
-    near = _near(metres, calibration.reach_m)
-    first, _ = _mean(metres, weight, near[np.argmax(near @ weight)])
-    cluster = np.hypot(*(metres - first).T) <= calibration.reach_m
+    centre = metres[np.argmax(_weight_around(metres, weight, calibration.reach_m))]
+    first, _ = _mean(metres, weight, _within(metres, centre, calibration.reach_m))
+    cluster = _within(metres, first, calibration.reach_m)
     middle, share = _mean(metres, weight, cluster)
     from_middle = np.hypot(*(metres - middle).T)
     spread = np.sqrt(share @ from_middle**2 + calibration.spacing_m**2 / 6.0)
@@ -108,11 +109,16 @@ def logistic(weights: Sequence[float] | Numbers, features: Sequence[float] | Num
     return np.asarray(0.5 + 0.5 * np.tanh(z / 2.0))
 
 
-def _near(metres: Numbers, reach_m: float) -> NDArray[np.bool_]:
-    """(K, K): which candidates lie within reach of each other."""
-    east, north = metres.T
-    squared: Numbers = (east[:, None] - east) ** 2 + (north[:, None] - north) ** 2
-    return squared <= reach_m**2
+def _weight_around(metres: Numbers, weight: Numbers, reach_m: float) -> Numbers:
+    """(K,) the weight within reach of each candidate. A drive's frame has thousands."""
+    tree = cKDTree(metres)
+    near = tree.sparse_distance_matrix(tree, reach_m, output_type="ndarray")
+    return np.asarray(np.bincount(near["i"], weight[near["j"]], len(weight)), np.float64)
+
+
+def _within(metres: Numbers, centre: Numbers, reach_m: float) -> NDArray[np.bool_]:
+    """(K,) which candidates lie within reach of a place."""
+    return np.asarray(np.hypot(*(metres - centre).T) <= reach_m)
 
 
 def _mean(metres: Numbers, weight: Numbers, among: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
