@@ -16,6 +16,7 @@ from service.survey.outcome import Outcome
 
 KML = "http://www.opengis.net/kml/2.2"
 Text = Callable[[Sequence[Outcome]], str]
+Point = tuple[LatLon, str | None]  # of a drive, with its time as `Taken.read` takes it
 
 
 def csv_line(values: Iterable[object]) -> str:
@@ -44,8 +45,8 @@ def _geojson(outcomes: Sequence[Outcome]) -> str:
         columns = {**outcome._asdict()}
         del columns["latitude"], columns["longitude"]
         features.append(_feature(outcome.position and point(outcome.position), columns))
-    for drive, frames in _drives(outcomes):
-        track = line([frame.position for frame in frames if frame.position])
+    for drive, points in _drives(outcomes):
+        track = line([position for position, _ in points])
         features.append(_feature(track, {"drive": drive}))
     return json.dumps({"type": "FeatureCollection", "features": features}, indent=1) + "\n"
 
@@ -54,34 +55,27 @@ def _feature(geometry: object, properties: dict[str, object]) -> dict[str, objec
     return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
-def _drives(outcomes: Sequence[Outcome]) -> Iterator[tuple[int, list[Outcome]]]:
+def _drives(outcomes: Sequence[Outcome]) -> Iterator[tuple[int, list[Point]]]:
     """Drives of two frames or more, each in the order in which it was located."""
-    found: dict[int, list[Outcome]] = {}
+    found: dict[int, list[Point]] = {}
     for outcome in outcomes:
-        if outcome.drive is not None and outcome.latitude is not None:
-            found.setdefault(outcome.drive, []).append(outcome)
-    for drive, frames in found.items():
-        order, _ = by_time([Taken.read(frame.time) if frame.time else None for frame in frames])
-        if len(frames) > 1:
-            yield drive, [frames[number] for number in order]
+        if outcome.drive is not None and outcome.position is not None:
+            found.setdefault(outcome.drive, []).append((outcome.position, outcome.time))
+    for drive, points in found.items():
+        order, _ = by_time([Taken.read(time) if time else None for _, time in points])
+        if len(points) > 1:
+            yield drive, [points[number] for number in order]
 
 
 def _gpx(outcomes: Sequence[Outcome]) -> str:
     """A waypoint for each image that has a position, and a track for each drive."""
-    tracks = (
-        (drive, [(frame.position, frame.time) for frame in frames if frame.position])
-        for drive, frames in _drives(outcomes)
-    )
-    return gpx(tracks, outcomes) + "\n"
+    return gpx(_drives(outcomes), outcomes) + "\n"
 
 
-def gpx(
-    tracks: Iterable[tuple[int, Iterable[tuple[LatLon, str | None]]]],
-    images: Iterable[Outcome] = (),
-) -> str:
+def gpx(tracks: Iterable[tuple[int, Iterable[Point]]], images: Iterable[Outcome] = ()) -> str:
     """A GPX 1.1 document.
 
-    tracks: each drive's number, and the position and time (as `Taken.read` takes) of each point.
+    tracks: each drive's number and points.
     images: a waypoint is written for each that has a position.
     """
     import gpxpy.gpx
@@ -131,12 +125,12 @@ def _kml(outcomes: Sequence[Outcome]) -> str:
         point = ElementTree.SubElement(mark, "Point")
         place = f"{outcome.longitude},{outcome.latitude}"
         ElementTree.SubElement(point, "coordinates").text = place
-    for drive, frames in _drives(outcomes):
+    for drive, points in _drives(outcomes):
         mark = ElementTree.SubElement(document, "Placemark")
         ElementTree.SubElement(mark, "name").text = f"drive {drive}"
         line = ElementTree.SubElement(mark, "LineString")
         ElementTree.SubElement(line, "coordinates").text = " ".join(
-            f"{frame.longitude},{frame.latitude}" for frame in frames
+            f"{position.longitude},{position.latitude}" for position, _ in points
         )
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, "unicode") + "\n"
 
