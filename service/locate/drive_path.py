@@ -45,8 +45,8 @@ NEGLIGIBLE = 1e-9
 MOUNTS_DEG = np.arange(-180.0, 180.0, 45.0)
 PART, MARGIN = 200, 20  # frames; 200 of unknown heading take up to half a gigabyte
 WINDOW = 4  # steps before and after a frame, for its steadiness
-FARTHEST = 0.42  # of candidates, squared, above the nearest's; farther ones mislead as often as not
-STEP_TIMES = (1.0, 2.0, 4.0, 8.0)  # of step_m
+FARTHEST = 0.42  # squared distance above the nearest candidate's; farther ones mislead
+LONGER = (2.0, 4.0, 8.0)  # times step_m
 STRETCH = 30  # frames that show how far apart frames are
 LONGEST_PAUSE = 10.0  # times the usual
 STEP_SIGMAS = 3.5  # beyond the reach; farther steps are left to `jump`
@@ -196,14 +196,15 @@ def _settled(frames: Sequence[Frame], motion: Motion) -> DrivePath:
     """
     first = max(0, (len(frames) - STRETCH) // 2)
     stretch = list(frames[first : first + STRETCH])
-    best, likeliest = motion, -np.inf
-    for times in STEP_TIMES:
-        tried = replace(motion, step_m=motion.step_m * times)
-        likelihood = _follow(stretch, tried).evidence.sum()
-        if likelihood < likeliest:
+    best, path = motion, _follow(stretch, motion)
+    for times in LONGER:
+        longer = replace(motion, step_m=motion.step_m * times)
+        other = _follow(stretch, longer)
+        if other.evidence.sum() < path.evidence.sum():
             break
-        best, likeliest = tried, likelihood
-    path = _follow(list(frames), best)
+        best, path = longer, other
+    if len(stretch) < len(frames):
+        path = _follow(list(frames), best)
     areas = _area_m2(_reaches_m(list(frames), best), best)
     return path._replace(evidence=path.evidence + np.log(areas))
 
