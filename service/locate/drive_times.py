@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -36,11 +37,9 @@ class Taken(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Taken:
         """Seconds, or an ISO 8601 time. Raises HintError."""
-        try:
+        with suppress(ValueError):  # no number: a date, or nothing that can be read
             if "_" not in text and math.isfinite(seconds := float(text)):
                 return cls(seconds, text, "stated")
-        except ValueError:
-            pass
         try:
             return cls.at(datetime.fromisoformat(text))
         except (ValueError, OverflowError):

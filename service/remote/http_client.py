@@ -72,7 +72,7 @@ class Answer(NamedTuple):
 class Client:
     """Sends one request at a time, at most `rate` a second.
 
-    url: the first address. Only where it is a path may others be paths, whose files are read.
+    url: the first address. Local files are read only where it is a path itself.
     headers: sent to the host of `url` alone, and not to other hosts that its answers name.
     backoff_s: about how long to wait for a second try; each later wait is twice as long.
     """

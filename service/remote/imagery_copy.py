@@ -12,10 +12,10 @@ Progress = Callable[[int, int], None]  # done, expected
 class ImageryCopy(NamedTuple):
     """What a copy costs and says, and how to make it.
 
-    requests: how many a copy from the start needs; about, for rasters.
+    requests: how many a whole copy needs; an estimate for rasters.
     identity: a text that changes with the imagery that is wanted.
     summary: in words, for the user.
-    stated: what metadata.json is to say of the imagery.
+    stated: what metadata.json says of the imagery.
     write: writes whatever the folder lacks. Raises RemoteError where a request failed, NoImagery
         where all imagery is blank, OSError where the disk is full or refuses.
     """
