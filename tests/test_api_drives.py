@@ -322,7 +322,7 @@ def localizer(tmp_path: Path) -> Localizer:
 
 def frames_of(localizer: Localizer, *seeds: int) -> list[Frame]:
     queries = [localizer.prepare(panorama_of(seed)) for seed in seeds]
-    return localizer.frames(localizer.live.get(), queries, [None] * len(queries))
+    return localizer.frames(localizer.live.get(), queries)
 
 
 def test_a_packed_frame_keeps_its_candidates(localizer: Localizer) -> None:

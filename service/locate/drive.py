@@ -33,7 +33,7 @@ Numbers = NDArray[np.float64]
 # Candidates of a frame. Of narrow frames, one in thirteen lacks its true tile among 200. Without a
 # heading each tile stands there several times.
 STATES, STATES_OF_ROLLS = 1000, 3000
-TILES_A_ROLL = 500  # of each heading that is tried, before the best states are taken
+TILES_A_ROLL = 500  # nearest tiles of each heading that is tried; the best become states
 GAP_S = 120.0  # a longer pause ends a drive
 # The confidence is the logistic function of these numbers times (1, log odds of the weight around
 # the position, steadiness, mean evidence of the steps around, logarithm of their number, share of
@@ -41,10 +41,10 @@ GAP_S = 120.0  # a longer pause ends a drive
 # 9004 to 9006, inside the index, outside it and with gaps. A whole panorama outside the index is
 # known by its distance, a narrow photograph is not.
 CONFIDENCE = (-2.344, 0.475, 4.364, 0.911, -0.418, 10.646, -12.861)
-AROUND = 10  # steps before a frame, and steps after
-RADIUS_SCALE = 1.0  # radius over spread that holds for nine in ten frames
+AROUND = 10  # steps before and after a frame, for its confidence
+RADIUS_SCALE = 1.0  # radius over spread; the confidence is fitted to it
 STEADY = 0.7  # mean steadiness from which a mount is stated
-MOST_DOUBT = 1e-3  # of a weight: beyond, the model is surer than its assumptions
+MOST_DOUBT = 1e-3  # least doubt of a weight: with less, the model is surer than its assumptions
 LEAST = 1e-6  # weight, lest its logarithm is infinite
 
 
@@ -85,7 +85,6 @@ def frame_of(
     index: TileIndex,
     rolls: Rolls,
     descriptors: Descriptors,
-    seconds: float | None = None,
     allowed: Mask | None = None,
     arc_deg: float = 360.0,
 ) -> Frame:
@@ -102,25 +101,18 @@ def frame_of(
     depth = STATES if rolls.count == 1 else TILES_A_ROLL
     distances, rows = index.search(descriptors, depth, allowed)
     if rolls.count == 1:
-        headings = np.full(rows.shape[1], rolls.first_deg)
-        return Frame(
-            rows[0],
-            index.tiles.positions(rows[0]),
-            distances[0].astype(np.float64),
-            headings,
-            seconds,
-            arc_deg,
-        )
-    tiles = np.unique(rows)
-    squared = 2.0 - 2.0 * (index.vectors[tiles] @ descriptors.T)
-    closed = rolls.closed
-    tile, roll = np.nonzero(_is_least(squared, closed=closed))
-    best = np.argsort(squared[tile, roll], kind="stable")[:STATES_OF_ROLLS]
-    tile, roll = tile[best], roll[best]
-    headings = rolls.heading_between(squared[tile], roll)
-    rows = tiles[tile]
-    distance = squared[tile, roll].astype(np.float64)
-    return Frame(rows, index.tiles.positions(rows), distance, headings, seconds, arc_deg)
+        found, distance = rows[0], distances[0]
+        headings = np.full(len(found), rolls.first_deg)
+    else:
+        tiles = np.unique(rows)
+        squared = 2.0 - 2.0 * (index.vectors[tiles] @ descriptors.T)
+        tile, roll = np.nonzero(_is_least(squared, closed=rolls.closed))
+        best = np.argsort(squared[tile, roll], kind="stable")[:STATES_OF_ROLLS]
+        tile, roll = tile[best], roll[best]
+        found, distance = tiles[tile], squared[tile, roll]
+        headings = rolls.heading_between(squared[tile], roll)
+    centres = index.tiles.positions(found)
+    return Frame(found, centres, distance.astype(np.float64), headings, arc_deg=arc_deg)
 
 
 def _is_least(squared: Descriptors, *, closed: bool) -> NDArray[np.bool_]:

@@ -81,7 +81,7 @@ def _measure(
     index, errors_m, found, taken = localizer.live.get(), [], [], []
     for pose in poses:
         query = localizer.prepare(pose.file.read_bytes(), hints, top_k=1)
-        (frame,) = localizer.frames(index, [query], [None])
+        (frame,) = localizer.frames(index, [query])
         errors_m.append(distance_m(alone(index, frame).position, pose.truth))
         found.append(frame)
         taken.append(Taken.at(query.time) if query.time else None)

@@ -151,22 +151,17 @@ class Localizer:
             for query, candidates in zip(queries, found, strict=True)
         ]
 
-    def frames(
-        self, index: TileIndex, queries: Sequence[Query], seconds: Sequence[float | None]
-    ) -> list[Frame]:
-        """The candidates of a drive's frames, all encoded in one batch; see `locate_drive`.
-
-        Args:
-            seconds: when each frame was taken, None where unknown.
+    def frames(self, index: TileIndex, queries: Sequence[Query]) -> list[Frame]:
+        """The candidates of a drive's frames, all encoded in one batch; see `locate_by_time`.
 
         Raises:
             HintError: near or bbox allow no tile. VersionCorrupt: from the index.
         """
         allowed = [some_rows(index, query.hints) for query in queries]
         return [
-            frame_of(index, query.rolls, descriptors, taken, mask, query.arc_deg)
-            for query, descriptors, taken, mask in zip(
-                queries, self._encode(queries), seconds, allowed, strict=True
+            frame_of(index, query.rolls, descriptors, mask, query.arc_deg)
+            for query, descriptors, mask in zip(
+                queries, self._encode(queries), allowed, strict=True
             )
         ]
 

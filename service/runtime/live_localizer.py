@@ -182,9 +182,7 @@ def answer(prepared: Sequence[Prepared]) -> list[Fix | Frame]:
         localizer, _, index = prepared[numbers[0]]
         queries = [prepared[number].query for number in numbers]
         found: Sequence[Fix | Frame] = (
-            localizer.answer(queries)
-            if index is None
-            else localizer.frames(index, queries, [None] * len(queries))
+            localizer.answer(queries) if index is None else localizer.frames(index, queries)
         )
         answers.update(zip(numbers, found, strict=True))
     return [answers[number] for number in range(len(prepared))]

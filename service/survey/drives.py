@@ -125,7 +125,7 @@ def _shots(
     """Of a frame that is encoded only its candidates are kept."""
     while batch := list(itertools.islice(prepared, max_batch)):
         queries = [query for _, query in batch if isinstance(query, Query)]
-        frames = iter(localizer.frames(index, queries, [None] * len(queries)) if queries else ())
+        frames = iter(localizer.frames(index, queries) if queries else ())
         for image, query in batch:
             if isinstance(query, Query):
                 time = image.time or query.time
