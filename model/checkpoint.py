@@ -134,6 +134,11 @@ class Checkpoint:
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def provenance_of_new_weights(self) -> dict[str, Any]:
+        """The provenance for weights made from these: no calibration applies to other distances."""
+        return {name: value for name, value in self.provenance.items() if name != "calibration"}
+
     def network(self) -> SiameseNetwork:
         """The network with these weights in float32, ready to infer.
 

@@ -53,17 +53,25 @@ class World:
         waves = np.sin(a * east[..., None, None] + b * north[..., None, None] + phase)
         return 127.5 + 30.0 * waves.sum(-1)
 
-    def tile(self, pixels: int, size_m: float):
-        """uint8 (pixels, pixels, 3), north up, around the origin."""
+    def tile(self, pixels: int, size_m: float, east: float = 0.0, north: float = 0.0):
+        """uint8 (pixels, pixels, 3), north up, around a point."""
         metres = ((np.arange(pixels) + 0.5) / pixels - 0.5) * size_m
-        return self.colours(*np.meshgrid(metres, -metres)).round().astype(np.uint8)
+        colours = self.colours(*np.meshgrid(east + metres, north - metres))
+        return colours.round().astype(np.uint8)
 
-    def panorama(self, height: int, width: int):
-        """uint8 (height, width, 3), full sphere, centre column north, 2 m above the ground."""
-        heading = np.radians(((np.arange(width) + 0.5) / width - 0.5) * 360)
+    def panorama(
+        self,
+        height: int,
+        width: int,
+        east: float = 0.0,
+        north: float = 0.0,
+        heading_deg: float = 0.0,
+    ):
+        """uint8 (height, width, 3), full sphere, 2 m above a point of the ground."""
+        heading = np.radians(((np.arange(width) + 0.5) / width - 0.5) * 360 + heading_deg)
         elevation = np.radians(90 - (np.arange(height) + 0.5) / height * 180)
         away = CAMERA_M / np.tan(np.maximum(-elevation, 0.02))[:, None]
-        seen = self.colours(away * np.sin(heading), away * np.cos(heading))
+        seen = self.colours(east + away * np.sin(heading), north + away * np.cos(heading))
         seen[elevation > 0] = (150, 180, 220)
         return seen.round().astype(np.uint8)
 

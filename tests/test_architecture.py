@@ -87,11 +87,11 @@ SERVICE_FLOORS = (
 TRAINING_FLOORS = (
     {"__main__"},
     {"cli"},
-    {"studies"},
+    {"studies", "adapt"},
     {"run"},
     {"evaluate"},
     {"data", "town"},
-    {"losses", "mining", "recipes", "distributed", "progress"},
+    {"losses", "mining", "recipes", "averaging", "distributed", "progress"},
 )
 
 

@@ -239,6 +239,11 @@ def find(name: str, overrides: Sequence[str] = ()) -> Recipe:
         recipe = RECIPES[name]
     except KeyError:
         raise RecipeError(f"recipe {name!r} is unknown; known: {', '.join(RECIPES)}") from None
+    return changed(recipe, overrides)
+
+
+def changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with `field=value` overrides applied in order. Raises RecipeError, as `find`."""
     for override in overrides:
         try:
             recipe = Recipe(**_overridden(asdict(recipe), override))

@@ -12,7 +12,7 @@ import torch
 from model.device import choose_device
 from model.errors import SkyfixError
 from model.freed_memory import keep_freed_memory
-from training.cli import data, evaluate, options, studies, train, weights_commands
+from training.cli import adapt, data, evaluate, options, studies, train, weights_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +53,7 @@ def command_parser() -> argparse.ArgumentParser:
     dataset = options.dataset_options()
     data.add_synth(commands)
     train.add_train(commands, dataset)
+    adapt.add_adapt(commands)
     weights_commands.add_turn(commands)
     weights_commands.add_mean(commands)
     evaluate.add_evaluate(commands, dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -35,6 +36,14 @@ def count(text: str) -> int:
     return number
 
 
+def minutes(text: str) -> float:
+    """A finite number above 0."""
+    number = float(text)
+    if not 0.0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: it must be above 0")
+    return number
+
+
 def angles(text: str) -> tuple[float, ...]:
     """Numbers separated by commas."""
     return tuple(map(float, text.split(",")))
@@ -43,12 +52,17 @@ def angles(text: str) -> tuple[float, ...]:
 def dataset_options() -> argparse.ArgumentParser:
     """A parent parser for commands that read a dataset and use a device."""
     parent = argparse.ArgumentParser(add_help=False)
-    kinds, devices = sorted(datasets.DATASETS), ("auto", "cpu", "cuda")
+    kinds = sorted(datasets.DATASETS)
     help_text = "kind of dataset (town); folder: images listed in pairs.csv"
     parent.add_argument("--dataset", choices=kinds, default="town", help=help_text)
-    help_text = "auto: a GPU if there is one (auto)"
-    parent.add_argument("--device", choices=devices, default="auto", help=help_text)
+    add_device(parent)
     return parent
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    """`--device`."""
+    devices, help_text = ("auto", "cpu", "cuda"), "auto: a GPU if there is one (auto)"
+    command.add_argument("--device", choices=devices, default="auto", help=help_text)
 
 
 def add_training_options(command: argparse.ArgumentParser, *, recipes: str) -> None:

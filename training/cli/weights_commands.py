@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from model.checkpoint import TURNS, Checkpoint, CheckpointError
+from training.averaging import mean
 from training.cli.options import Commands
 
 
@@ -38,14 +36,12 @@ def _turn(arguments: argparse.Namespace) -> None:
     Checkpoint(
         dataclasses.replace(before.config, turns=arguments.turns),
         before.tensors,
-        {**_without_calibration(before), "turned_from": before.fingerprint},
+        {**before.provenance_of_new_weights, "turned_from": before.fingerprint},
     ).save(arguments.out)
     print(arguments.out)
 
 
 def _mean(arguments: argparse.Namespace) -> None:
-    """Averaging fine-tuned weights with their start keeps what both have learnt (Wortsman et al.
-    2022, "Robust fine-tuning" and "Model soups")."""
     checkpoints = [Checkpoint.load(path) for path in arguments.weights]
     first = checkpoints[0]
     for path, other in zip(arguments.weights, checkpoints, strict=True):
@@ -54,21 +50,8 @@ def _mean(arguments: argparse.Namespace) -> None:
                 f"{path} is another encoder than {arguments.weights[0]}: only weights of one "
                 "configuration have a mean (`skyfix-train turn` changes the number of views)"
             )
-    tensors = {
-        # Batch norm's counters have no mean: keep the first checkpoint's.
-        name: torch.stack([other.tensors[name].double() for other in checkpoints])
-        .mean(0)
-        .to(tensor.dtype)
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in first.tensors.items()
-    }
+    tensors = mean([checkpoint.tensors for checkpoint in checkpoints])
     fingerprints = [checkpoint.fingerprint for checkpoint in checkpoints]
-    provenance = {**_without_calibration(first), "mean_of": fingerprints}
+    provenance = {**first.provenance_of_new_weights, "mean_of": fingerprints}
     Checkpoint(first.config, tensors, provenance).save(arguments.out)
     print(arguments.out)
-
-
-def _without_calibration(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The provenance for weights that give other distances, to which no calibration applies."""
-    return {name: value for name, value in checkpoint.provenance.items() if name != "calibration"}

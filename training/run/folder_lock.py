@@ -36,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:  # some network file systems
             log.warning("%s cannot be locked (%s): run no second training in it", folder, error)
-        for left_over in folder.glob(".*.safetensors.*.tmp"):  # from a process killed in a write
+        for left_over in folder.glob(".*.tmp"):  # from a process killed in a write
             left_over.unlink(missing_ok=True)
         yield
     finally:

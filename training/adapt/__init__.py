@@ -1,0 +1,1 @@
+"""Adaptation: a region's own imagery and photographs in, weights for that region out."""
