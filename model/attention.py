@@ -22,7 +22,7 @@ class MultiScaleAttention(nn.Module):
     27 M weights on VGG16), a stride of 2 that the upsampling undoes, ReLU between the groups and
     the 1x1, and a sigmoid of the logits less their mean over the image. The descriptor's L2 norm
     hides the level of a mask. Without the mean's removal the level drifts up until the sigmoid
-    saturates and every mask is 1 (docs/decisions.md).
+    saturates and every mask is 1. What the shipped masks learned: docs/decisions.md.
     """
 
     def __init__(self, channels: int, group_channels: int = 32) -> None:

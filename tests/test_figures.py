@@ -12,9 +12,10 @@ from training.data.arrays import read_arrays
 from training.data.datasets import load
 from training.evaluate.encoded_pairs import EncodedPairs, encode_pairs
 from training.studies import figures
-from training.studies.figures import FigureError, back_projected
+from training.studies.figures import FigureError, back_projected, mask_differences
 
-CONFIG = tiny().encoder
+LARGER = "encoder.preprocessing.input_size=64"  # a mask of 2 x 2 before it is upsampled
+CONFIG = tiny(LARGER).encoder
 RIGHT, WRONG = (26, 152, 80), (215, 48, 39)
 
 
@@ -26,7 +27,7 @@ def arrays(tmp_path_factory):
 
 def checkpoint(*overrides):
     torch.manual_seed(0)
-    config = tiny(*overrides).encoder
+    config = tiny(LARGER, *overrides).encoder
     return Checkpoint(config, config.build().state_dict())
 
 
@@ -45,6 +46,24 @@ def test_each_figure_is_drawn(arrays, tmp_path):
     figures.curves({"with": log, "without": log[:1]}, tmp_path / "d.png")
     for name in "abcd":
         assert len(colours(tmp_path / f"{name}.png")) > 20
+
+
+def test_a_pairs_masks_are_the_means_and_their_differences(arrays):
+    """The service's own explanation of the street is the oracle."""
+    made = checkpoint()
+    means, differences = mask_differences(made, arrays)
+    _, mask = Encoder(made).explain_strip(arrays.strips[4], float(arrays.norths[4]))
+    np.testing.assert_allclose(means[0] + differences[4, 0], mask, atol=1e-5)
+    np.testing.assert_allclose(differences.sum(0), 0.0, atol=1e-5)
+    assert differences.std() > 0
+
+
+def test_pairs_that_look_alike_differ_in_no_mask(arrays):
+    alike = replace(
+        arrays, **{name: getattr(arrays, name)[[2, 2]] for name in ("strips", "norths", "chips")}
+    )
+    _, differences = mask_differences(checkpoint(), alike)
+    assert not differences.any()
 
 
 def test_a_network_without_attention_has_no_heat_map(arrays, tmp_path):

@@ -25,6 +25,8 @@ from training.evaluate.encoded_pairs import EncodedPairs, centred_tiles
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Masks = NDArray[np.float32]
+
 RIGHT, WRONG = "#1a9850", "#d73027"
 TOP = 5
 
@@ -34,52 +36,74 @@ class FigureError(SkyfixError):
 
 
 def attention(checkpoint: Checkpoint, arrays: Arrays, rows: Sequence[int], path: Path) -> Path:
-    """Figure 6: both branches' masks over the strip, its projection and the tile.
+    """Figure 6: both branches' mean masks, then how the masks of the pairs in `rows` differ from
+    them, over the strip, its projection and the tile.
+
+    Most of a mask depends on the position alone, and would hide what it makes of its image.
 
     Raises:
         FigureError: the network has no attention.
     """
     preprocessing = checkpoint.config.preprocessing
+    means, differences = mask_differences(checkpoint, arrays)
     wide = preprocessing.strip_size[1] / preprocessing.strip_size[0]
-    figure = _figure(2.0 * (wide + 2.2), 2.05 * len(rows))
-    axes = figure.subplots(len(rows), 3, squeeze=False, width_ratios=[wide, 1, 1])
-    tiles = centred_tiles(arrays)
-    for line, row in zip(axes, rows, strict=True):
+    figure = _figure(2.0 * (wide + 2.2), 2.05 * (len(rows) + 1))
+    axes = figure.subplots(len(rows) + 1, 3, squeeze=False, width_ratios=[wide, 1, 1])
+    axes[0, 0].set_axis_off()
+    for axis, mean in zip(axes[0, 1:], means, strict=True):
+        shown = axis.imshow(mean, cmap="gray", vmin=0.0, vmax=1.0)
+        axis.set_xlabel(f"{mean.min():.2f} to {mean.max():.2f}", fontsize=7)
+    figure.colorbar(shown, ax=axes[0]).set_label(f"mean of {len(arrays)}", fontsize=7)
+    most, tiles = max(float(np.abs(differences[list(rows)]).max()), 1e-6), centred_tiles(arrays)
+    for line, row in zip(axes[1:], rows, strict=True):
         strip, north = arrays.strips[row], float(arrays.norths[row])
-        view, street_mask, aerial_mask = _masks(checkpoint, strip, north, tiles[row])
-        seen = back_projected(street_mask, strip, north, preprocessing)
-        panels = [(strip, seen), (view, street_mask), (tiles[row], aerial_mask)]
-        for axis, (image, mask) in zip(line, panels, strict=True):
+        street, aerial = differences[row]
+        view = to_pixels(preprocessing.project(to_tensor([strip]), north))
+        seen = back_projected(street, strip, north, preprocessing)
+        panels = [(strip, seen), (view, street), (tiles[row], aerial)]
+        for axis, (image, change) in zip(line, panels, strict=True):
             axis.imshow(image)
-            shown = axis.imshow(mask, cmap="jet", vmin=0.0, vmax=1.0, alpha=0.4)
-            axis.set_xlabel(f"{np.nanmin(mask):.2f} to {np.nanmax(mask):.2f}", fontsize=7)
-    figure.colorbar(shown, ax=axes, shrink=0.5, aspect=40)
-    for axis, name in zip(axes[0], ("street", "projected", "aerial"), strict=True):
+            shown = axis.imshow(change, cmap="coolwarm", vmin=-most, vmax=most, alpha=0.5)
+            axis.set_xlabel(f"{np.nanmin(change):+.2f} to {np.nanmax(change):+.2f}", fontsize=7)
+    figure.colorbar(shown, ax=axes[1:], shrink=0.5, aspect=40).set_label("less the mean")
+    for axis, name in zip(axes[0, 1:], ("projected street", "aerial"), strict=True):
         axis.set_title(name, fontsize=9)
     return _saved(figure, path)
 
 
-def _masks(
-    checkpoint: Checkpoint, strip: Rgb, north: float, tile: Rgb
-) -> tuple[Rgb, NDArray[np.float32], NDArray[np.float32]]:
-    """The projected street, and both branches' masks (0 to 1) at the input's size."""
+def mask_differences(checkpoint: Checkpoint, arrays: Arrays) -> tuple[Masks, Masks]:
+    """The pairs' mean masks, (2, S, S), and each pair's masks less these, (N, 2, S, S): of the
+    projected street, then of the tile, upsampled bilinearly to the input's size.
+
+    Raises:
+        FigureError: the network has no attention.
+    """
+    masks, size = _masks(checkpoint, arrays), (checkpoint.config.preprocessing.input_size,) * 2
+    mean = masks.mean(0, keepdim=True)
+    means, differences = (
+        functional.interpolate(values, size, mode="bilinear").numpy()
+        for values in (mean, masks - mean)
+    )
+    return means[0], differences
+
+
+@torch.inference_mode()
+def _masks(checkpoint: Checkpoint, arrays: Arrays) -> Tensor:
+    """Both branches' masks of each pair, (N, 2, H, W), as large as the features."""
     network, preprocessing = checkpoint.network(), checkpoint.config.preprocessing
-    with torch.inference_mode():
-        view = preprocessing.project(to_tensor([strip]), north)
-        masks = []
+    masks = []
+    pairs = zip(arrays.strips, arrays.norths, centred_tiles(arrays), strict=True)
+    for strip, north, tile in pairs:
+        view = preprocessing.project(to_tensor([strip]), float(north))
         for branch, image in ((network.street, view), (network.aerial, to_tensor([tile]))):
             mask = branch.attention_mask(preprocessing.normalise(image))
             if mask is None:
                 raise FigureError("figure 6 needs a network with attention: this one has none")
-            size = (preprocessing.input_size,) * 2
-            mask = functional.interpolate(mask, size, mode="bilinear")[0, 0]
-            masks.append(mask.numpy())
-    return to_pixels(view), masks[0], masks[1]
+            masks.append(mask[0, 0])
+    return torch.stack(masks).view(len(arrays), 2, *masks[0].shape)
 
 
-def back_projected(
-    mask: NDArray[np.float32], strip: Rgb, north: float, preprocessing: Preprocessing
-) -> NDArray[np.float32]:
+def back_projected(mask: Masks, strip: Rgb, north: float, preprocessing: Preprocessing) -> Masks:
     """A mask (S, S) of the projection as a mask of the strip (h, w); NaN outside the projection.
 
     The projection is linear in the strip, so its gradient gives the weight of each strip pixel in
@@ -93,7 +117,7 @@ def back_projected(
         _gradient_of(fine, view.expand(1, 3, side, side), strip.shape[:2], north)
         for view in (values, torch.ones_like(values))
     )
-    result: NDArray[np.float32] = torch.where(weight > 1e-6, weighted / weight, torch.nan).numpy()
+    result: Masks = torch.where(weight > 1e-6, weighted / weight, torch.nan).numpy()
     return result
 
 
