@@ -120,7 +120,7 @@ def test_the_tiles_of_training_and_held_out_share_no_ground(seed):
     apart = np.abs(at[split.training][:, None] - at[split.held_out][None]).max(2)
     assert apart.min() >= 32.0
     assert sorted(np.concatenate(split[:3])) == list(range(100))
-    assert 10 <= len(split.held_out) <= 30
+    assert 20 <= len(split.held_out) <= 30
     blocks = at[split.held_out]
     others = at[np.setdiff1d(np.arange(100), split.held_out)]
     inside = ((others > blocks.min(0)) & (others < blocks.max(0))).all(1)

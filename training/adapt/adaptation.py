@@ -7,12 +7,9 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from model.atomic_write import write_atomically
 from model.backend import exact_backends
@@ -20,17 +17,11 @@ from model.checkpoint import Checkpoint
 from model.encoder import Encoder
 from training.adapt.comparison import Comparison, errors_m
 from training.adapt.fine_tuning import fine_tune, recipe_for, within_time
-from training.adapt.headings import CHECKED, ROLLS, check_headings, fitted_headings
+from training.adapt.ground import Ground, survey
+from training.adapt.headings import ROLLS
 from training.adapt.held_out import Split, hold_out
-from training.adapt.photographs import (
-    TABLE,
-    AdaptError,
-    LeftOut,
-    Photograph,
-    counted,
-    read_photographs,
-)
-from training.adapt.region import Region, check_rasters, make_region, project, shown_by
+from training.adapt.photographs import TABLE, AdaptError
+from training.adapt.region import check_rasters
 from training.data.arrays import read_arrays
 from training.data.pairs import Pair
 from training.evaluate.street_views import Condition
@@ -38,8 +29,6 @@ from training.run.folder_lock import locked
 
 log = logging.getLogger(__name__)
 
-AROUND_M = 150.0  # imagery around the photographs: tiles there compete, too
-LEAST_COVER = 0.5  # of a photograph's own tile must show imagery
 CALIBRATES = 20  # held-out photographs, from which `skyfix build --validation` calibrates
 
 
@@ -71,15 +60,6 @@ class Adaptation(NamedTuple):
     calibrates: bool
 
 
-class _Ground(NamedTuple):
-    """The photographs as pairs in the region's raster, their headings stated or fitted."""
-
-    region: Region
-    pairs: list[Pair]
-    stated: NDArray[np.bool_]  # (N,), whether the heading was
-    left_out: list[LeftOut]
-
-
 def adapt(request: Request) -> Adaptation:
     """Adapt weights to a region, or resume where a killed process stopped.
 
@@ -92,10 +72,12 @@ def adapt(request: Request) -> Adaptation:
     recipe_for(weights, 2, request.device, request.overrides)  # before any image is read
     with locked(request.out):
         # The exact encoder: a resumed run must find the same headings.
-        ground = _survey(request, Encoder(weights, request.device))
+        encoder = Encoder(weights, request.device)
+        raster = request.out / "region.tif"
+        ground = survey(request.aerials, request.photographs, raster, encoder)
         recipe = recipe_for(weights, len(ground.pairs), request.device, request.overrides)
-        footprint, places = weights.config.aerial_footprint_m, _places(ground)
-        split = hold_out(places, footprint + recipe.offset_m, request.seed)
+        clearance_m = weights.config.aerial_footprint_m + recipe.offset_m
+        split = hold_out(ground.places, clearance_m, request.seed)
         log.info(
             "%d photographs to train on, %d held out in blocks of %.0f m, %d between them unused",
             len(split.training), len(split.held_out), split.side_m, len(split.between),
@@ -115,89 +97,6 @@ def _encoder(weights: Checkpoint, request: Request) -> Encoder:
     if request.accelerated:
         encoder.accelerate(exact_backends(encoder.device))
     return encoder
-
-
-def _survey(request: Request, encoder: Encoder) -> _Ground:
-    """Read photographs and imagery; find and check headings."""
-    preprocessing = encoder.config.preprocessing
-    photographs, left_out = read_photographs(request.photographs, preprocessing)
-    _check_some(photographs, left_out)
-    shown = shown_by(request.aerials, [photograph.position for photograph in photographs])
-    reason = "the position lies outside the imagery"
-    photographs, outside = _divided(photographs, shown, reason)
-    left_out += outside
-    _check_some(photographs, left_out)
-    footprint = encoder.aerial_footprint_m
-    region = make_region(
-        request.aerials,
-        [photograph.position for photograph in photographs],
-        pixel_m=footprint / preprocessing.input_size / 2.0,  # twice as fine as the network's input
-        margin_m=footprint + AROUND_M,
-        out=request.out / "region.tif",
-        fill=preprocessing.fill,
-    )
-    points = [region.point(photograph.position) for photograph in photographs]
-    covered = np.array([region.covered(point, footprint) >= LEAST_COVER for point in points])
-    photographs, empty = _divided(photographs, covered, "the tile is mostly empty")
-    left_out += empty
-    for line in counted(left_out):
-        log.info(line)
-    _check_some(photographs, left_out)
-    pairs = [_pair(region, photograph) for photograph in photographs]
-    stated = np.array([photograph.geometry.north is not None for photograph in photographs])
-    return _Ground(
-        region, _with_headings(encoder, pairs, stated, request.photographs), stated, left_out
-    )
-
-
-def _divided(
-    photographs: Sequence[Photograph], kept: NDArray[np.bool_], reason: str
-) -> tuple[list[Photograph], list[LeftOut]]:
-    used = [photograph for photograph, keep in zip(photographs, kept, strict=True) if keep]
-    others = [photograph for photograph, keep in zip(photographs, kept, strict=True) if not keep]
-    return used, [LeftOut(photograph.name, reason) for photograph in others]
-
-
-def _check_some(photographs: Sequence[Photograph], left_out: Sequence[LeftOut]) -> None:
-    if not photographs:
-        raise AdaptError("; ".join(["no photograph can be used", *counted(left_out)]))
-
-
-def _pair(region: Region, photograph: Photograph) -> Pair:
-    point = region.point(photograph.position)
-    return Pair(photograph.name, photograph.file, point, photograph.geometry, photograph.position)
-
-
-def _with_headings(
-    encoder: Encoder, pairs: list[Pair], stated: NDArray[np.bool_], folder: Path
-) -> list[Pair]:
-    """Pairs whose headings are all known: the stated ones are checked, the others are fitted."""
-    checked = np.flatnonzero(stated)
-    checked = checked[:: max(1, len(checked) // CHECKED)]
-    rows = np.concatenate([checked, np.flatnonzero(~stated)])
-    fitted = fitted_headings(encoder, [pairs[row] for row in rows])
-    if len(checked):
-        known = [pairs[row].geometry for row in checked]
-        degrees = np.array([geometry.heading_of_centre_deg for geometry in known if geometry])
-        check_headings(degrees, fitted[: len(checked)], str(folder / TABLE))
-    found = dict(zip(rows[len(checked) :].tolist(), fitted[len(checked) :].tolist(), strict=True))
-    if found:
-        log.info("%d headings are not stated: the imagery gives them", len(found))
-    return [
-        pair if row not in found else _headed(pair, found[row]) for row, pair in enumerate(pairs)
-    ]
-
-
-def _headed(pair: Pair, heading_deg: float) -> Pair:
-    geometry = pair.geometry
-    assert geometry is not None  # read_photographs gives each one
-    north = geometry.north_of(heading_deg, geometry.horizontal_fov_deg)
-    return replace(pair, geometry=replace(geometry, north=north))
-
-
-def _places(ground: _Ground) -> NDArray[np.float64]:
-    positions = [pair.position for pair in ground.pairs if pair.position is not None]
-    return project(positions, ground.region.crs)
 
 
 def _train(request: Request, weights: Checkpoint, pairs: Sequence[Pair]) -> Checkpoint:
@@ -228,7 +127,7 @@ def _write(
     adapted: Checkpoint,
     comparison: Comparison,
     held_out: Sequence[Pair],
-    ground: _Ground,
+    ground: Ground,
     split: Split,
 ) -> Adaptation:
     """The weights last: where they stand, the rest stands, too."""

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from training.adapt.photographs import AdaptError
 
 LEAST = 20  # photographs: fewer neither train nor measure anything
-SHARE = (0.1, 0.2, 0.3)  # least, wanted and most share of the photographs that is held out
+SHARE = (0.2, 0.3)  # least and most share of the photographs that is held out
 PLACEMENTS = 64  # sides and corners of the blocks that are tried
 
 Points = NDArray[np.float64]
@@ -33,7 +33,7 @@ class Split(NamedTuple):
 def hold_out(places: Points, clearance_m: float, seed: int) -> Split:
     """Hold out about a fifth of the photographs by square blocks of ground.
 
-    Of many placements, the one that leaves the most photographs to train on.
+    Of many placements, the one that leaves the fewest photographs unused between both.
 
     Args:
         places: (N, 2), metres.
@@ -53,7 +53,7 @@ def hold_out(places: Points, clearance_m: float, seed: int) -> Split:
         for _ in range(PLACEMENTS)
         if (split := _placed(places, clearance_m, span * draw.uniform(0.15, 0.6), draw)) is not None
     ]
-    best = max(found, key=lambda split: len(split.training), default=None)
+    best = min(found, key=lambda split: len(split.between), default=None)
     if best is None or len(best.training) < len(best.held_out):
         raise AdaptError(
             f"all {len(places)} photographs lie within {span:.0f} m, so that too few are "
@@ -66,13 +66,13 @@ def _placed(
     places: Points, clearance_m: float, side_m: float, draw: np.random.Generator
 ) -> Split | None:
     """Blocks of that side at a random corner, taken in random order; None: no useful share."""
-    least, wanted, most = (share * len(places) for share in SHARE)
+    least, most = (share * len(places) for share in SHARE)
     cells = np.floor((places - draw.uniform(0.0, side_m, 2)) / side_m)
     blocks, block, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     taken = np.zeros(len(blocks), bool)
     for candidate in draw.permutation(len(blocks)):
         held = counts[taken].sum()
-        if held < wanted and held + counts[candidate] <= most:
+        if held < least and held + counts[candidate] <= most:
             taken[candidate] = True
     held_out = taken[block.reshape(-1)]
     if held_out.sum() < least:
