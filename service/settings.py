@@ -103,12 +103,23 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{host}{shown}"
 
 
+def _basemap(url: str) -> str:
+    """The address of a base map's pictures, on a host that a content security policy can name."""
+    places = set(re.findall(r"\{(\w*)\}", url))
+    if not url:
+        return url
+    if urlsplit(url).scheme not in _PORTS or not _origin(url) or places != {"x", "y", "z"}:
+        raise ValueError("write http(s)://host/…{z}…{x}…{y}…, with these three and one host")
+    return url
+
+
 Folder = Annotated[Path, AfterValidator(_folder)]
 File = Annotated[Path, AfterValidator(_expanded)]
 Seconds = Annotated[float, Field(ge=0.001, le=3600, json_schema_extra={"unit": "seconds"})]
 Bytes = Annotated[int, Field(ge=1024, json_schema_extra={"unit": "bytes"})]
 AdminToken = Annotated[str, Field(repr=False), AfterValidator(_strong)]
 Origins = Annotated[str, AfterValidator(_origins)]
+BaseMapUrl = Annotated[str, AfterValidator(_basemap)]
 MilvusToken = Annotated[str, Field(repr=False), AfterValidator(_one_word)]
 
 
@@ -175,6 +186,11 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
     cors_origins: Origins = ""
     """Origins whose pages may call the API, such as https://maps.example, separated by commas. \
 *: any origin. Empty: none."""
+    basemap_url: BaseMapUrl = ""
+    """Another host's map tiles below the region's imagery on the page, such as \
+https://maps.example/{z}/{x}/{y}.png. Browsers then ask that host. Empty: none."""
+    basemap_attribution: str = ""
+    """Credit of basemap_url, which the page shows. Required with it."""
     admin_token: AdminToken = ""
     """Bearer token of the admin routes: 16 or more ASCII characters. Empty: no admin routes."""
     milvus_token: MilvusToken = ""
@@ -219,6 +235,21 @@ and decoding each hold a copy, and 512 MiB for each of decode_threads."""
                     "always be refused: lower the former or raise the latter"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _the_base_map_is_credited(self) -> Settings:
+        """Raises SettingsError if a base map is shown without its credit."""
+        if self.basemap_url and not self.basemap_attribution.strip():
+            raise SettingsError(
+                f"{variable('basemap_url')} needs {variable('basemap_attribution')}: write the "
+                "credit that the map's owner asks for"
+            )
+        return self
+
+    @property
+    def basemap_origin(self) -> str:
+        """Scheme and host of the base map; empty without one."""
+        return _origin(self.basemap_url)
 
     @property
     def max_arriving(self) -> int:

@@ -24,6 +24,7 @@ def test_every_field_can_be_set_by_its_variable() -> None:
         "BODY_DEADLINE_S": "1.5", "REQUEST_DEADLINE_S": "2.5", "LOG_FORMAT": "json",
         "ADMIN_TOKEN": "0123456789abcdef",
         "CORS_ORIGINS": "https://maps.example,http://localhost:3000", "MILVUS_TOKEN": "root:Milvus",
+        "BASEMAP_URL": "https://maps.example/{z}/{x}/{y}.png", "BASEMAP_ATTRIBUTION": "A Map",
     }  # fmt: skip
     environ = {f"SKYFIX_{name}": text for name, text in texts.items()}
     settings = Settings.from_env(environ)
@@ -77,6 +78,26 @@ def test_one_request_may_not_exceed_the_limit_of_all_requests(
         Settings.from_env(environ)
     assert f"{next(iter(total))}={most}" in str(caught.value)
     Settings.from_env({**environ, name: str(most)})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "maps.example/{z}/{x}/{y}",
+        "ftp://maps.example/{z}/{x}/{y}",
+        "https://maps.example/{z}/{x}",
+        "https://{s}.maps.example/{z}/{x}/{y}",
+        "https://maps.example; script-src */{z}/{x}/{y}",
+    ],
+)
+def test_a_base_map_is_one_host_with_a_credit(url: str) -> None:
+    good = {"SKYFIX_BASEMAP_URL": "https://maps.example:8443/{z}/{x}/{y}.png"}
+    with pytest.raises(SettingsError, match="needs SKYFIX_BASEMAP_ATTRIBUTION"):
+        Settings.from_env(good)
+    credit = {"SKYFIX_BASEMAP_ATTRIBUTION": "A Map"}
+    assert Settings.from_env(good | credit).basemap_origin == "https://maps.example:8443"
+    with pytest.raises(SettingsError, match="with these three and one host"):
+        Settings.from_env(credit | {"SKYFIX_BASEMAP_URL": url})
 
 
 @pytest.mark.parametrize("below", ["", "index"])

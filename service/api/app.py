@@ -87,7 +87,9 @@ def create_app(
     app.add_middleware(FailureAsProblem)
     if settings.cors_origins:
         _allow_origins(app, settings.cors_origins.split(","))
-    app.add_middleware(RequestLog, metrics=metrics)  # outermost: logs refusals too
+    app.add_middleware(  # outermost: logs refusals too
+        RequestLog, metrics=metrics, pictures_from=settings.basemap_origin
+    )
     # check_parameters and LoadShedding answer these statuses for every route
     any_route = errors.problems(422, 503)
     for module in (localize, drives, index, imagery):
@@ -95,7 +97,7 @@ def create_app(
     app.include_router(health.router, responses=errors.problems(422))  # /livez is never busy
     if settings.admin_token:
         app.include_router(admin.router, responses=any_route)
-    _add_pages(app)
+    _add_pages(app, settings)
     return app
 
 
@@ -152,7 +154,7 @@ def _allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
     )
 
 
-def _add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, settings: Settings) -> None:
     web = Path(str(resources.files("service") / "web"))
 
     @app.get("/", include_in_schema=False)
@@ -163,6 +165,17 @@ def _add_pages(app: FastAPI) -> None:
     def docs() -> FileResponse:
         return FileResponse(web / "docs.html")
 
-    # The package fastapi-offline holds Swagger UI's files: no page loads from another host.
-    app.mount("/web/swagger", StaticFiles(packages=[("fastapi_offline", "static")]), "swagger")
+    @app.get("/web/settings.json", include_in_schema=False)
+    def settings_of_the_page() -> dict[str, str | int]:
+        return {
+            name: getattr(settings, name)
+            for name in ("basemap_url", "basemap_attribution", "max_files", "max_body_bytes")
+        }
+
+    # Packages hold the files of Swagger UI and Leaflet: no page loads from another host.
+    for name, package, folder in (
+        ("swagger", "fastapi_offline", "static"),
+        ("leaflet", "js_lib_leaflet", "static/js_lib_leaflet"),
+    ):
+        app.mount(f"/web/{name}", StaticFiles(packages=[(package, folder)]), name)
     app.mount("/web", StaticFiles(directory=web), "web")

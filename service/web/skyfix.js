@@ -1,4 +1,4 @@
-"use strict";
+import { RegionMap } from "/web/map.js";
 
 const form = document.getElementById("ask");
 const drop = document.getElementById("drop");
@@ -6,9 +6,9 @@ const said = document.getElementById("said");
 const preview = document.getElementById("preview");
 const seen = document.getElementById("seen");
 const matchList = document.getElementById("matches");
-const map = new SlippyMap(document.getElementById("map"));
+const settings = await (await fetch("/web/settings.json")).json();
+const map = new RegionMap(document.getElementById("map"), settings, pickNear);
 const { panorama, near, radius_m: radius } = form.elements;
-let region = [];
 let answered = [];
 
 function say(text, isProblem = false) {
@@ -17,15 +17,20 @@ function say(text, isProblem = false) {
 }
 
 function draw() {
-  map.shapes = [...region, ...answered, ...nearCircle()];
-  map.draw();
+  map.place("Places", ...answered, ...nearCircle());
 }
 
 function nearCircle() {
-  const [lat, lon] = near.value.split(",").map(Number);
-  return near.value && Number.isFinite(lat) && Number.isFinite(lon)
-    ? [circle(lat, lon, Number(radius.value) || 500, "near")]
+  const [latitude, longitude] = near.value.split(",").map(Number);
+  return near.value && Number.isFinite(latitude) && Number.isFinite(longitude)
+    ? [map.circle({ latitude, longitude }, Number(radius.value) || 500, "#0b6bcb")]
     : [];
+}
+
+function pickNear({ lat, lng }) {
+  near.value = `${lat.toFixed(6)},${lng.toFixed(6)}`;
+  near.closest("details").open = true;
+  draw();
 }
 
 async function problemOf(response) {
@@ -40,13 +45,9 @@ async function showRegion() {
     return;
   }
   const index = await response.json();
-  region = [box(index.bounds, "region")];
-  draw();
-  map.show(index.bounds);
+  map.showRegion(index);
   document.getElementById("index").textContent =
     `Index ${index.version}: ${index.count} tiles of ${index.tile_size_m[0]} m`;
-  const credits = index.sources.map(({ attribution, licence }) => [attribution, licence].filter(Boolean).join(", "));
-  document.getElementById("credit").textContent = credits.filter(Boolean).join(" · ");
 }
 
 function queryOf() {
@@ -68,18 +69,18 @@ function listed(match) {
   rank.textContent = `${match.rank} `;
   item.append(tile, rank, `distance ${match.distance.toFixed(3)}`);
   item.title = `${match.latitude.toFixed(6)}, ${match.longitude.toFixed(6)}`;
-  item.addEventListener("click", () => map.show(match.bounds));
+  item.addEventListener("click", () => map.show([match.bounds]));
   return item;
 }
 
 function showFix(fix) {
   const { position, matches, explanation } = fix;
-  const boxes = matches.map((m) => box(m.bounds, m.rank === 1 ? "match first" : "match", String(m.rank)));
-  answered = boxes.reverse();
+  map.showCandidates(matches);
+  answered = [];
   if (position) {
     const { latitude, longitude } = position;
-    if (fix.radius_m) answered.push(circle(latitude, longitude, fix.radius_m, "radius"));
-    answered.push(arrow(latitude, longitude, matches[0].heading_deg));
+    if (fix.radius_m) answered.push(map.circle(position, fix.radius_m, "#e4002b"));
+    answered.push(map.arrow(position, matches[0].heading_deg));
     const radius = fix.radius_m ? ` ± ${fix.radius_m.toFixed(0)} m` : "";
     const sure = fix.confidence == null ? "" : `, ${(100 * fix.confidence).toFixed(0)} % sure`;
     const away = fix.in_index === false ? "Probably not in this index. " : "";
@@ -87,7 +88,7 @@ function showFix(fix) {
     const notes = Object.values(fix.geometry).flatMap(({ note }) => (note ? [`. ${note}`] : [])).join("");
     const milliseconds = Object.values(fix.timings_ms).reduce((sum, one) => sum + one, 0);
     say(`${away}${latitude.toFixed(6)}, ${longitude.toFixed(6)}${radius}${sure}, ${heading} (${milliseconds.toFixed(0)} ms)${notes}`);
-    map.show(around(matches.slice(0, 3).map((m) => m.bounds)));
+    map.show(matches.slice(0, 3).map((m) => m.bounds));
   } else {
     say(fix.note);
   }
@@ -98,13 +99,6 @@ function showFix(fix) {
   }
   matchList.replaceChildren(...matches.map(listed));
   draw();
-}
-
-function around(boxes) {
-  // Neighbours across the 180th meridian are 360° apart by their numbers.
-  const near = (longitude) => longitude - 360 * Math.round((longitude - boxes[0][0]) / 360);
-  const column = (i) => boxes.map((box) => (i % 2 ? box[i] : near(box[i])));
-  return [Math.min(...column(0)), Math.min(...column(1)), Math.max(...column(2)), Math.max(...column(3))];
 }
 
 async function locate() {
@@ -137,18 +131,6 @@ form.addEventListener("submit", (event) => {
 });
 panorama.addEventListener("change", showPreview);
 for (const input of [near, radius]) input.addEventListener("input", draw);
-map.onPick = ({ lat, lon }) => {
-  near.value = `${lat.toFixed(6)},${lon.toFixed(6)}`;
-  near.closest("details").open = true;
-  draw();
-};
-const [closer, farther] = document.querySelectorAll("#zoom button");
-for (const [button, steps] of [[closer, 1], [farther, -1]]) {
-  button.addEventListener("click", () => {
-    const frame = map.element.getBoundingClientRect();
-    map.zoomAt(steps, frame.left + frame.width / 2, frame.top + frame.height / 2);
-  });
-}
 for (const [name, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
   drop.addEventListener(name, (event) => {
     event.preventDefault();

@@ -26,17 +26,24 @@ _SECURITY = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
 }
+
+
+def _policy(pictures_from: str) -> str:
+    """The content security policy. pictures_from: an origin whose pictures the page may show."""
+    return (
+        f"default-src 'self'; img-src 'self' blob: data: {pictures_from}".rstrip()
+        + "; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )
 
 
 class RequestLog:
     """Pure ASGI middleware. Only Starlette's own handler of unexpected errors lies outside."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, pictures_from: str = "") -> None:
         self._app = app
         self._metrics = metrics
+        self._security = {**_SECURITY, "Content-Security-Policy": _policy(pictures_from)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -55,7 +62,9 @@ class RequestLog:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
-                _finish(MutableHeaders(scope=message), request_id, time.perf_counter() - begun)
+                headers = MutableHeaders(scope=message)
+                headers.update(self._security)
+                _finish(headers, request_id, time.perf_counter() - begun)
             seen["sent"] += len(message.get("body", b""))
             await send(message)
 
@@ -85,7 +94,6 @@ def _request_id(headers: Headers) -> str:
 
 
 def _finish(headers: MutableHeaders, request_id: str, seconds: float) -> None:
-    headers.update(_SECURITY)
     headers["X-Request-ID"] = request_id
     stages = headers.get("server-timing")
     total = f"total;dur={seconds * 1000.0:.1f}"
