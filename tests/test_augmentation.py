@@ -11,10 +11,11 @@ from scipy import ndimage
 from model.geo import EarthCentred, LatLon, earth_centred, offset
 from model.panorama import PanoramaGeometry
 from model.preprocessing import to_tensor
+from model.tilt import Tilt
 from training.data import augmentation
 from training.data.arrays import Arrays
 from training.data.augmentation import BLANK_SHARE, ImageTensors, batches, draw, draw_counts
-from training.data.image_operations import convolve
+from training.data.image_operations import convolve, lean, limit_height, limit_view
 from training.data.sampling import order
 from training.mining import same_place
 from training.recipes import find
@@ -179,18 +180,51 @@ def test_a_missing_band_blanks_only_rows_at_the_edges():
     assert 15 < blanked < 45
 
 
-def test_a_limited_view_keeps_one_arc():
+def test_a_limited_view_keeps_one_arc(monkeypatch):
+    monkeypatch.setattr(augmentation, "HAND_TILT_DEG", 0.0)
     chosen, arrays = recipe("limited_view=0.5"), worlds(1)
-    fill, shares = chosen.encoder.preprocessing.fill, []
+    fill, shares, framed = chosen.encoder.preprocessing.fill, [], 0
     for epoch in range(60):
         strip = augment(arrays, 0, chosen, epoch, 0).strip
-        lost = (strip == fill).all((0, 2))
-        assert (strip[:, ~lost] == arrays.strips[0][:, ~lost]).all()
-        assert (lost != np.roll(lost, 1)).sum() in (0, 2)
-        shares += [(~lost).mean()] * bool(lost.any())
+        lost = (strip == fill).all(2)
+        columns = lost.all(0)
+        assert (strip[~lost] == arrays.strips[0][~lost]).all()
+        assert (columns != np.roll(columns, 1)).sum() in (0, 2)
+        shares += [(~columns).mean()] * bool(lost.any())
+        framed += bool(lost[:, ~columns].any())
     assert 15 < len(shares) < 45
-    assert min(shares) > 0.1
-    assert max(shares) < 0.9
+    assert 0.1 < min(shares) < max(shares) < 0.55
+    assert 2 < framed < len(shares)
+
+
+def camera_directions(azimuths_deg, elevations_deg):
+    """Unit vectors (h, w, 3): to the right, ahead, up."""
+    azimuth, elevation = np.radians(np.meshgrid(azimuths_deg, elevations_deg))
+    flat = np.cos(elevation)
+    return np.stack([np.sin(azimuth) * flat, np.cos(azimuth) * flat, np.sin(elevation)], axis=-1)
+
+
+def test_a_frame_keeps_what_a_rectilinear_photograph_shows():
+    width_deg, tallness = 80.0, 0.75
+    elevations, azimuths = 15 - (np.arange(96) + 0.5) / 1.6, (np.arange(512) + 0.5) / 512 * 360
+    strips = torch.full((1, 96, 512, 3), 9, dtype=torch.uint8)
+    edge, centre = np.tan(np.radians(width_deg / 2)), np.array([0.25])
+    kept = limit_view(strips, np.array([width_deg]), centre, (0, 0, 0))
+    kept = limit_height(kept, np.array([edge * tallness]), centre, elevations, (0, 0, 0))
+    right, ahead, up = camera_directions(azimuths - 90.0, elevations).transpose(2, 0, 1)
+    ahead = ahead.clip(1e-9)
+    inside = (np.abs(right / ahead) <= edge) & (np.abs(up / ahead) <= edge * tallness)
+    assert ((kept[0, :, :, 0].numpy() > 0) == inside).mean() > 0.999
+
+
+def test_a_leaning_strip_is_nearly_what_a_tilted_camera_sees():
+    elevations, azimuths = 15 - (np.arange(96) + 0.5) / 1.6, (np.arange(512) + 0.5) / 512 * 360
+    seen = camera_directions(azimuths, elevations)
+    down = Tilt(pitch_deg=-3.0).to_level  # towards the first column
+    rows = (15.0 - np.degrees(np.arcsin((seen @ down.T)[..., 2]))) * 1.6 - 0.5
+    strip = torch.arange(96, dtype=torch.uint8)[None, :, None, None].expand(1, 96, 512, 3)
+    leaning = lean(strip.contiguous(), np.array([3.0 * 1.6]), np.zeros(1))[0, :, :, 0].numpy()
+    assert np.abs(leaning - rows.clip(0, 95)).max() < 1.0  # rows: 0.6 degrees
 
 
 def test_a_ramp_begins_without_augmentation_and_ends_in_full():

@@ -132,7 +132,7 @@ class Recipe:
     heading_noise_deg: Amount = 0.0  # uniform, street only: compass errors, rolls that miss
     offset_m: Amount = 0.0  # largest offset of the street from the tile's centre, on each axis
     missing_band: Share = 0.0  # share of panoramas that lose a random top and bottom
-    limited_view: Share = 0.0  # share of panoramas that keep only an arc, as a photograph does
+    limited_view: Share = 0.0  # share of panoramas that keep what a photograph by hand shows
     colour_jitter: Share = 0.0  # each view alone: brightness, contrast, colour balance
     # Share of views, each alone, blended with a random convolution of themselves (RandConv, Xu et
     # al. 2021): shapes stay; colour and texture become unreliable.
@@ -203,7 +203,7 @@ SKYFIX_MODERN = replace(
     pretrained=True,
     frozen_maps=1,
     loss="info_nce",
-    queue_length=0,
+    queue_start_epoch=3,  # late: docs/decisions.md
     sampling="hard",
     sampling_visual_epoch=1,
     sampling_group=16,
@@ -212,7 +212,7 @@ SKYFIX_MODERN = replace(
     ema=0.998,
     ramp_epochs=3,
     missing_band=0.3,
-    limited_view=0.1,
+    limited_view=0.5,
     colour_jitter=0.4,
     random_convolution=0.2,  # measured: docs/benchmarks.md
 )

@@ -19,14 +19,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.panorama import Band
+from model.preprocessing import Preprocessing
 from training import distributed
 from training.data.arrays import Arrays
 from training.data.image_operations import (
-    Fill,
     Floats,
     blank_rows,
     change_colours,
     convolve,
+    lean,
+    limit_height,
     limit_view,
     mirror,
     quarter_turn,
@@ -38,7 +41,13 @@ from training.data.sampling import generator
 from training.recipes import Recipe
 
 BLANK_SHARE = 0.45  # of the band may be lost at the top, and as much at the bottom
-ARC_DEG = (60.0, 300.0)  # visible arc of a limited view
+# Limited views. Half of those that a rectilinear lens can take are photographs, with a frame of
+# so many times the width as height. All lean as a hand does.
+ARC_DEG = (60.0, 180.0)
+RECTILINEAR_DEG = 120.0
+FRAME = (9 / 16, 4 / 3)
+HAND_TILT_DEG = 3.0
+WHOLE = Band(90.0, -90.0)  # without a band, the strip is taken to show a whole sphere
 RESIDENT_SHARE = 0.6  # of a GPU's free memory may hold images
 
 log = logging.getLogger(__name__)
@@ -76,9 +85,11 @@ class Draws(NamedTuple):
     east, south: pixels by which the tile's centre moves. quarters: quarter turns of the ground,
     counter-clockwise. roll: of the street alone, as a fraction of 360 degrees. mirrored: 1 where
     east and west are exchanged. blank: (B, 2) rows lost at the top and at the bottom. arc: visible
-    fraction of 360 degrees, around `arc_centre`. colours: (B, 2, 5) for street and aerial: three
-    gains, a shift, an exponent. blend: (B, 2), share of street and aerial that their convolution
-    replaces. kernels: (B, 2, 3, 3, 3, 3): channels out, channels in, rows, columns.
+    fraction of 360 degrees, around `arc_centre`. edge: of a photograph's frame, see
+    `limit_height`. tilt: degrees, towards the fraction `tilt_towards` of the width. colours:
+    (B, 2, 5) for street and aerial: three gains, a shift, an exponent. blend: (B, 2), share of
+    street and aerial that their convolution replaces. kernels: (B, 2, 3, 3, 3, 3): channels out,
+    channels in, rows, columns.
     """
 
     east: Floats
@@ -89,6 +100,9 @@ class Draws(NamedTuple):
     blank: Floats
     arc: Floats
     arc_centre: Floats
+    edge: Floats
+    tilt: Floats
+    tilt_towards: Floats
     colours: Floats
     blend: Floats
     kernels: Floats
@@ -97,7 +111,8 @@ class Draws(NamedTuple):
 def draw_counts(recipe: Recipe) -> dict[str, int]:
     """How many uniform numbers a pair needs, by the change that uses them."""
     counts = {
-        "shift": 2, "roll": 2, "quarter": 1, "mirror": 1, "blank": 3, "arc": 3, "colours": 12,
+        "shift": 2, "roll": 2, "quarter": 1, "mirror": 1, "blank": 3, "arc": 3, "frame": 2,
+        "tilt": 2, "colours": 12,
     }  # fmt: skip
     # Convolution needs seven times as many numbers as all other changes.
     return counts | ({"blend": 2 * 3, "kernels": 2 * 3**4} if recipe.random_convolution else {})
@@ -118,8 +133,6 @@ def draw(uniform: Floats, recipe: Recipe, epoch: int, margin: int) -> Draws:
     loses = numbers["blank"][:, :1] < strength * recipe.missing_band
     height = recipe.encoder.preprocessing.strip_size[0]
     rows = np.floor(BLANK_SHARE * height * numbers["blank"][:, 1:])
-    narrow, width, centre = numbers["arc"].T
-    low, high = (degrees / 360.0 for degrees in ARC_DEG)
     blend, kernels = _draw_convolutions(numbers, recipe, strength)
     return Draws(
         east,
@@ -128,12 +141,29 @@ def draw(uniform: Floats, recipe: Recipe, epoch: int, margin: int) -> Draws:
         roll,
         ((numbers["mirror"][:, 0] < 0.5) & recipe.mirror).astype(np.float64),
         rows * loses,
-        np.where(narrow < strength * recipe.limited_view, low + (high - low) * width, 1.0),
-        centre,
+        *_draw_limited_views(numbers, strength * recipe.limited_view),
         _draw_colours(numbers["colours"], strength, recipe.colour_jitter),
         blend,
         kernels,
     )
+
+
+def _draw_limited_views(
+    numbers: dict[str, Floats], share: float
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """`arc`, `arc_centre`, `edge`, `tilt` and `tilt_towards` of `Draws`."""
+    chance, width, centre = numbers["arc"].T
+    framed, tallness = numbers["frame"].T
+    degrees, towards = numbers["tilt"].T
+    narrow = chance < share
+    arc_deg = np.where(narrow, _between(ARC_DEG, width), 360.0)
+    photograph = (arc_deg < RECTILINEAR_DEG) & (framed < 0.5)
+    edge = np.tan(np.radians(np.where(photograph, arc_deg, 0.0) / 2.0)) * _between(FRAME, tallness)
+    return arc_deg / 360.0, centre, edge, narrow * degrees * HAND_TILT_DEG, towards
+
+
+def _between(ends: tuple[float, float], share: Floats) -> Floats:
+    return ends[0] + (ends[1] - ends[0]) * share
 
 
 def _draw_colours(uniform: Floats, strength: float, jitter: float) -> Floats:
@@ -162,7 +192,12 @@ def metres_per_pixel(recipe: Recipe) -> float:
 
 
 def augment(
-    strips: Tensor, norths: Floats, chips: Tensor, margin: int, draws: Draws, fill: Fill
+    strips: Tensor,
+    norths: Floats,
+    chips: Tensor,
+    margin: int,
+    draws: Draws,
+    preprocessing: Preprocessing,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(strips, norths, tiles) of B pairs after their changes, on the device of the images.
 
@@ -173,14 +208,26 @@ def augment(
     norths = turn_norths(norths + draws.roll, draws.quarters, mirrored)
     tiles = quarter_turn(shift_tiles(chips, margin, draws.east, draws.south), draws.quarters)
     strips, tiles = mirror(strips, tiles, mirrored)
-    strips = blank_rows(strips, draws.blank, fill)
-    strips = limit_view(strips, 360.0 * draws.arc, draws.arc_centre, fill)
 
     def recolour(images: Tensor, view: int) -> Tensor:
         images = change_colours(images, draws.colours[:, view])
         return convolve(images, draws.blend[:, view], draws.kernels[:, view])
 
-    return recolour(strips, 0), send(norths, strips.device), recolour(tiles, 1)
+    # Fill comes last: its colour is the same in every image that the service encodes.
+    strips = _change_view(recolour(strips, 0), draws, preprocessing)
+    return strips, send(norths, strips.device), recolour(tiles, 1)
+
+
+def _change_view(strips: Tensor, draws: Draws, preprocessing: Preprocessing) -> Tensor:
+    """Strips of cameras that lean, and that saw only a part."""
+    height, fill = strips.shape[1], preprocessing.fill
+    band = preprocessing.band or WHOLE
+    degrees_per_row = (band.top_deg - band.bottom_deg) / height
+    elevations_deg = band.top_deg - (np.arange(height, dtype=np.float64) + 0.5) * degrees_per_row
+    strips = lean(strips, draws.tilt / degrees_per_row, draws.tilt_towards)
+    strips = blank_rows(strips, draws.blank, fill)
+    strips = limit_view(strips, 360.0 * draws.arc, draws.arc_centre, fill)
+    return limit_height(strips, draws.edge, draws.arc_centre, elevations_deg, fill)
 
 
 def move_points(positions: Floats, east_m: Floats, north_m: Floats) -> Floats:
@@ -265,7 +312,7 @@ def _batch(
         images.chips.index_select(0, at).to(images.device, non_blocking=True),
         arrays.margin,
         draws,
-        recipe.encoder.preprocessing.fill,
+        recipe.encoder.preprocessing,
     )
     scale = metres_per_pixel(recipe)
     positions = arrays.positions[rows]

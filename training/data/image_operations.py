@@ -90,14 +90,58 @@ def limit_view(strips: Tensor, fov_deg: Floats, centre: Floats, fill: Fill) -> T
 
     `centre` is a fraction of the width; a strip spans 360 degrees, so the view may wrap.
     """
-    columns = (np.arange(strips.shape[2]) + 0.5) / strips.shape[2]
 
     def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
-        away = np.abs((columns - centre[at, None] + 0.5) % 1.0 - 0.5)
-        lost = away > fov_deg[at, None] / 720.0
+        lost = np.abs(_turns_from(centre[at], some)) > fov_deg[at, None] / 720.0
         return _fill(some, lost.repeat(3, axis=1)[:, None], fill)
 
     return _change_rows(fov_deg < 360.0, strips, change)
+
+
+def limit_height(
+    strips: Tensor, edge: Floats, centre: Floats, elevations_deg: Floats, fill: Fill
+) -> Tensor:
+    """Fill what lies above and below the frames of photographs, (B,); 0: no frame.
+
+    edge: tangent of the elevation at the middle of the upper edge; the lower edge is as far from
+    the horizon. centre: as in `limit_view`. elevations_deg: of the strip's rows, (h,).
+    """
+
+    def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
+        # A rectilinear image's edges are straight: at an azimuth a, tan(elevation) = edge * cos(a).
+        ahead = np.cos(2.0 * np.pi * _turns_from(centre[at], some)).clip(0.0)
+        limits = (edge[at, None] * ahead)[:, None]
+        lost = np.abs(np.tan(np.radians(elevations_deg)))[:, None] > limits
+        return _fill(some, lost.repeat(3, axis=2), fill)
+
+    return _change_rows(edge > 0.0, strips, change)
+
+
+def lean(strips: Tensor, pixels: Floats, towards: Floats) -> Tensor:
+    """Strips of cameras that look down by so many rows (B,) towards an azimuth (B,).
+
+    `towards` is a fraction of the width. The content rises there and falls at the opposite
+    azimuth; the outermost row is repeated. Columns stay: below the horizon they would move by as
+    much as tan(elevation) times the tilt.
+    """
+    height, width = strips.shape[1:3]
+
+    def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
+        shift = np.round(pixels[at, None] * np.cos(2.0 * np.pi * _turns_from(towards[at], some)))
+        rows = (np.arange(height)[:, None] + shift[:, None]).clip(0, height - 1)
+        first = (np.arange(len(at)) * height)[:, None, None]
+        taken = ((first + rows) * width + np.arange(width)).astype(np.int64)
+        pixel = some.reshape(-1, 3).index_select(0, send(taken.ravel(), some.device))
+        return pixel.view(some.shape)
+
+    return _change_rows(pixels != 0.0, strips, change)
+
+
+def _turns_from(centre: Floats, strips: Tensor) -> Floats:
+    """How far each column lies to the right of `centre`, (n, w), in turns from -0.5 to 0.5."""
+    columns = (np.arange(strips.shape[2]) + 0.5) / strips.shape[2]
+    turns: Floats = (columns - centre[:, None] + 0.5) % 1.0 - 0.5
+    return turns
 
 
 def _fill(images: Tensor, where: NDArray[np.bool_], fill: Fill) -> Tensor:
@@ -128,8 +172,7 @@ def convolve(images: Tensor, blend: Floats, kernels: Floats) -> Tensor:
     """Replace a share of each image, `blend` (B,), by the image correlated with its own kernel.
 
     kernels: (B, 3, 3, 3, 3): channels out, channels in, rows, columns. Edges are repeated. The
-    result gets the mean and spread that each channel had before. Filled pixels take part, as they
-    do in `change_colours`.
+    result gets the mean and spread that each channel had before.
     """
 
     def change(some: Tensor, at: NDArray[np.int64]) -> Tensor:
