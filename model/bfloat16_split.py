@@ -27,7 +27,7 @@ class WithFinestMap(nn.Module):
         self.branch = branch
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        maps = self.branch.trunk(images)
+        maps = self.branch.maps(images)
         return self.branch.encode_maps(maps), maps[0]
 
 

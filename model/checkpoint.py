@@ -75,6 +75,11 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if type(self.turns) is not int or self.turns not in TURNS:
             raise ValueError(f"turns is {self.turns}: it must be one of {TURNS}")
+        if self.network.half and (self.turns == 1 or self.preprocessing.projection == "none"):
+            raise ValueError(
+                f"turns is {self.turns} and projection {self.preprocessing.projection!r}: half "
+                "views need 2 or 4 turns of a view from above"
+            )
 
     @property
     def dimension(self) -> int:
@@ -86,10 +91,12 @@ class EncoderConfig:
         return SiameseNetwork(self.network, self.preprocessing.input_size, pretrained=pretrained)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values. `turns` is left out where it is 1, which keeps older fingerprints."""
+        """Plain values. Newer fields are left out at their default: older fingerprints stay."""
         values = asdict(self)
         if self.turns == 1:
             del values["turns"]
+        if not self.network.half:
+            del values["network"]["half"]
         return values
 
     def to_json(self) -> str:

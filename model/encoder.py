@@ -160,8 +160,13 @@ class Encoder:
         ]
         views = sorted(set(wanted))  # views of one projection are neighbours
         rows = {view: row for row, view in enumerate(views)}
-        descriptors = self._encode_views(strips, views)
-        return self._joined_turns(descriptors[[rows[view] for view in wanted]])
+        descriptors = self._encode_views(strips, views)[[rows[view] for view in wanted]]
+        if not self.config.network.half:
+            return self._joined_turns(descriptors)
+        seen = np.stack([(strip != self.config.preprocessing.fill).any((0, 2)) for strip in strips])
+        ahead = np.array([view.north + view.quarters / 4.0 for view in wanted])
+        share = share_ahead(seen, np.array([view.strip for view in wanted]), ahead)
+        return self._joined_turns(descriptors, share)
 
     def _view(self, strip: int, north: float) -> _View:
         north = round(north % 1.0, 6) % 1.0
@@ -240,10 +245,22 @@ class Encoder:
 
         return self._joined_turns(self._in_batches(len(views), encode))
 
-    def _joined_turns(self, descriptors: Descriptors) -> Descriptors:
-        """(N * turns, D) to (N, turns * D): a squared distance is the mean over the views."""
+    def _joined_turns(
+        self, descriptors: Descriptors, weights: NDArray[np.float32] | None = None
+    ) -> Descriptors:
+        """(N * turns, D) to (N, turns * D): a squared distance is the mean over the views.
+
+        weights: (N * turns,), of the views in this mean; the result still has rows of length 1.
+        """
         turns = self.config.turns
-        return descriptors.reshape(-1, self.dimension) / np.float32(math.sqrt(turns))
+        if weights is None:
+            return descriptors.reshape(-1, self.dimension) / np.float32(math.sqrt(turns))
+        by_street = weights.reshape(-1, turns)
+        # A camera that saw nothing at all counts all views: it must not divide by 0.
+        by_street = np.where(by_street.any(1, keepdims=True), by_street, np.float32(1.0))
+        by_street = by_street / np.linalg.norm(by_street, axis=1, keepdims=True)
+        joined: Descriptors = (descriptors * by_street.reshape(-1, 1)).reshape(-1, self.dimension)
+        return joined
 
     def _in_batches(self, count: int, encode: Callable[[slice], Tensor]) -> Descriptors:
         descriptors = np.empty((count, self.config.network.dimension), np.float32)
@@ -254,6 +271,23 @@ class Encoder:
 
         self._pool.run(encode_batch, count, self._runner.batch)
         return descriptors
+
+
+def share_ahead(
+    seen: NDArray[np.bool_], strips: NDArray[np.int64], norths: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """The share of the half turn around `norths`, (M,), that a strip shows.
+
+    seen: (N, w), whether a camera saw the strip's columns. strips: (M,), rows of `seen`. norths:
+    fractions of the width.
+    """
+    width = seen.shape[1]
+    before = np.cumsum(np.concatenate([seen, seen], axis=1), axis=1)
+    before = np.concatenate([np.zeros((len(seen), 1), before.dtype), before], axis=1)
+    first = np.round((norths - 0.25) * width).astype(np.int64) % width
+    count = before[strips, first + width // 2] - before[strips, first]
+    share: NDArray[np.float32] = (count / (width // 2)).astype(np.float32)
+    return share
 
 
 class _View(NamedTuple):

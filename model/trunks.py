@@ -132,22 +132,22 @@ def freeze(trunk: nn.Module, maps: int) -> None:
     """
     if not maps:
         return
-    last = _probed(trunk, 64)[maps - 1]
+    last = _probed(trunk, (64, 64))[maps - 1]
     weights = list(trunk.parameters())
     gradients = torch.autograd.grad(last.sum(), weights, allow_unused=True)
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.requires_grad_(gradient is None)
 
 
-def map_shapes(trunk: nn.Module, input_size: int) -> Sequence[torch.Size]:
-    """(C, H, W) of each map for one square input, found by running the trunk once."""
+def map_shapes(trunk: nn.Module, size: tuple[int, int]) -> Sequence[torch.Size]:
+    """(C, H, W) of each map for one input of (height, width), found by running the trunk once."""
     with torch.no_grad():
-        return [features.shape[1:] for features in _probed(trunk, input_size)]
+        return [features.shape[1:] for features in _probed(trunk, size)]
 
 
-def _probed(trunk: nn.Module, input_size: int) -> list[Tensor]:
+def _probed(trunk: nn.Module, size: tuple[int, int]) -> list[Tensor]:
     """The maps of an empty image, in eval mode: batch norms do not count the image."""
     training = trunk.training
-    maps: list[Tensor] = trunk.eval()(torch.zeros(1, 3, input_size, input_size))
+    maps: list[Tensor] = trunk.eval()(torch.zeros(1, 3, *size))
     trunk.train(training)
     return maps

@@ -51,7 +51,7 @@ def published(state, x):
 
 def test_maps_and_size():
     trunk = build_trunk("efficientnet_lite0", neck=24)
-    shapes = [tuple(shape) for shape in map_shapes(trunk, 128)]
+    shapes = [tuple(shape) for shape in map_shapes(trunk, (128, 128))]
     assert shapes == [(24, 32, 32), (40, 16, 16), (112, 8, 8), (24, 8, 8)]
     weights, inner = (27 + 1) * 32, 32
     for kernel, _, expansion, outer in BLOCKS:

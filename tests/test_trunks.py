@@ -17,7 +17,7 @@ def count(module):
 
 def test_the_small_trunk_s_maps_and_size():
     trunk = build_trunk("small", neck=24)
-    shapes = [tuple(shape) for shape in map_shapes(trunk, 128)]
+    shapes = [tuple(shape) for shape in map_shapes(trunk, (128, 128))]
     assert shapes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (24, 8, 8)]
 
     def residual(inner, outer):
@@ -32,7 +32,7 @@ def test_the_small_trunk_s_maps_and_size():
 def test_vgg16_is_torchvision_s_without_its_classifier():
     with torch.device("meta"):
         trunk = build_trunk("vgg16")
-        shapes = [tuple(shape) for shape in map_shapes(trunk, 288)]
+        shapes = [tuple(shape) for shape in map_shapes(trunk, (288, 288))]
     assert shapes == [(256, 72, 72), (512, 36, 36), (512, 18, 18), (512, 9, 9)]
     layers = [(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256)]
     layers += [(256, 512), *[(512, 512)] * 5]
@@ -44,13 +44,13 @@ def test_vgg16_is_torchvision_s_without_its_classifier():
 )
 def test_every_torchvision_trunk_has_maps_and_features(name):
     with torch.device("meta"):
-        *maps, features = map_shapes(build_trunk(name), 64)
+        *maps, features = map_shapes(build_trunk(name), (64, 64))
     assert len(maps) == 3
     assert features[1] == features[2] == 2
 
 
 @pytest.mark.parametrize(
-    "probe", [lambda trunk: map_shapes(trunk, 32), lambda trunk: freeze(trunk, 1)]
+    "probe", [lambda trunk: map_shapes(trunk, (32, 32)), lambda trunk: freeze(trunk, 1)]
 )
 def test_map_shapes_leave_batch_norms_unchanged(probe):
     trunk = build_trunk("resnet18").train()

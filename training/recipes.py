@@ -195,10 +195,11 @@ SKYFIX_MODERN = replace(
     name="skyfix-modern",
     encoder=EncoderConfig(
         # It is cheaper on a CPU than the small trunk, and ImageNet taught it photographs.
-        NetworkConfig(trunk="efficientnet_lite0", neck=64),
+        NetworkConfig(trunk="efficientnet_lite0", neck=64, half=True),
         # Its ImageNet weights expect (level - 127) / 128; this differs by 0.4 %.
         Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
         aerial_footprint_m=64.0,
+        turns=4,
     ),
     pretrained=True,
     frozen_maps=1,

@@ -44,6 +44,7 @@ BLANK_SHARE = 0.45  # of the band may be lost at the top, and as much at the bot
 # Limited views. Half of those that a rectilinear lens can take are photographs, with a frame of
 # so many times the width as height. All lean as a hand does.
 ARC_DEG = (60.0, 180.0)
+AHEAD_DEG = 120.0  # for half views: where an arc's middle may lie
 RECTILINEAR_DEG = 120.0
 FRAME = (9 / 16, 4 / 3)
 HAND_TILT_DEG = 3.0
@@ -85,11 +86,11 @@ class Draws(NamedTuple):
     east, south: pixels by which the tile's centre moves. quarters: quarter turns of the ground,
     counter-clockwise. roll: of the street alone, as a fraction of 360 degrees. mirrored: 1 where
     east and west are exchanged. blank: (B, 2) rows lost at the top and at the bottom. arc: visible
-    fraction of 360 degrees, around `arc_centre`. edge: of a photograph's frame, see
-    `limit_height`. tilt: degrees, towards the fraction `tilt_towards` of the width. colours:
-    (B, 2, 5) for street and aerial: three gains, a shift, an exponent. blend: (B, 2), share of
-    street and aerial that their convolution replaces. kernels: (B, 2, 3, 3, 3, 3): channels out,
-    channels in, rows, columns.
+    fraction of 360 degrees, around `arc_centre`, clockwise from north. edge: of a photograph's
+    frame, see `limit_height`. tilt: degrees, towards the fraction `tilt_towards` of the width.
+    colours: (B, 2, 5) for street and aerial: three gains, a shift, an exponent. blend: (B, 2),
+    share of street and aerial that their convolution replaces. kernels: (B, 2, 3, 3, 3, 3):
+    channels out, channels in, rows, columns.
     """
 
     east: Floats
@@ -141,7 +142,7 @@ def draw(uniform: Floats, recipe: Recipe, epoch: int, margin: int) -> Draws:
         roll,
         ((numbers["mirror"][:, 0] < 0.5) & recipe.mirror).astype(np.float64),
         rows * loses,
-        *_draw_limited_views(numbers, strength * recipe.limited_view),
+        *_draw_limited_views(numbers, strength * recipe.limited_view, recipe),
         _draw_colours(numbers["colours"], strength, recipe.colour_jitter),
         blend,
         kernels,
@@ -149,7 +150,7 @@ def draw(uniform: Floats, recipe: Recipe, epoch: int, margin: int) -> Draws:
 
 
 def _draw_limited_views(
-    numbers: dict[str, Floats], share: float
+    numbers: dict[str, Floats], share: float, recipe: Recipe
 ) -> tuple[Floats, Floats, Floats, Floats, Floats]:
     """`arc`, `arc_centre`, `edge`, `tilt` and `tilt_towards` of `Draws`."""
     chance, width, centre = numbers["arc"].T
@@ -159,6 +160,8 @@ def _draw_limited_views(
     arc_deg = np.where(narrow, _between(ARC_DEG, width), 360.0)
     photograph = (arc_deg < RECTILINEAR_DEG) & (framed < 0.5)
     edge = np.tan(np.radians(np.where(photograph, arc_deg, 0.0) / 2.0)) * _between(FRAME, tallness)
+    if recipe.encoder.network.half:  # which sees nothing of an arc behind it
+        centre = (centre - 0.5) * AHEAD_DEG / 360.0
     return arc_deg / 360.0, centre, edge, narrow * degrees * HAND_TILT_DEG, towards
 
 
@@ -214,11 +217,13 @@ def augment(
         return convolve(images, draws.blend[:, view], draws.kernels[:, view])
 
     # Fill comes last: its colour is the same in every image that the service encodes.
-    strips = _change_view(recolour(strips, 0), draws, preprocessing)
+    strips = _change_view(recolour(strips, 0), norths, draws, preprocessing)
     return strips, send(norths, strips.device), recolour(tiles, 1)
 
 
-def _change_view(strips: Tensor, draws: Draws, preprocessing: Preprocessing) -> Tensor:
+def _change_view(
+    strips: Tensor, norths: Floats, draws: Draws, preprocessing: Preprocessing
+) -> Tensor:
     """Strips of cameras that lean, and that saw only a part."""
     height, fill = strips.shape[1], preprocessing.fill
     band = preprocessing.band or WHOLE
@@ -226,8 +231,9 @@ def _change_view(strips: Tensor, draws: Draws, preprocessing: Preprocessing) -> 
     elevations_deg = band.top_deg - (np.arange(height, dtype=np.float64) + 0.5) * degrees_per_row
     strips = lean(strips, draws.tilt / degrees_per_row, draws.tilt_towards)
     strips = blank_rows(strips, draws.blank, fill)
-    strips = limit_view(strips, 360.0 * draws.arc, draws.arc_centre, fill)
-    return limit_height(strips, draws.edge, draws.arc_centre, elevations_deg, fill)
+    centre = norths + draws.arc_centre
+    strips = limit_view(strips, 360.0 * draws.arc, centre, fill)
+    return limit_height(strips, draws.edge, centre, elevations_deg, fill)
 
 
 def move_points(positions: Floats, east_m: Floats, north_m: Floats) -> Floats:

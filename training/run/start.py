@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint, EncoderConfig
 from model.network import SiameseNetwork
@@ -95,7 +95,7 @@ def _network(recipe: Recipe, seed: int, init: Checkpoint | None) -> SiameseNetwo
     network = recipe.encoder.build(pretrained=recipe.pretrained and init is None)
     if init is not None:
         _check_shape(init.config, recipe.encoder)
-        network.load_state_dict(init.network().state_dict())
+        network.load_state_dict(_fitted(init, network))
     for branch in (network.street, network.aerial):
         freeze(branch.trunk, recipe.frozen_maps)
     return network
@@ -122,11 +122,25 @@ def _check_trunk(recipe: Recipe, init: Checkpoint | None) -> None:
 
 def _check_shape(init: EncoderConfig, wanted: EncoderConfig) -> None:
     sizes = [config.preprocessing.input_size for config in (init, wanted)]
-    if init.network != wanted.network or sizes[0] != sizes[1]:
+    network = init.network
+    if wanted.network.half:  # may begin from whole views
+        network = replace(network, half=True)
+    if network != wanted.network or sizes[0] != sizes[1]:
         raise TrainingError(
             f"the initial weights are of {init.network} for {sizes[0]} pixels, the recipe's "
             f"network is {wanted.network} for {sizes[1]}: choose other weights, or override fields"
         )
+
+
+def _fitted(init: Checkpoint, network: SiameseNetwork) -> dict[str, Tensor]:
+    """The weights of `init` for a network of the same or of half views."""
+    weights: dict[str, Tensor] = init.network().state_dict()
+    for name, wanted in network.state_dict().items():
+        if weights[name].shape != wanted.shape:  # a head that reads the features' upper half
+            channels = network.street.feature_channels
+            grid = weights[name].view(len(weights[name]), channels, 2, -1)
+            weights[name] = grid[:, :, 0].flatten(1)
+    return weights
 
 
 def _warn_of_other_views(init: EncoderConfig, wanted: EncoderConfig) -> None:
