@@ -138,6 +138,30 @@ def turned(checkpoint, turns):
     return Encoder(replace(checkpoint, config=replace(checkpoint.config, turns=turns)))
 
 
+def half_views(turns):
+    torch.manual_seed(0)
+    config = replace(CONFIG, network=replace(CONFIG.network, half=True), turns=turns)
+    return Encoder(Checkpoint(config, config.build().state_dict()))
+
+
+@pytest.mark.parametrize(("turns", "weights"), [(4, [1, 0.5, 0, 0.5]), (2, [1, 0])])
+def test_half_views_count_by_what_the_camera_saw_of_them(turns, weights):
+    """A camera that saw the northern half."""
+    encoder = half_views(turns)
+    strip = encoder.prepare_street(panoramas(1)[0], PanoramaGeometry())
+    width = strip.shape[1]
+    strip[:, : width // 4] = strip[:, 3 * width // 4 :] = CONFIG.preprocessing.fill
+    parts = encoder.encode_strips([strip], [0.5]).reshape(turns, -1)
+    expected = np.array(weights) / np.linalg.norm(weights)
+    np.testing.assert_allclose(np.linalg.norm(parts, axis=1), expected, atol=0.01)
+
+
+def test_a_camera_that_saw_nothing_still_has_a_descriptor():
+    strip = np.full((24, 128, 3), CONFIG.preprocessing.fill, np.uint8)
+    descriptors = half_views(4).encode_strips([strip], [0.5])
+    np.testing.assert_allclose(np.linalg.norm(descriptors, axis=1), 1.0, atol=1e-6)
+
+
 @pytest.mark.parametrize("turns", [2, 4])
 def test_a_descriptor_joins_the_descriptors_of_turned_views(encoder, checkpoint, turns):
     """A squared distance is the mean over single views, both turned alike."""
@@ -161,8 +185,9 @@ def test_a_descriptor_joins_the_descriptors_of_turned_views(encoder, checkpoint,
     np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-5)
 
 
-def test_turning_both_views_changes_no_distance(checkpoint):
-    encoder = turned(checkpoint, 4)
+@pytest.mark.parametrize("half", [False, True])
+def test_turning_both_views_changes_no_distance(checkpoint, half):
+    encoder = half_views(4) if half else turned(checkpoint, 4)
     strip = encoder.prepare_street(panoramas(1)[0], PanoramaGeometry())
     tile = World(0).tile(32, 24.0)
     street = encoder.encode_strips([strip] * 4, [0.5, 0.75, 0.0, 0.25])

@@ -282,6 +282,19 @@ def test_training_begins_with_given_weights_and_refuses_another_network_s(arrays
         start(recipe("encoder.network.dimension=8"), arrays, 0, "cpu", init)
 
 
+def test_half_views_may_begin_with_the_weights_of_whole_views(arrays):
+    chosen = recipe("encoder.turns=4", "encoder.network.half=true")
+    whole = replace(chosen.encoder, network=replace(chosen.encoder.network, half=False))
+    init = Checkpoint(whole, whole.build().state_dict())
+    halves = start(chosen, arrays, 0, "cpu", init).network.street
+    before = init.network().street
+    features = torch.randn(2, halves.feature_channels, 2, 2)
+    features[:, :, 1] = 0.0  # what lies behind
+    torch.testing.assert_close(
+        halves.head(features[:, :, :1].flatten(1)), before.head(features.flatten(1))
+    )
+
+
 class StoppedError(Exception):
     pass
 

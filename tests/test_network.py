@@ -49,6 +49,26 @@ def test_the_mask_weighs_the_features_before_the_one_fully_connected_layer(netwo
     torch.testing.assert_close(network.aerial(images()), expected)
 
 
+def test_half_views_leave_the_lower_half_out():
+    torch.manual_seed(0)
+    halves = SiameseNetwork(replace(SMALL, half=True), 32).eval()
+    below = images()
+    below[:, :, 16:] = images(seed=1)[:, :, 16:]
+    assert torch.equal(halves.street(images()), halves.street(below))
+    assert not torch.equal(halves.street(images()), halves.street(below.flip(2)))
+
+
+def test_the_mask_of_half_views_turns_with_the_view():
+    torch.manual_seed(0)
+    halves = SiameseNetwork(replace(SMALL, half=True), 64).eval()
+    views = images(size=64)
+    mask = halves.street.attention_mask(views)
+    assert mask.shape == (3, 1, 4, 4)
+    turned = halves.street.attention_mask(views.rot90(1, (2, 3)))
+    torch.testing.assert_close(turned, mask.rot90(1, (2, 3)))
+    assert mask.std() > 0
+
+
 def test_the_branches_share_no_weights(network):
     street, aerial = (list(branch.parameters()) for branch in (network.street, network.aerial))
     assert not {parameter.data_ptr() for parameter in street} & {
