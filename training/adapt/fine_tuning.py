@@ -40,12 +40,11 @@ def recipe_for(weights: Checkpoint, pairs: int, device: str, overrides: Sequence
     """
     name = str(weights.provenance.get("recipe", {}).get("name"))
     made_by = RECIPES.get(name, SKYFIX_MODERN)
-    encoder = dataclasses.replace(weights.config, turns=1)  # training sees one turn at a time
-    frozen = 0 if encoder.network.trunk in BATCH_NORM_TRUNKS else made_by.frozen_maps
+    frozen = 0 if weights.config.network.trunk in BATCH_NORM_TRUNKS else made_by.frozen_maps
     precision = made_by.precision if _multiplies_halves(device) else "fp32"
     recipe = dataclasses.replace(
         made_by,
-        encoder=encoder,
+        encoder=weights.config,
         batch_size=max(2, min(BATCH, pairs // 2)),
         epochs=EPOCHS,
         frozen_maps=frozen,
@@ -89,7 +88,7 @@ def within_time(
 
 def seconds_of_a_step(recipe: Recipe, arrays: Arrays, weights: Checkpoint, device: str) -> float:
     """Of a few steps, the fastest; their weights are thrown away."""
-    state = start(recipe, arrays, 0, device, _single(weights))
+    state = start(recipe, arrays, 0, device, weights)
     rows = order(recipe, arrays.positions, 0, 0)
     images = ImageTensors.of(arrays, device)
     seconds = []
@@ -109,7 +108,7 @@ def fine_tune(
     Raises:
         TrainingError, LockedError, ResumeError: see `train`.
     """
-    last = train(recipe, arrays, out, seed=seed, device=device, init=_single(weights))
+    last = train(recipe, arrays, out, seed=seed, device=device, init=weights)
     trained = Checkpoint.load(last)
     provenance = {
         **weights.provenance_of_new_weights,
@@ -122,10 +121,3 @@ def fine_tune(
     }
     tensors = mean([weights.tensors, trained.tensors], [1.0 - ADAPTED_SHARE, ADAPTED_SHARE])
     return Checkpoint(weights.config, tensors, provenance)
-
-
-def _single(weights: Checkpoint) -> Checkpoint:
-    """The weights for one turn of a view, as `recipe_for` trains them."""
-    return Checkpoint(
-        dataclasses.replace(weights.config, turns=1), weights.tensors, weights.provenance
-    )
