@@ -163,10 +163,16 @@ class Encoder:
         descriptors = self._encode_views(strips, views)[[rows[view] for view in wanted]]
         if not self.config.network.half:
             return self._joined_turns(descriptors)
-        seen = np.stack([(strip != self.config.preprocessing.fill).any((0, 2)) for strip in strips])
-        ahead = np.array([view.north + view.quarters / 4.0 for view in wanted])
-        share = share_ahead(seen, np.array([view.strip for view in wanted]), ahead)
-        return self._joined_turns(descriptors, share)
+        return self._joined_turns(descriptors, self._seen(strips, wanted))
+
+    def _seen(self, strips: Sequence[Rgb], views: Sequence[_View]) -> NDArray[np.float32]:
+        """The share of each half view that the camera saw: (len(views),)."""
+        fill, (_, width) = self.config.preprocessing.fill, self.config.preprocessing.strip_size
+        columns = np.zeros((len(strips), width), bool)
+        for row in {view.strip for view in views}:
+            columns[row] = (strips[row] != fill).any((0, 2))
+        norths = np.array([view.north + view.quarters / 4.0 for view in views])
+        return share_ahead(columns, np.array([view.strip for view in views], int), norths)
 
     def _view(self, strip: int, north: float) -> _View:
         north = round(north % 1.0, 6) % 1.0
