@@ -53,11 +53,12 @@ async def served(
 @contextmanager
 def listening(app: ASGIApplication, **options: object) -> Iterator[tuple[str, int]]:
     """Serve the application in a thread, on a real socket. Yields the address."""
-    config = uvicorn.Config(app, port=0, log_config=None, **options)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, log_config=None, **{"port": 0, **options})  # type: ignore[arg-type]
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
+        assert thread.is_alive(), "the server did not start"
         time.sleep(0.01)
     try:
         yield server.servers[0].sockets[0].getsockname()

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Browser
 
 # One thread a worker: xdist fills the cores, and sums round alike on every machine.
 torch.set_num_threads(1)
@@ -47,3 +48,12 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium for a module's tests. While open, its event loop blocks tests marked anyio."""
+    from page_harness import launched
+
+    with launched() as chromium:
+        yield chromium

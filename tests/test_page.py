@@ -5,14 +5,12 @@ from pathlib import Path
 import pytest
 from api_harness import application, publish
 from fakes import FakeEncoder, coloured_region
-from page_harness import browser, opened, survey
+from page_harness import choose, opened, survey
 from playwright.sync_api import Browser, expect
 
 from service.build import build
 from service.index.catalogue import Catalogue
 from service.ingest import ingest
-
-__all__ = ["browser"]
 
 
 @pytest.fixture
@@ -26,8 +24,8 @@ def test_the_map_shows_the_region_and_a_fix(browser: Browser, home: Path, tmp_pa
     with opened(browser, application(home, FakeEncoder())) as page:
         page.locator("#map img.leaflet-tile-loaded").first.wait_for()
         expect(page.locator(".leaflet-control-scale-line")).to_contain_text("m")
-        page.locator("input[type=file]").first.set_input_files(file)
-        page.get_by_role("button", name="Locate").click()
+        choose(page, file)
+        page.get_by_role("option", name="0003.png").click()
         page.locator("#map .arrow").wait_for()
 
 
@@ -55,8 +53,8 @@ def test_the_region_may_lie_across_the_180th_meridian(browser: Browser, tmp_path
     build(tmp_path, FakeEncoder())
     (file,) = survey(tmp_path / "drive", [5])
     with opened(browser, application(tmp_path, FakeEncoder())) as page:
-        page.locator("input[type=file]").first.set_input_files(file)
-        page.get_by_role("button", name="Locate").click()
+        choose(page, file)
+        page.get_by_role("option", name="0005.png").click()
         arrow, frame = page.locator("#map .arrow"), page.locator("#map").bounding_box()
         arrow.wait_for()
         place = arrow.bounding_box()

@@ -1,5 +1,5 @@
-// The map: the region's imagery, an optional base map below it, and what lies on both. Knows
-// nothing of surveys. Leaflet is a plain script, so its name L is global.
+// The map: the region's imagery, an optional base map below it, and shapes on both. Knows nothing
+// of surveys. Leaflet is a plain script, so its name L is global.
 
 const ZOOM = { minZoom: 2, maxZoom: 22 };
 const OUTSIDE = { ...ZOOM, maxNativeZoom: 19, referrerPolicy: "strict-origin-when-cross-origin" };
@@ -11,9 +11,23 @@ function escaped(text) {
   return element.innerHTML;
 }
 
+// Map tiles of a service that may ask for a key.
+const KeyedTiles = L.TileLayer.extend({
+  createTile(address, done) {
+    const { service } = this.options;
+    if (!service.key) return L.TileLayer.prototype.createTile.call(this, address, done);
+    const image = document.createElement("img");
+    image.alt = "";
+    image.addEventListener("load", () => done(null, image));
+    image.addEventListener("error", () => done(new Error("no imagery here"), image));
+    service.picture(this.getTileUrl(address)).then((url) => { image.src = url; });
+    return image;
+  },
+});
+
 export class RegionMap {
   // settings: basemap_url, basemap_attribution. onPick: called with a place clicked with Shift.
-  constructor(element, settings, onPick = () => {}) {
+  constructor(element, settings, service, onPick) {
     this.map = L.map(element, { ...ZOOM, zoomControl: false, preferCanvas: true, boxZoom: false });
     this.map.setView([0, 0], 2);
     this.map.attributionControl.setPrefix("Leaflet");
@@ -27,8 +41,8 @@ export class RegionMap {
       const tiles = L.tileLayer(settings.basemap_url, { ...OUTSIDE, attribution: credit, zIndex: 0 });
       this.control.addOverlay(tiles.addTo(this.map), "Base map");
     }
-    this.addLayer("Imagery", L.tileLayer("/map/{z}/{x}/{y}", { ...ZOOM, minZoom: 10 }));
-    for (const name of ["Region", "Candidates", "Places"]) this.addLayer(name, L.layerGroup());
+    this.addLayer("Imagery", new KeyedTiles("/map/{z}/{x}/{y}", { ...ZOOM, minZoom: 10, service }));
+    for (const name of ["Region", "Candidates", "Hint"]) this.addLayer(name, L.layerGroup());
     this.map.on("click", ({ latlng, originalEvent }) => {
       if (originalEvent.shiftKey) onPick(latlng.wrap());
     });
@@ -95,7 +109,7 @@ export class RegionMap {
     return L.circle(this.point(place), { radius: metres, color, weight: 2, fillOpacity: 0.1, interactive: false });
   }
 
-  // An arrow that faces `heading` degrees.
+  // A marker with an arrow that faces `heading` degrees.
   arrow(place, heading, options = {}) {
     const picture = document.getElementById("arrow").content.firstElementChild.cloneNode(true);
     picture.style.transform = `rotate(${heading}deg)`;
