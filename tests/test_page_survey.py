@@ -5,7 +5,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 from api_harness import application, listening, publish
 from fakes import FakeEncoder
 from page_harness import PHONE, choose, opened, survey, viewed
@@ -13,7 +15,10 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.locate.known_panoramas import read_poses
+from service.index.live_index import LiveIndex
+from service.locate.known_panoramas import calibrate, read_poses
+from service.locate.localizer import Localizer
+from training.data.datasets.town_folder import pairs
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -260,3 +265,32 @@ def test_a_phone_shows_all_of_the_page(browser: Browser, home: Path, tmp_path: P
         expect(page.locator("#counts")).to_contain_text("1 accepted")
         width = page.evaluate("() => document.documentElement.scrollWidth")
         assert width == PHONE["width"]
+
+
+def test_a_hundred_reviewed_places_calibrate_and_train(browser: Browser, tmp_path: Path) -> None:
+    encoder, folder = FakeEncoder(), tmp_path / "survey"
+    publish(tmp_path, "town", range(110), encoder)
+    survey(folder, range(100))
+    size = {"width": 640, "height": 480}  # less to draw
+    with opened(browser, application(tmp_path, encoder), viewport=size) as page:
+        page.get_by_text("What is known about the images").click()
+        page.get_by_label("Heading of the centre").fill("0")
+        choose(page, folder, "a folder")
+        expect(page.locator("#counts")).to_contain_text("100 doubtful", timeout=60_000)
+        page.locator("#list").focus()
+        page.keyboard.press("n")
+        for _ in range(100):
+            page.keyboard.press("a")
+        expect(page.locator("#counts")).to_have_text("100 accepted")
+        expect(page.locator("#said")).to_contain_text("Nothing doubtful is left")
+        saved(page, "poses.csv", folder)
+    localizer = Localizer(encoder, LiveIndex(tmp_path, encoder.fingerprint), rolls=4)
+    calibration = calibrate(localizer.live.get(), localizer, [folder])
+    assert calibration.source == "100 panoramas of survey"
+    grid = {"width": 64, "height": 64, "count": 3, "dtype": "uint8", "crs": "EPSG:32617"}
+    place = rasterio.Affine(1.0, 0.0, 600_000.0, 0.0, -1.0, 2_765_000.0)
+    with rasterio.open(folder / "aerial.tif", "w", driver="GTiff", transform=place, **grid) as file:
+        file.write(np.zeros((3, 64, 64), np.uint8))
+    assert [pair.street.name for pair in pairs(folder, "all")] == [
+        f"{n:04}.png" for n in range(100)
+    ]

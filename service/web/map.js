@@ -94,7 +94,7 @@ export class RegionMap {
     for (const { bounds, rank } of [...matches].reverse()) {
       const isChosen = rank === chosen;
       L.rectangle(this.corners(bounds), { interactive: false })
-        .setStyle({ color: isChosen ? "#e4002b" : "#ffd400", weight: isChosen ? 2.5 : 1.5, fillOpacity: 0.1 })
+        .setStyle({ color: isChosen ? "#e4002b" : "#ffd400", weight: isChosen ? 2.5 : 1.5, fill: false })
         .addTo(this.layers.Candidates);
     }
   }
@@ -112,7 +112,7 @@ export class RegionMap {
   // A marker with an arrow that faces `heading` degrees.
   arrow(place, heading, options = {}) {
     const picture = document.getElementById("arrow").content.firstElementChild.cloneNode(true);
-    picture.style.transform = `rotate(${heading}deg)`;
+    picture.querySelector(".facing").style.transform = `rotate(${heading}deg)`;
     const icon = L.divIcon({ html: picture, className: "arrow", iconSize: [52, 52] });
     return L.marker(this.point(place), { icon, keyboard: false, ...options });
   }

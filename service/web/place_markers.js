@@ -76,6 +76,7 @@ export class PlaceMarkers {
     this.handle = this.turnHandle(image);
     this.regionMap.place("Chosen", ...circle, this.arrow, this.handle);
     this.placeHandle();
+    this.look(this.sight?.heading ?? null, this.sight?.width ?? 0);
   }
 
   turnHandle(image) {
@@ -92,10 +93,19 @@ export class PlaceMarkers {
     return handle;
   }
 
-  // Turns the arrow alone, as while a panorama is dragged around.
   face(heading) {
-    const picture = this.arrow?.getElement()?.querySelector("svg");
-    if (picture) picture.style.transform = `rotate(${heading}deg)`;
+    this.arrow.getElement().querySelector(".facing").style.transform = `rotate(${heading}deg)`;
+  }
+
+  // Shows where the reviewer looks from the chosen place; null: nowhere. Both in degrees.
+  look(heading, width) {
+    this.sight = { heading, width };
+    const picture = this.arrow?.getElement()?.querySelector(".sight");
+    picture?.toggleAttribute("hidden", heading === null);
+    if (!picture || heading === null) return;
+    const [x, y] = [Math.sin, Math.cos].map((of) => 60 * of((Math.min(width, 150) * Math.PI) / 360));
+    picture.style.transform = `rotate(${heading}deg)`;
+    picture.firstElementChild.setAttribute("d", `M0,0 L${-x},${-y} A60,60 0 0 1 ${x},${-y} Z`);
   }
 
   placeHandle() {

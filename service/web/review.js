@@ -10,8 +10,8 @@ const whole = (degrees) => ((degrees % 360) + 360) % 360;
 
 export class Review {
   // on: next(), called after each verdict; relocate(image); close().
-  constructor(form, survey, on) {
-    Object.assign(this, { form, survey, on, image: null });
+  constructor(form, survey, viewer, on) {
+    Object.assign(this, { form, survey, viewer, on, image: null });
     this.actions = {
       accept: () => this.judge("accepted"),
       reject: () => this.judge("rejected"),
@@ -77,18 +77,6 @@ export class Review {
     const words = [verdict, moved ? "moved" : "", fix ? wordsOf(fix) : problem || "not located yet"];
     this.form.querySelector(".words").textContent = words.filter(Boolean).join(", ");
     this.form.querySelector(".notes").textContent = position ? fix?.notes.join(". ") ?? "" : "";
-    this.picture(image);
-  }
-
-  // The file itself, or the thumbnail after a reload.
-  picture(image) {
-    const picture = this.form.querySelector("img");
-    const source = image.file ?? image.thumbnail;
-    if (this.shown === source && source) return;
-    URL.revokeObjectURL(picture.src);
-    this.shown = source;
-    picture.hidden = !source;
-    picture.alt = image.name;
-    if (source) picture.src = URL.createObjectURL(source);
+    this.viewer.show(image.file ?? image.thumbnail, fix?.geometry, heading, name);
   }
 }

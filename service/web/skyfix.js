@@ -1,8 +1,10 @@
 // The page: puts the survey, its queue, the list, the map and the review together.
 
 import { filesChosen, filesDropped, sorted } from "/web/dropped_files.js";
+import { Comparison } from "/web/comparison.js";
 import { download, geoJson, gpx } from "/web/exports.js";
 import { RegionMap } from "/web/map.js";
+import { PanoramaViewer } from "/web/panorama_viewer.js";
 import { PlaceMarkers } from "/web/place_markers.js";
 import { posesCsv, readPoses } from "/web/poses_csv.js";
 import { Review } from "/web/review.js";
@@ -15,7 +17,7 @@ import { SurveyStore } from "/web/survey_store.js";
 const at = (id) => document.getElementById(id);
 const ask = at("ask");
 const { near, radius_m: radius } = ask.elements;
-const HINTS = ["heading_deg", "heading_tolerance_deg", "vertical_fov_deg", "horizontal_fov_deg", "horizon", "near", "radius_m"];
+const HINTS = ["heading_deg", "heading_tolerance_deg", "vertical_fov_deg", "horizontal_fov_deg", "projection", "horizon", "near", "radius_m"];
 
 const service = new Service((text) => { at("waiting").textContent = text; });
 const settings = await service.ask("/web/settings.json");
@@ -29,7 +31,16 @@ const markers = new PlaceMarkers(map, {
   turn: (image, turned) => survey.change(image, { turned }),
 });
 const list = new SurveyList(at("list"), choose);
-const review = new Review(at("review"), survey, { next: nextDoubtful, relocate: (image) => locateAnew([image]), close: () => choose(null) });
+const viewer = new PanoramaViewer(at("picture"), (heading, width) => markers.look(heading, width));
+const comparison = new Comparison(at("comparison"), service, {
+  query,
+  candidate: (match) => map.showCandidates(chosen?.fix?.matches ?? [], match?.rank),
+  move: (image, { latitude, longitude }) => survey.change(image, { moved: { latitude, longitude } }),
+  explained: (image, { matches, geometry }) => {
+    if (image.fix && !image.fix.geometry) survey.change(image, { fix: { ...image.fix, matches, geometry } });
+  },
+});
+const review = new Review(at("review"), survey, viewer, { next: nextDoubtful, relocate: (image) => locateAnew([image]), close: () => choose(null) });
 let chosen = null;
 let index = null;
 let isDrawn = true;
@@ -72,17 +83,19 @@ function drawSoon() {
 
 survey.addEventListener("change", ({ detail }) => {
   if (detail.includes(chosen)) {
-    review.show(chosen);
     markers.choose(chosen);
+    review.show(chosen);
+    comparison.show(chosen);
   }
   drawSoon();
 });
 
 function choose(image) {
   chosen = image;
-  review.show(image);
   markers.choose(image);
   markers.reveal();
+  review.show(image);
+  comparison.show(image);
   list.show(list.images, image, limit());
   list.reveal();
 }
@@ -104,11 +117,14 @@ function acceptRest() {
 
 // --- the service
 
+function query() {
+  const stated = HINTS.filter((name) => ask.elements[name].value);
+  return new URLSearchParams(stated.map((name) => [name, ask.elements[name].value]));
+}
+
 async function locate(images, isDrive) {
-  const query = new URLSearchParams(HINTS.filter((name) => ask.elements[name].value)
-    .map((name) => [name, ask.elements[name].value]));
   try {
-    await queue.locate(images, query, isDrive);
+    await queue.locate(images, query(), isDrive);
   } catch (error) {
     const remedy = error.status === 401 ? " Enter the key, then go on." : "";
     say(`${error.message}.${remedy}`, true);
@@ -142,6 +158,7 @@ async function showIndex() {
   if (!found) return;
   if (found.version !== index?.version) {
     if (!index) map.showRegion(found);
+    comparison.setGround(found);
     index = found;
   }
   const stale = outdated();
